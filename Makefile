@@ -1,0 +1,68 @@
+# Every target works from a fresh clone with Python >= 3.11, its venv module and make.
+# Variables: PYTHON (the interpreter), PYTEST_ARGS (for example PYTEST_ARGS="-n 2 -x").
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PINS := .ci/constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--constraint $(PINS) --build-constraint $(PINS)
+
+# one thread: small networks are slower, and less repeatable, with more
+export OMP_NUM_THREADS := 1
+
+PYTEST = SCIPY_ARRAY_API=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: all check clean demo doctest test test-slow
+.DELETE_ON_ERROR:
+
+all: check test test-slow demo
+
+demo: $(VENV)/demo.stamp
+	MPLBACKEND=Agg $(BIN)/python examples/plot_first_fit.py
+
+test: $(VENV)/test.stamp
+	$(PYTEST)
+
+# part of 'make test', too
+doctest: $(VENV)/test.stamp
+	$(PYTEST) sklpos
+
+# pytest ends with 5 where it finds no test
+test-slow: $(VENV)/test.stamp
+	@$(PYTEST) -m slow --collect-only --quiet > $(VENV)/slow.txt; found=$$?; \
+	if [ $$found -eq 5 ]; then echo "there are no slow tests"; \
+	elif [ $$found -ne 0 ]; then cat $(VENV)/slow.txt; exit $$found; \
+	else $(PYTEST) -m slow; fi
+
+check: $(VENV)/lint.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment is made anew when the pins change, and completed when
+# pyproject.toml does; a stamp is written only after its installation succeeded.
+
+$(VENV)/base.stamp: $(PINS)
+	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
+		--constraint $(PINS) pip
+	@touch $@
+
+$(VENV)/demo.stamp: $(VENV)/base.stamp pyproject.toml
+	$(INSTALL) --editable ".[examples]"
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/base.stamp pyproject.toml
+	$(INSTALL) --editable ".[examples]" --group test
+	@touch $@
+
+$(VENV)/lint.stamp: $(VENV)/base.stamp pyproject.toml
+	$(INSTALL) --group lint
+	@touch $@

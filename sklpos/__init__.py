@@ -1,0 +1,15 @@
+"""Neural-network regression whose weights are guided to positive outputs."""
+
+from sklpos.modules import MLP
+from sklpos.regressor import PositiveOutputRegressor
+from sklpos.strategies import STRATEGIES, ConstraintStrategy
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "MLP",
+    "STRATEGIES",
+    "ConstraintStrategy",
+    "PositiveOutputRegressor",
+    "__version__",
+]

@@ -1,0 +1,115 @@
+"""Rows with their number and weight, read in whole batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sklpos.seeding import make_generator
+
+
+class Batch(tuple):
+    """The pair (X, y) that skorch unpacks, which also knows its rows.
+
+    Attributes
+    ----------
+    index : torch.Tensor of shape (batch,)
+        Row numbers in the data set.
+    weight : torch.Tensor of shape (batch, 1)
+        Sample weights, of mean 1 over the data set.
+    """
+
+    index: Tensor
+    weight: Tensor
+
+    def __new__(cls, X: Tensor, y: Tensor, index: Tensor, weight: Tensor):  # noqa: D102
+        batch = super().__new__(cls, (X, y))
+        batch.index, batch.weight = index, weight
+        return batch
+
+
+class RowDataset(Dataset):
+    """Inputs, targets and weights, indexed by row.
+
+    Parameters
+    ----------
+    X : torch.Tensor of shape (n_samples, n_features)
+    y : torch.Tensor of shape (n_samples, n_outputs)
+        In scaled units.
+    weight : torch.Tensor of shape (n_samples,)
+        Any positive scale; kept with mean 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> weight = torch.tensor([1.0, 1.0, 4.0])
+    >>> rows = RowDataset(torch.zeros(3, 2), torch.ones(3, 1), weight)
+    >>> rows[[0, 2]].weight.ravel().tolist()
+    [0.5, 2.0]
+    """
+
+    def __init__(self, X: Tensor, y: Tensor, weight: Tensor):
+        self.X, self.y = X, y
+        self.weight = (weight / weight.mean())[:, None].to(y.dtype)
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, index) -> Batch:
+        index = torch.as_tensor(index)
+        return Batch(self.X[index], self.y[index], index, self.weight[index])
+
+
+class BatchLoader:
+    """Whole batches of a `RowDataset`, shuffled anew each epoch without stored state.
+
+    The order of an epoch is a function of (seed, epoch): training that is cut and
+    continued sees the batches of training in one go.
+
+    Parameters
+    ----------
+    dataset : RowDataset
+    batch_size : int
+    shuffle : bool, default=False
+    drop_last : bool, default=False
+        Leave out a last batch that is not full.
+    seed : int, default=0
+    first_epoch : int, default=0
+        Number of the epoch that the first pass is.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rows = RowDataset(torch.zeros(5, 2), torch.ones(5, 1), torch.ones(5))
+    >>> [len(batch.index) for batch in BatchLoader(rows, batch_size=2)]
+    [2, 2, 1]
+    """
+
+    def __init__(
+        self, dataset, batch_size, shuffle=False, drop_last=False, seed=0, first_epoch=0
+    ):
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.seed = seed
+        self.epoch = first_epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.dataset), self.batch_size)
+        return full + bool(rest and not self.drop_last)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self._order()
+        self.epoch += 1
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield self.dataset[order[start : start + self.batch_size]]
+
+    def _order(self) -> Tensor:
+        if not self.shuffle:
+            return torch.arange(len(self.dataset))
+        generator = make_generator(self.seed, 0, self.epoch)
+        return torch.randperm(len(self.dataset), generator=generator)

@@ -1,0 +1,149 @@
+"""How well the trained net satisfies the Karush-Kuhn-Tucker conditions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+
+from sklpos.data import BatchLoader
+from sklpos.modules import head_input
+
+_ROWS = 4096  # a pass, so that memory does not grow with the data
+
+
+@dataclass(frozen=True)
+class KKTResiduals:
+    """Residuals of the optimality conditions of the training state, in scaled units.
+
+    Attributes
+    ----------
+    stationarity : float
+        Norm of the gradient of ``mean(loss + lambda * g)`` over all weights.
+    max_violation : float
+        Largest ``g`` on the training rows, at least 0.
+    min_multiplier : float
+        Smallest multiplier, at most 0; negative entries occur with slack only.
+    complementarity : float
+        Largest ``|lambda * g|``.
+
+    Examples
+    --------
+    >>> KKTResiduals(1e-6, 0.0, 0.0, 1e-7).stationarity
+    1e-06
+    """
+
+    stationarity: float
+    max_violation: float
+    min_multiplier: float
+    complementarity: float
+
+
+def evaluate_training_state(net, rows):
+    """Return multipliers of all training rows and the KKT residuals.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+    rows : RowDataset
+        The rows that it was trained on.
+
+    Returns
+    -------
+    multipliers : ndarray of shape (n_samples, n_bounded)
+        Mean convention, scaled units.
+    objective : float
+        Weighted mean loss, in eval mode.
+    kkt : KKTResiduals
+    """
+    net.module_.eval()
+    violation, multiplier, objective = _pass(net, rows)
+    if net.strategy_.estimates_multipliers:
+        multiplier = torch.as_tensor(_least_squares_multipliers(net, rows, violation))
+    gradient = _lagrangian_gradient(net, rows, multiplier)
+    products = (violation * multiplier.to(violation)).abs()
+    kkt = KKTResiduals(
+        stationarity=float(gradient),
+        max_violation=_extreme(violation, max),
+        min_multiplier=_extreme(multiplier, min),
+        complementarity=_extreme(products, max),
+    )
+    return multiplier.cpu().double().numpy(), objective, kkt
+
+
+def _extreme(values: torch.Tensor, which) -> float:
+    if values.numel() == 0:
+        return 0.0
+    return which(0.0, float(values.amax() if which is max else values.amin()))
+
+
+@torch.no_grad()
+def _pass(net, rows):
+    violations, multipliers, objective = [], [], 0.0
+    for batch in BatchLoader(rows, _ROWS):
+        y_pred = net.infer(batch[0])
+        violation = net.violation(y_pred)
+        index = batch.index.to(violation.device)
+        violations.append(violation)
+        multipliers.append(net.strategy_.multipliers(violation, index))
+        mean = float(net.objective(y_pred, batch[1], batch.weight))
+        objective += mean * len(y_pred) / len(rows)
+    return torch.cat(violations), torch.cat(multipliers).detach(), objective
+
+
+def _lagrangian_gradient(net, rows, multiplier: torch.Tensor) -> float:
+    weights = [p for p in net.module_.parameters() if p.requires_grad]
+    total = [torch.zeros_like(weight) for weight in weights]
+    for batch in BatchLoader(rows, _ROWS):
+        y_pred = net.infer(batch[0])
+        violation = net.violation(y_pred)
+        own = multiplier[batch.index.to(multiplier.device)].to(violation)
+        term = (batch.weight.to(violation.device) * own * violation).sum()
+        share = len(y_pred) / len(rows)
+        loss = net.objective(y_pred, batch[1], batch.weight) + term / y_pred.numel()
+        for sum_, part in zip(
+            total,
+            torch.autograd.grad(share * loss, weights, allow_unused=True),
+            strict=True,
+        ):
+            if part is not None:
+                sum_ += part
+    return float(torch.sqrt(sum((part.double() ** 2).sum().cpu() for part in total)))
+
+
+def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarray:
+    """Estimate multipliers >= 0 of the active rows from stationarity in the head.
+
+    Minimises ``|| sum_i w_i (dloss_i/df - lambda_i) Phi_i ||`` for each output.
+    """
+    features, slope = _features_and_slope(net, rows)
+    weighted = features * rows.weight.double().cpu().numpy()
+    bounded = np.flatnonzero(net.targets.bounded)
+    estimate = np.zeros(violation.shape)
+    for column, output in enumerate(bounded):
+        active = (violation[:, column] > -tolerance).cpu().numpy()
+        if active.any():
+            pull = weighted.T @ slope[:, output]
+            estimate[active, column], _ = nnls(weighted[active].T, pull)
+    return estimate
+
+
+def _features_and_slope(net, rows):
+    features, slopes = [], []
+    module = net.plain_module_
+    has_bias = module.get_submodule(net.head).bias is not None
+    for batch in BatchLoader(rows, _ROWS):
+        with head_input(module, net.head) as seen, torch.no_grad():
+            y_pred = net.infer(batch[0])
+        y_pred.requires_grad_()
+        weight = torch.ones_like(batch.weight)
+        with torch.enable_grad():
+            loss = net.objective(y_pred, batch[1], weight) * y_pred.numel()
+        slopes.append(torch.autograd.grad(loss, y_pred)[0].double().cpu().numpy())
+        features.append(seen[0].double().cpu().numpy())
+    features = np.concatenate(features)
+    if has_bias:
+        features = np.hstack([features, np.ones((len(features), 1))])
+    return features, np.concatenate(slopes)

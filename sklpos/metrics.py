@@ -1,0 +1,157 @@
+"""How far predictions miss a bound, and the best search candidate that does not."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+
+def violation_rate(y_pred, lower_bound=0.0) -> float:
+    """Return the share of rows with a prediction below the bound.
+
+    Parameters
+    ----------
+    y_pred : array-like of shape (n_samples,) or (n_samples, n_outputs)
+    lower_bound : float or array-like of shape (n_outputs,), default=0.0
+        Same unit as y.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Examples
+    --------
+    >>> violation_rate([1.0, -0.5, 0.0, 2.0])
+    0.25
+    """
+    low = np.asarray(y_pred) < np.asarray(lower_bound)
+    return float(low.reshape(len(low), -1).any(axis=1).mean())
+
+
+def max_violation(y_pred, lower_bound=0.0) -> float:
+    """Return the largest amount by which a prediction misses the bound.
+
+    Parameters
+    ----------
+    y_pred : array-like of shape (n_samples,) or (n_samples, n_outputs)
+    lower_bound : float or array-like of shape (n_outputs,), default=0.0
+        Same unit as y.
+
+    Returns
+    -------
+    float
+        Same unit as y; 0 if none does.
+
+    Examples
+    --------
+    >>> max_violation([1.0, -0.5, 0.0])
+    0.5
+    """
+    return float(np.max(np.asarray(lower_bound) - np.asarray(y_pred), initial=0.0))
+
+
+def violation_rate_scorer(estimator, X, y=None) -> float:
+    """Score by minus the violation rate of an estimator, or of a pipeline's last step.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its ``lower_bound`` is read, 0 if it has none.
+    X : array-like of shape (n_samples, n_features)
+    y : ignored
+
+    Returns
+    -------
+    float
+        Greater is better.
+    """
+    return -violation_rate(estimator.predict(X), _bound_of(estimator))
+
+
+def max_violation_scorer(estimator, X, y=None) -> float:
+    """Score by minus the largest violation; see `violation_rate_scorer`.
+
+    Parameters
+    ----------
+    estimator : estimator
+    X : array-like of shape (n_samples, n_features)
+    y : ignored
+
+    Returns
+    -------
+    float
+        Greater is better.
+    """
+    return -max_violation(estimator.predict(X), _bound_of(estimator))
+
+
+def _bound_of(estimator):
+    last = estimator[-1] if hasattr(estimator, "steps") else estimator
+    return getattr(last, "lower_bound", 0.0)
+
+
+def best_feasible(
+    tolerance: float = 0.0, score: str = "rmse", violation: str = "violation_rate"
+) -> Callable[[dict], int]:
+    """Make a ``refit`` for a search: the best score among feasible candidates.
+
+    Parameters
+    ----------
+    tolerance : float, default=0.0
+        Mean violation that still counts as feasible.
+    score : str, default="rmse"
+        Name of the scorer to maximise (error scorers are negated, as usual).
+    violation : str, default="violation_rate"
+        Name of the scorer that measures violation, negated.
+
+    Returns
+    -------
+    callable
+        Maps ``cv_results_`` to ``best_index_``. If no candidate is feasible it takes
+        the smallest violation, with a warning.
+
+    Examples
+    --------
+    >>> refit = best_feasible()
+    >>> refit({"mean_test_rmse": [-1.0, -2.0], "mean_test_violation_rate": [-0.1, 0.0]})
+    1
+    """
+    return _BestFeasible(tolerance, score, violation)
+
+
+class _BestFeasible:
+    """A class, so that a search that holds it can be pickled."""
+
+    def __init__(self, tolerance: float, score: str, violation: str):
+        self.tolerance = tolerance
+        self.score = score
+        self.violation = violation
+
+    def __call__(self, cv_results: dict) -> int:
+        score = self._column(cv_results, self.score)
+        violation = -self._column(cv_results, self.violation)
+        violation = np.where(np.isnan(violation), np.inf, violation)
+        feasible = (violation <= self.tolerance) & ~np.isnan(score)
+        if feasible.any():
+            return int(np.argmax(np.where(feasible, score, -np.inf)))
+        warnings.warn(
+            f"no candidate has {self.violation} <= {self.tolerance}; the smallest is "
+            f"{violation.min():.4g}, and its candidate is taken.",
+            UserWarning,
+            stacklevel=2,
+        )
+        smallest = violation == violation.min()
+        return int(np.argmax(np.where(smallest & ~np.isnan(score), score, -np.inf)))
+
+    @staticmethod
+    def _column(cv_results: dict, name: str) -> np.ndarray:
+        column = f"mean_test_{name}"
+        if column not in cv_results:
+            raise ValueError(
+                f"the search has no scorer named {name!r}; pass scoring={{{name!r}: "
+                "...}} to it."
+            )
+        return np.asarray(cv_results[column], dtype=float)

@@ -1,0 +1,309 @@
+"""The skorch layer: a regression net that trains under a constraint strategy."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from typing import ClassVar
+
+import torch
+from skorch import NeuralNetRegressor
+from skorch.callbacks import EarlyStopping
+from skorch.utils import is_dataset, to_tensor
+from torch import Tensor
+
+from sklpos.callbacks import ConstraintHistory, MultiplierAscent
+from sklpos.data import Batch, BatchLoader, RowDataset
+from sklpos.seeding import borrowed_generator, derive_seed
+
+
+class DivergenceError(ValueError):
+    """The loss is no longer a finite number."""
+
+
+class ConstrainedNet(NeuralNetRegressor):
+    """skorch net whose loss carries a strategy's constraint term.
+
+    Works in scaled units. Between the forward pass and the loss it calls
+    ``on_violation(net, violation, index)`` on every callback that has it, once per
+    batch: the dual step comes before the step on the weights.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Initialised, wrapped by the strategy; trained in place.
+    strategy : ConstraintStrategy
+        Set up for the training rows.
+    alpha : float
+        What the strategy was set up with; its schedule may have raised it since.
+    targets : TargetScale
+        The scaling of the targets, with the bound.
+    head : str or None
+        Dotted name of the last ``nn.Linear``; None if there is none.
+    seed : int, default=0
+        Decides the order of the batches and what dropout drops.
+    stochastic : bool, default=False
+        Whether a training step draws from torch's global generator.
+    criterion : type or callable
+        Takes ``reduction="none"``.
+    dataset, iterator_train, iterator_valid : type
+        The rows and their loader.
+    **kwargs : object
+        Parameters of ``skorch.NeuralNetRegressor``.
+
+    Attributes
+    ----------
+    strategy_ : ConstraintStrategy
+        The strategy, alive.
+    constraint_ : StrategyState
+        Its tensors, as a module of the net: ``save_params(f_constraint=...)``,
+        ``Checkpoint(f_constraint=...)`` and pickling include them.
+    """
+
+    # Pickled in one go, so that references between them survive.
+    cuda_dependent_attributes_: ClassVar[list[str]] = ["strategy", "product_"]
+    prefixes_: ClassVar[list[str]] = [*NeuralNetRegressor.prefixes_, "product"]
+
+    def __init__(
+        self,
+        module,
+        *,
+        strategy,
+        alpha,
+        targets,
+        head,
+        seed=0,
+        stochastic=False,
+        criterion=torch.nn.MSELoss,
+        dataset=RowDataset,
+        iterator_train=BatchLoader,
+        iterator_valid=BatchLoader,
+        **kwargs,
+    ):
+        self.strategy = strategy
+        self.alpha = alpha
+        self.targets = targets
+        self.head = head
+        self.seed = seed
+        self.stochastic = stochastic
+        super().__init__(
+            module,
+            criterion=criterion,
+            dataset=dataset,
+            iterator_train=iterator_train,
+            iterator_valid=iterator_valid,
+            **kwargs,
+        )
+
+    @property
+    def _default_callbacks(self):
+        return [
+            *super()._default_callbacks,
+            ("multiplier_ascent", MultiplierAscent()),
+            ("constraint_history", ConstraintHistory()),
+        ]
+
+    def initialize_module(self):
+        """Take the module as it is; register the strategy's tensors beside it."""
+        super().initialize_module()
+        self.strategy_ = self.strategy
+        self.constraint_ = self.strategy.state_
+        return self
+
+    def initialize_criterion(self):
+        """Initialise the criterion without a reduction."""
+        super().initialize_criterion()
+        if getattr(self.criterion_, "reduction", None) != "none":
+            raise ValueError(
+                f"criterion={self.criterion!r} must accept reduction='none'."
+            )
+        return self
+
+    def torch_compile(self, module, name):
+        """Compile everything but the strategy's tensors."""
+        return module if name == "constraint" else super().torch_compile(module, name)
+
+    @property
+    def plain_module_(self) -> torch.nn.Module:
+        """The module behind ``torch.compile``."""
+        return getattr(self.module_, "_orig_mod", self.module_)
+
+    @property
+    def may_be_infeasible(self) -> bool:
+        """Whether no head may obey the bound: only one without bias can fail to."""
+        if self.head is None:
+            return False
+        return self.plain_module_.get_submodule(self.head).bias is None
+
+    def snapshot(self):
+        """Return what `restore` needs to undo training."""
+        parts = (self.module_, self.constraint_, self.optimizer_)
+        states = copy.deepcopy([part.state_dict() for part in parts])
+        lived = (self.strategy_, self.strategy_.state_, self.alpha, self.targets)
+        return states, lived, len(self.history)
+
+    def restore(self, snapshot) -> None:
+        """Undo everything since the `snapshot`, the allocation of multipliers too."""
+        states, (self.strategy, state, self.alpha, self.targets), n_epochs = snapshot
+        self.strategy_, self.strategy.state_ = self.strategy, state
+        self.renew_constraint()
+        parts = (self.module_, self.constraint_, self.optimizer_)
+        for part, state in zip(parts, states, strict=True):
+            part.load_state_dict(state)
+        del self.history[n_epochs:]
+
+    def renew_constraint(self) -> None:
+        """Register the tensors of a strategy that was set up anew."""
+        self.constraint_ = self.strategy_.state_.to(self.device)
+
+    def get_dataset(self, X, y=None, weight=None):
+        """Wrap arrays or tensors into a `RowDataset`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or Dataset
+        y : array-like of shape (n_samples, n_outputs), optional
+            In scaled units.
+        weight : array-like of shape (n_samples,), optional
+
+        Returns
+        -------
+        RowDataset
+        """
+        if is_dataset(X):
+            return X
+        dtype = next(self.module_.parameters()).dtype
+        X = torch.as_tensor(X, dtype=dtype)
+        y = X.new_zeros(len(X), len(self.targets.scale)) if y is None else y
+        weight = X.new_ones(len(X)) if weight is None else weight
+        rows = (X, torch.as_tensor(y, dtype=dtype), torch.as_tensor(weight))
+        return self.dataset(*rows, **self.get_params_for("dataset"))
+
+    def get_iterator(self, dataset, training=False):
+        """Continue the order of the batches where the history ends."""
+        iterator = super().get_iterator(dataset, training=training)
+        if training:
+            iterator.seed, iterator.epoch = self.seed, len(self.history)
+        return iterator
+
+    def violation(self, y_pred: Tensor) -> Tensor:
+        """Return ``lower_bound - y_pred`` of the bounded outputs, in scaled units.
+
+        Parameters
+        ----------
+        y_pred : torch.Tensor of shape (batch, n_outputs)
+
+        Returns
+        -------
+        torch.Tensor of shape (batch, n_bounded)
+        """
+        bounded = self.targets.bounded
+        bound = torch.as_tensor(self.targets.bound[bounded], dtype=y_pred.dtype)
+        if not bounded.all():
+            y_pred = y_pred[:, torch.as_tensor(bounded, device=y_pred.device)]
+        return bound.to(y_pred.device) - y_pred
+
+    def objective(self, y_pred: Tensor, y_true: Tensor, weight: Tensor) -> Tensor:
+        """Return the weighted mean loss over rows and outputs."""
+        loss = self.criterion_(y_pred, to_tensor(y_true, device=self.device))
+        if loss.shape != y_pred.shape:
+            raise ValueError(
+                f"criterion={self.criterion!r} must return one loss for every row and "
+                f"output, of shape {tuple(y_pred.shape)}; it returned one of shape "
+                f"{tuple(loss.shape)}."
+            )
+        return (to_tensor(weight, device=self.device) * loss).mean()
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        """Return the plain mean loss, without weights and constraint term."""
+        return self.objective(y_pred, y_true, torch.ones_like(y_pred))
+
+    def train_step(self, batch, **fit_params):
+        """Make one step on the weights, reproducibly, after one dual step."""
+        self._dual_step_due = True  # once a batch: LBFGS calls its closure again
+        with self._randomness():
+            step = super().train_step(batch, **fit_params)
+        if not torch.isfinite(step["loss"]):
+            raise DivergenceError(
+                f"the loss became {step['loss'].item()} in epoch {len(self.history)}; "
+                f"training diverged: lower lr (now {self.lr}) or alpha, or standardise "
+                "X."
+            )
+        return step
+
+    def train_step_single(self, batch: Batch, **fit_params):
+        """Compute predictions, violation and loss, and the gradient.
+
+        Returns
+        -------
+        dict
+            ``loss`` = ``objective`` + ``constraint``; ``y_pred``; ``violation``.
+        """
+        self._set_training(True)
+        y_pred = self.infer(batch[0], **fit_params)
+        violation = self.violation(y_pred)
+        index = to_tensor(batch.index, device=self.device)
+        self._notify_violation(violation.detach(), index)
+        objective = self.objective(y_pred, batch[1], batch.weight)
+        weight = to_tensor(batch.weight, device=self.device)
+        term = weight * self.strategy_.penalty(violation, index)
+        constraint = term.sum() / y_pred.numel()
+        loss = objective + constraint
+        loss.backward()
+        return {
+            "loss": loss,
+            "y_pred": y_pred,
+            "violation": violation.detach(),
+            "objective": objective.detach(),
+            "constraint": constraint.detach(),
+        }
+
+    def validation_step(self, batch: Batch, **fit_params):
+        """Return the weighted mean loss; validation rows have no multipliers."""
+        self._set_training(False)
+        with torch.no_grad():
+            y_pred = self.infer(batch[0], **fit_params)
+            loss = self.objective(y_pred, batch[1], batch.weight)
+        return {"loss": loss, "y_pred": y_pred}
+
+    def notify(self, method_name, **cb_kwargs):
+        """Tell the callbacks; what `EarlyStopping` rewinds, rewind with it."""
+        super().notify(method_name, **cb_kwargs)
+        if method_name == "on_epoch_end":
+            self._keep_best_constraint()
+        elif method_name == "on_train_end":
+            self._rewind_constraint()
+
+    def _notify_violation(self, violation: Tensor, index: Tensor) -> None:
+        if not self._dual_step_due:
+            return
+        self._dual_step_due = False
+        for _, callback in self.callbacks_:
+            if hook := getattr(callback, "on_violation", None):
+                hook(self, violation, index)
+
+    def _randomness(self):
+        if not self.stochastic:
+            return nullcontext()
+        batch = len(self.history[-1]["batches"])
+        seed = derive_seed(self.seed, 1, len(self.history), batch)
+        return borrowed_generator(seed, self.device)
+
+    def _early_stoppers(self):
+        return [
+            callback
+            for _, callback in self.callbacks_
+            if isinstance(callback, EarlyStopping) and callback.load_best
+        ]
+
+    def _keep_best_constraint(self) -> None:
+        for stopper in self._early_stoppers():
+            if stopper.best_epoch_ == self.history[-1, "epoch"]:
+                state = self.constraint_.state_dict()
+                stopper.best_constraint_ = {k: v.clone() for k, v in state.items()}
+
+    def _rewind_constraint(self) -> None:
+        for stopper in self._early_stoppers():
+            best = getattr(stopper, "best_constraint_", None)
+            if best and stopper.best_epoch_ != self.history[-1, "epoch"]:
+                self.constraint_.load_state_dict(best)

@@ -1,0 +1,373 @@
+"""The scikit-learn layer: `PositiveOutputRegressor`."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import validate_parameter_constraints
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklpos.building import continue_net, module_recipe, new_net, run_epochs
+from sklpos.diagnostics import evaluate_training_state
+from sklpos.modules import MLP
+from sklpos.parameters import CONSTRAINTS, NetParamsMixin
+from sklpos.product import (
+    head_objective,
+    make_product,
+    predict_rows,
+    repaired_product,
+    summarise,
+    warn_of_limits,
+)
+from sklpos.seeding import draw_seed
+from sklpos.validation import check_training_data
+
+
+class PositiveOutputRegressor(NetParamsMixin, RegressorMixin, BaseEstimator):
+    """Neural-network regression whose outputs obey a lower bound.
+
+    The weights of a net that ends in a plain ``nn.Linear`` are guided, by a constraint
+    strategy, to predictions of at least `lower_bound`; then the head is repaired so
+    that every training prediction obeys it exactly, and the mean prediction is the
+    mean target.
+
+    Parameters
+    ----------
+    module : type, callable or nn.Module, default=MLP
+        A class or callable receives ``n_features_in`` and ``n_outputs`` if its
+        signature has them. An instance is copied, and may be pretrained.
+    strategy : str or ConstraintStrategy, default="augmented_lagrangian"
+        A name in ``sklpos.STRATEGIES`` or an instance, which is cloned.
+    alpha : float, default=1.0
+        Weight of the strategy's penalty term; dimensionless.
+    lower_bound : float or array-like of shape (n_outputs,), default=0.0
+        Same unit as y; ``-inf`` leaves an output free.
+    repair : {"head", None}, default="head"
+        Whether `fit` ends with the repair of the head.
+    balance : bool, default=True
+        Whether the repair keeps the (weighted) mean prediction at the mean target.
+    criterion : type or nn.Module, default=torch.nn.MSELoss
+        Takes ``reduction="none"``; sees standardised targets.
+    optimizer : type, default=torch.optim.Adam
+    lr : float, default=0.01
+        Learning rate.
+    max_epochs : int, default=200
+    batch_size : int, default=128
+        Rows a step; -1 for all of them.
+    early_stopping : bool, default=False
+        Stop when the loss on held-out rows no longer improves, and keep the best
+        epoch.
+    validation_fraction : float, default=0.1
+        Share of rows held out by `early_stopping`.
+    n_iter_no_change : int, default=10
+        Epochs without improvement that `early_stopping` waits for.
+    tol : float, default=1e-4
+        Improvement of the validation loss that counts.
+    callbacks : list of skorch callbacks, default=None
+    scale_y : bool, default=True
+        Standardise the targets, per output, while training.
+    on_negative_y : {"warn", "raise", "ignore"}, default="warn"
+        What to do about targets below `lower_bound`.
+    dtype : {"auto", "float32", "float64"}, default="auto"
+        ``"auto"`` follows X on the CPU and is float32 on an accelerator.
+    device : str, default="cpu"
+        ``"auto"`` takes an accelerator if there is one.
+    warm_start : bool, default=False
+        Whether `fit` continues: weights, optimizer, order of batches and, for the same
+        rows, multipliers.
+    verbose : int, default=0
+        1 prints a line an epoch.
+    random_state : int, RandomState instance or None, default=None
+    **net_params : object
+        skorch's parameters: ``module__*``, ``optimizer__*``, ``criterion__*``,
+        ``callbacks__*``, ``iterator_train__*``, ``iterator_valid__*``, ``dataset__*``,
+        ``compile`` and ``compile__*``.
+
+    Attributes
+    ----------
+    module_ : nn.Module
+        The product, in the unit of y: what `predict` runs and what to export.
+    net_ : ConstrainedNet
+        The training state, in scaled units, never repaired.
+    strategy_ : ConstraintStrategy
+    multipliers_ : ndarray of shape (n_samples, n_outputs)
+        Of the unscaled squared-error problem with means over rows and outputs; in the
+        textbook's sum convention they are ``multipliers_ * w / (w.sum() * n_outputs)``.
+        0 for rows of weight 0 and validation rows.
+    kkt_ : KKTResiduals or None
+        Of the training state; None after `partial_fit`.
+    repair_ : Repair or None
+        None if nothing was repaired.
+    loss_curve_ : list of float
+        Training loss with the constraint term, scaled units, one an epoch.
+    history_, optimizer_, criterion_, callbacks_
+        Those of `net_`.
+    n_iter_ : int
+        Epochs of the last call.
+    n_outputs_, n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        If X had string column names.
+
+    See Also
+    --------
+    sklearn.neural_network.MLPRegressor : The same net without a constraint.
+
+    References
+    ----------
+    .. [1] R. T. Rockafellar (1973), "The multiplier method of Hestenes and Powell
+       applied to convex programming", doi:10.1007/BF00934777.
+    .. [2] M. Sotoudeh, A. V. Thakur (2021), "Provable repair of deep neural
+       networks", doi:10.1145/3453483.3454064.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklpos import PositiveOutputRegressor
+    >>> X = np.linspace(-1, 1, 50).reshape(-1, 1)
+    >>> y = np.maximum(X.ravel(), 0)
+    >>> model = PositiveOutputRegressor(max_epochs=20, random_state=0).fit(X, y)
+    >>> bool(model.predict(X).min() >= 0)
+    True
+    >>> model.module_.head
+    Linear(in_features=100, out_features=1, bias=True)
+    """
+
+    def __init__(
+        self,
+        module=MLP,
+        *,
+        strategy="augmented_lagrangian",
+        alpha=1.0,
+        lower_bound=0.0,
+        repair="head",
+        balance=True,
+        criterion=torch.nn.MSELoss,
+        optimizer=torch.optim.Adam,
+        lr=0.01,
+        max_epochs=200,
+        batch_size=128,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        tol=1e-4,
+        callbacks=None,
+        scale_y=True,
+        on_negative_y="warn",
+        dtype="auto",
+        device="cpu",
+        warm_start=False,
+        verbose=0,
+        random_state=None,
+        **net_params,
+    ):
+        self.module = module
+        self.strategy = strategy
+        self.alpha = alpha
+        self.lower_bound = lower_bound
+        self.repair = repair
+        self.balance = balance
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.lr = lr
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.callbacks = callbacks
+        self.scale_y = scale_y
+        self.on_negative_y = on_negative_y
+        self.dtype = dtype
+        self.device = device
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+        self._take_net_params(net_params)
+
+    def fit(self, X, y, sample_weight=None):
+        """Train, then repair the head.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative; rows of weight 0 are left out, of the guarantee too.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For bad input, or when training diverges. What was fitted before stays.
+        """
+        resume = self.warm_start and self.__sklearn_is_fitted__()
+        fitted, data, rows = self._train(X, y, sample_weight, self.max_epochs, resume)
+        fitted._finish(data, rows)
+        return self._adopt(fitted)
+
+    def partial_fit(self, X, y, sample_weight=None):
+        """Train for one epoch, without a repair; `enforce` repairs on request.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        self
+        """
+        if self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True.")
+        resume = self.__sklearn_is_fitted__()
+        fitted, data, rows = self._train(X, y, sample_weight, 1, resume)
+        fitted._publish(data, rows)
+        return self._adopt(fitted)
+
+    def predict(self, X):
+        """Predict with `module_`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            In the unit of y, in the dtype of the net.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        predictions = predict_rows(self.module_, X)
+        return predictions.ravel() if self._y_ndim == 1 else predictions
+
+    def enforce(self, X):
+        """Repair the head so that the predictions for X obey the bound, in place.
+
+        The bound holds on X and on the rows that held earlier repairs up; for a
+        promise on all training rows too, pass them stacked. No targets are needed.
+        After `partial_fit` the nearest head is measured on X, and without balance.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        self
+            Unchanged if the strategy's guarantee is ``"everywhere"``.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        if self.strategy_.guarantee != "everywhere":
+            self._repair(X, np.arange(len(X)), len(X))
+        return self
+
+    def _train(self, X, y, sample_weight, epochs: int, resume: bool):
+        """Train a shallow copy, so that a failure leaves what is fitted alone."""
+        validate_parameter_constraints(
+            CONSTRAINTS, self.get_params(deep=False), type(self).__name__
+        )
+        self._check_net_params()
+        fitted = type(self).__new__(type(self))
+        fitted.__dict__.update(self.__dict__)
+        data = check_training_data(fitted, X, y, sample_weight, reset=not resume)
+        if not resume:
+            fitted.net_, rows = new_net(fitted, data, draw_seed(self.random_state))
+            fitted._recipe = module_recipe(fitted)
+            fitted._run(rows, epochs)
+        else:
+            if module_recipe(fitted) != self._recipe:
+                raise ValueError(
+                    "module, its parameters, dtype and device cannot change in a warm "
+                    "start; use fit with warm_start=False."
+                )
+            undo = self.net_.snapshot()
+            try:
+                rows = continue_net(fitted, self.net_, data, data.key == self._data_key)
+                fitted._run(rows, epochs)
+            except BaseException:
+                self.net_.restore(undo)
+                raise
+        fitted._data_key, fitted._y_ndim = data.key, data.y_ndim
+        fitted.n_outputs_ = data.y.shape[1]
+        return fitted, data, rows
+
+    def _run(self, rows, epochs: int) -> None:
+        before = len(self.net_.history)
+        run_epochs(self.net_, rows, epochs)
+        self.n_iter_ = len(self.net_.history) - before
+
+    def _publish(self, data, rows):
+        """Set everything but the repair."""
+        multipliers, objective, kkt = evaluate_training_state(self.net_, rows.train)
+        targets = self.net_.targets
+        self.multipliers_ = np.zeros((data.n_samples, self.n_outputs_))
+        self.multipliers_[np.ix_(rows.index, targets.bounded)] = (
+            multipliers * targets.scale[targets.bounded]
+        )
+        self.kkt_, self.repair_, self._objective, self._kept = None, None, None, None
+        self.net_.product_ = make_product(self.net_)
+        return objective, kkt
+
+    def _finish(self, data, rows) -> None:
+        objective, self.kkt_ = self._publish(data, rows)
+        if objective > 10:
+            warnings.warn(
+                f"training diverged: the loss ends at {objective:.3g} times the "
+                f"variance of y; lower lr (now {self.lr}) or standardise X.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        if self.strategy_.guarantee != "everywhere":
+            self._objective = head_objective(self.net_, data)
+            if self.repair is not None:
+                self._repair(data.X, data.kept, data.n_samples, data.weight)
+
+    def _repair(self, X, rows, n_samples: int, weights=None) -> None:
+        module, repair, margin = repaired_product(
+            self.net_,
+            X,
+            self._objective,
+            balance=self.balance,
+            weights=weights,
+            kept=self._kept,
+        )
+        balance = self.balance and self._objective is not None
+        warn_of_limits(repair, balance=balance)
+        self.net_.product_, self._kept = module, repair.kept
+        self.repair_ = summarise(repair, margin, rows, n_samples)
+
+    def _adopt(self, fitted):
+        self.__dict__ = fitted.__dict__
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "net_") and hasattr(self.net_, "product_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.positive_only = True
+        return tags
+
+    module_ = property(lambda self: self.net_.product_)
+    strategy_ = property(lambda self: self.net_.strategy_)
+    optimizer_ = property(lambda self: self.net_.optimizer_)
+    criterion_ = property(lambda self: self.net_.criterion_)
+    history_ = property(lambda self: self.net_.history)
+    callbacks_ = property(lambda self: self.net_.callbacks_)
+
+    @property
+    def loss_curve_(self):
+        """Training loss of each epoch."""
+        return [row["train_loss"] for row in self.net_.history if "train_loss" in row]

@@ -1,0 +1,455 @@
+r"""The nearest feasible head: a convex quadratic programme, solved exactly.
+
+With the features frozen, a linear head is a linear model, and positive predictions on
+given rows are linear constraints on it. For each output, `nearest_feasible_head` solves
+
+.. math::
+
+    \min_v \; \frac{\sum_i w_i (\Phi_i (v - v_0))^2}{\sum_i w_i}
+        + \epsilon \lVert v - v_0 \rVert^2
+    \quad \text{s.t.} \quad \Phi_i v \ge \ell + m \;\; \forall i,
+    \quad \bar\Phi v = \bar y ,
+
+the last line being the optional *balance property* [3]_. In coordinates where the
+objective is a squared length this is the least-distance problem of [1]_, whose dual is
+a non-negative least-squares problem; only rows that were violated enter it (cutting
+planes), so the cost hardly depends on the number of rows. For networks this is the
+*provable point repair* of [2]_, restricted to the last layer.
+
+References
+----------
+.. [1] C. L. Lawson and R. J. Hanson, *Solving Least Squares Problems*, 1974, ch. 23.
+.. [2] M. Sotoudeh and A. V. Thakur, "Provable repair of deep neural networks",
+   PLDI 2021. :doi:`10.1145/3453483.3454064`
+.. [3] M. V. Wüthrich, "The balance property in neural network modelling",
+   Statistical Theory and Related Fields, 2021. :doi:`10.1080/24754269.2021.1877960`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import cholesky, solve_triangular
+from scipy.optimize import linprog, nnls
+
+Rows = Callable[[], Iterable[NDArray]]
+
+RIDGE = 1e-8  # epsilon, in units of the mean squared feature
+CUTS_PER_ROUND = 64
+# In units of the scale: an accepted violation, and that of a linear programme.
+TOLERANCE = 2e-10
+LINPROG_TOLERANCE = 1e-6
+# Relative: a direction of less is rounding noise; a head that is farther away would
+# live on the rounding noise of collinear features.
+NOISE = 1e-12
+REACH = 1e4
+
+
+@dataclass(frozen=True, eq=False)
+class HeadObjective:
+    """What a repair must know of the training rows, whatever their number.
+
+    Attributes
+    ----------
+    gram : ndarray of shape (d1, d1)
+        Weighted mean of the outer products of the features.
+    mean_features : ndarray of shape (d1,)
+        Weighted mean of the features.
+    mean_target : ndarray of shape (n_outputs,) or None
+        Weighted mean of the targets, in their unit. None: no balance is possible.
+    has_bias : bool
+        Whether the last feature is the constant 1.
+    """
+
+    gram: NDArray
+    mean_features: NDArray
+    mean_target: NDArray | None = None
+    has_bias: bool = True
+
+    @classmethod
+    def from_rows(
+        cls,
+        chunks: Iterable[NDArray],
+        targets: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+        *,
+        has_bias: bool = True,
+    ) -> HeadObjective:
+        """Accumulate over chunks of features, so that memory does not grow with them.
+
+        Parameters
+        ----------
+        chunks : iterable of ndarray of shape (b, d1)
+            Features in row order, the constant 1 last if there is a bias.
+        targets : array-like of shape (n_samples, n_outputs), optional
+            Without targets there is no balance.
+        weights : array-like of shape (n_samples,), optional
+            Sample weights; equal by default.
+        has_bias : bool, default=True
+            Whether the last feature is the constant 1.
+        """
+        gram, features, total, start = 0.0, 0.0, 0.0, 0
+        for chunk in chunks:
+            stop = start + len(chunk)
+            weight = np.ones(len(chunk))
+            if weights is not None:
+                weight = np.asarray(weights[start:stop], dtype=np.float64)
+            gram = gram + (chunk.T * weight) @ chunk
+            features = features + weight @ chunk
+            total, start = total + weight.sum(), stop
+        if targets is not None:
+            targets = np.average(targets, axis=0, weights=weights)
+        return cls(gram / total, features / total, targets, has_bias)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadRepair:
+    """The repaired head and the proof that it is the nearest one.
+
+    Attributes
+    ----------
+    coef : ndarray of shape (n_outputs, d1)
+        The head, in the unit of y; unchanged for an output that is not feasible.
+    cuts : tuple of n_outputs integer arrays
+        The rows that hold the output up (those with a positive multiplier). A negative
+        number `i` is the row `kept[i]` of the rows given as `kept`.
+    multipliers : tuple of n_outputs float arrays
+        Multipliers `lambda` of these rows, unit of y, mean convention: the gradient
+        `2 (gram + epsilon) (v - v0)` equals `sum_i lambda_i (w_i / sum w) Phi_i`, plus
+        a multiple of the mean features where the output is balanced.
+    feasible : boolean ndarray of shape (n_outputs,)
+        Whether the output respects the bound on all rows.
+    balanced : boolean ndarray of shape (n_outputs,)
+        Whether the mean prediction equals the mean target.
+    nearest : boolean ndarray of shape (n_outputs,)
+        Whether the head is the nearest one. If not, it is a last resort, without cuts:
+        a mix with a constant head, or the zero head where there is no bias.
+    smallest_violation : ndarray of shape (n_outputs,)
+        Smallest largest violation that a head can reach, unit of y; 0 where feasible.
+    cost : ndarray of shape (n_outputs,)
+        Weighted mean squared change of the predictions, unit of y squared.
+    n_rounds : int
+        Number of passes over the rows.
+    kept : ndarray of shape (m, d1)
+        Features to give as `kept` to a later repair: those of this one, and the cuts.
+    """
+
+    coef: NDArray
+    cuts: tuple[NDArray, ...]
+    multipliers: tuple[NDArray, ...]
+    feasible: NDArray
+    balanced: NDArray
+    nearest: NDArray
+    smallest_violation: NDArray
+    cost: NDArray
+    n_rounds: int
+    kept: NDArray
+
+    def __repr__(self) -> str:
+        """One line per output."""
+        lines = [f"HeadRepair({len(self.coef)} outputs, {self.n_rounds} rounds)"]
+        lines += [f"  output {j}: {self._outcome(j)}" for j in range(len(self.coef))]
+        return "\n".join(lines)
+
+    def _outcome(self, j: int) -> str:
+        if not self.feasible[j]:
+            return f"no feasible head, violation >= {self.smallest_violation[j]:.3g}"
+        balance = "balanced" if self.balanced[j] else "not balanced"
+        change = f"root mean squared change {np.sqrt(self.cost[j]):.3g}"
+        return f"{len(self.cuts[j])} cuts, {change}, {balance}"
+
+
+def nearest_feasible_head(
+    coef: ArrayLike,
+    objective: HeadObjective,
+    rows: Rows,
+    *,
+    lower_bound: ArrayLike,
+    margin: ArrayLike,
+    scale: ArrayLike,
+    balance: bool = True,
+    weights: ArrayLike | None = None,
+    kept: NDArray | None = None,
+) -> HeadRepair:
+    """Move a head as little as possible so that no row is predicted below the bound.
+
+    Parameters
+    ----------
+    coef : array-like of shape (n_outputs, d1)
+        The head in the unit of y, its bias last.
+    objective : HeadObjective
+        The distance between heads, and the balance.
+    rows : callable returning an iterable of float64 ndarray of shape (b, d1)
+        The features to hold the bound on, in row order. Called once a round.
+    lower_bound : array-like of shape (n_outputs,)
+        In the unit of y; `-inf` leaves an output free of the bound, not of the balance.
+    margin : array-like of shape (n_outputs,)
+        Distance kept from the bound, `2e-10 * scale` of which the solver may use up:
+        at least `1e-9 * scale`, or the rounding error of the prediction.
+    scale : array-like of shape (n_outputs,)
+        Unit of each output. All tolerances are relative to it.
+    balance : bool, default=True
+        Whether the mean prediction shall equal the mean target. Dropped for an output
+        where no feasible head can, see `HeadRepair.balanced`.
+    weights : array-like of shape (n_samples,), optional
+        Positive weights of `rows`, used for the unit of the multipliers only.
+    kept : ndarray of shape (m, d1), optional
+        Features of more rows to hold the bound on, as `HeadRepair.kept`. They have the
+        mean weight.
+
+    Notes
+    -----
+    With a bias there is always a feasible head. Without, a bound of at most 0 leaves
+    the zero head as last resort, and a positive one may be out of reach.
+    """
+    coef = np.asarray(coef, dtype=np.float64)
+    kept = np.empty((0, coef.shape[1])) if kept is None else kept
+    lower_bound, margin, scale = (
+        np.broadcast_to(np.asarray(value, dtype=np.float64), len(coef))
+        for value in (lower_bound, margin, scale)
+    )
+    use_target = balance and objective.mean_target is not None
+    whitener = _whitener(objective.gram)
+    programmes = [
+        _Programme(
+            coef[j] / scale[j],
+            objective,
+            whitener,
+            lower_bound=lower_bound[j] / scale[j],
+            margin=margin[j] / scale[j],
+            target=objective.mean_target[j] / scale[j] if use_target else None,
+        )
+        for j in range(len(coef))
+    ]
+    n_rounds, pending = 0, programmes
+    while pending:
+        n_rounds += 1
+        n_rows = _offer_rows(pending, chain([kept], rows()), first=-len(kept))
+        pending = [programme for programme in pending if not programme.advance()]
+    share = np.ones(n_rows) if weights is None else np.asarray(weights)
+    share = np.append(share / share.sum(), np.full(len(kept), 1 / n_rows))
+    return _in_unit_of_y(programmes, coef, objective.gram, scale, share, kept, n_rounds)
+
+
+def _whitener(gram: NDArray) -> NDArray:
+    """Matrix of `u -> v - v0` that makes the objective the squared length of `u`."""
+    ridge = RIDGE * np.trace(gram) / len(gram) or 1.0
+    identity = np.eye(len(gram))
+    return solve_triangular(cholesky(gram + ridge * identity), identity)
+
+
+def _offer_rows(programmes, chunks, first):
+    """Show all rows to all programmes in one pass; return the number of rows."""
+    heads = np.array([programme.head for programme in programmes])
+    for chunk in chunks:
+        predictions = chunk @ heads.T
+        for programme, prediction in zip(programmes, predictions.T, strict=True):
+            programme.offer(first, chunk, prediction)
+        first += len(chunk)
+    return first
+
+
+def _in_unit_of_y(programmes, coef, gram, scale, share, kept, n_rounds):
+    start = np.array([p.start for p in programmes])
+    head = np.array([p.head if p.feasible else p.start for p in programmes])
+    change = (head - start) * scale[:, None]
+    active = [p.multipliers > 0 for p in programmes]
+    cuts = [p.rows[a] for p, a in zip(programmes, active, strict=True)]
+    values = [p.multipliers[a] for p, a in zip(programmes, active, strict=True)]
+    features = [p.features[a] for p, a in zip(programmes, active, strict=True)]
+    return HeadRepair(
+        coef=np.where(head == start, coef, head * scale[:, None]),
+        cuts=tuple(cuts),
+        multipliers=tuple(
+            unit * value / share[cut]
+            for unit, value, cut in zip(scale, values, cuts, strict=True)
+        ),
+        feasible=np.array([p.feasible for p in programmes]),
+        balanced=np.array([p.balanced for p in programmes]),
+        nearest=np.array([p.nearest for p in programmes]),
+        smallest_violation=scale * [p.smallest_violation for p in programmes],
+        cost=np.maximum(np.sum(change @ gram * change, axis=1), 0.0),
+        n_rounds=n_rounds,
+        kept=np.unique(np.vstack([kept, *features]), axis=0),
+    )
+
+
+class _Programme:
+    """The quadratic programme of one output, in units of its scale.
+
+    `stages` are the ways to find a head for the present cuts, best first, each with the
+    target of the balance or None. One that finds none, or misses its own cuts by
+    rounding, gives way to the next.
+    """
+
+    def __init__(self, start, objective, whitener, *, lower_bound, margin, target):
+        self.start, self.head = start, start
+        self.mean_features, self.whitener = objective.mean_features, whitener
+        self.margin, self.tolerance = margin, TOLERANCE
+        self.required = lower_bound + margin
+        self.allowance = 0.0  # how far below `required` a last resort may stay
+        self.rows, self.features = np.empty(0, int), np.empty((0, len(start)))
+        self.offers = np.empty(0), self.rows, self.features
+        self.stages = self._stages(objective.has_bias, target, lower_bound)
+        self._solve()
+
+    def _stages(self, has_bias, target, lower_bound):
+        if target is not None and target < self.required:
+            target = None
+        if has_bias:
+            stages = self._nearest, self._towards_constant, self._constant
+            return [(stage, target) for stage in stages]
+        last = self._zero if lower_bound <= 0 else self._least_violation
+        targets = dict.fromkeys([target, None])
+        return [*((self._nearest, target) for target in targets), (last, None)]
+
+    @property
+    def feasible(self) -> bool:
+        return bool(self.stages) and self.stages[0][0] != self._least_violation
+
+    @property
+    def nearest(self) -> bool:
+        return self.feasible and self.stages[0][0] == self._nearest
+
+    @property
+    def balanced(self) -> bool:
+        return self.feasible and self.stages[0][1] is not None
+
+    @property
+    def smallest_violation(self) -> float:
+        return 0.0 if self.feasible else max(self.allowance - self.margin, 0.0)
+
+    def offer(self, first: int, features: NDArray, prediction: NDArray) -> None:
+        """Remember the worst violated rows of a chunk that starts at row `first`."""
+        violation = self.required - self.allowance - prediction
+        worst = np.flatnonzero(violation > self.tolerance)
+        # Features that are all zero give exactly 0: no rounding, hence no margin.
+        zero = ~features[worst].any(axis=1)
+        worst = worst[violation[worst] - zero * self.margin > self.tolerance]
+        chunk = violation[worst], first + worst, features[worst]
+        merged = [np.concatenate(pair) for pair in zip(self.offers, chunk, strict=True)]
+        order = np.lexsort((merged[1], -merged[0]))[:CUTS_PER_ROUND]
+        self.offers = tuple(part[order] for part in merged)
+
+    def advance(self) -> bool:
+        """Cut off the offered rows and solve again; True if there is nothing to do."""
+        _, rows, features = self.offers
+        if not rows.size:
+            return True
+        self.offers = tuple(part[:0] for part in self.offers)
+        new = ~np.isin(rows, self.rows)
+        if not new.any():  # the stage misses its own cuts
+            self.stages.pop(0)
+        self.rows = np.append(self.rows, rows[new])
+        self.features = np.vstack([self.features, features[new]])
+        self._solve()
+        return not self.stages
+
+    def _solve(self) -> None:
+        self.multipliers = np.zeros(len(self.rows))
+        while self.stages:
+            stage, target = self.stages[0]
+            head = stage(target)
+            if head is not None:
+                self.head = head
+                return
+            self.stages.pop(0)
+
+    def _whitened_cuts(self):
+        needed = self.required - self.features @ self.start
+        return self.features @ self.whitener, needed
+
+    def _nearest(self, target):
+        """Nearest head: a least distance, in the plane of the balance if any."""
+        rows, needed = self._whitened_cuts()
+        shift = np.zeros(len(self.start))
+        if target is not None:
+            normal = self.mean_features @ self.whitener
+            length = np.linalg.norm(normal)
+            if length * REACH < 1:
+                return None
+            missing = target - self.mean_features @ self.start
+            shift = normal / length * (missing / length)
+            needed = needed - rows @ shift
+            rows = _project_out(rows, normal / length)
+        solution = _least_distance(rows, needed)
+        if solution is None:
+            return None
+        change, self.multipliers = solution
+        return self.start + self.whitener @ (shift + change)
+
+    def _towards_constant(self, target):
+        """With a bias: the least mix of the present head with a constant one."""
+        direction = self._constant(target) - self.head
+        missing = self.required - self.features @ self.head
+        short = missing > 0
+        step = missing[short] / (self.features[short] @ direction)
+        return self.head + step.max(initial=0.0) * direction
+
+    def _constant(self, target):
+        """With a bias: the mean target, or clearly above the bound."""
+        if target is None:
+            target = 1.0 + max(self.required, self.mean_features @ self.start)
+        return np.append(np.zeros(len(self.start) - 1), target)
+
+    def _zero(self, _):
+        """Without a bias, bound at most 0: exactly 0, which needs no margin."""
+        self.allowance = self.margin
+        return np.zeros(len(self.start))
+
+    def _least_violation(self, _):
+        """No head is feasible: least largest violation, by linear programming."""
+        rows, needed = self._whitened_cuts()
+        n_variables, reach = len(self.start) + 1, REACH * np.abs(needed).max()
+        result = linprog(
+            np.arange(n_variables) == n_variables - 1,
+            A_ub=-np.column_stack([rows, np.ones(len(rows))]),
+            b_ub=-needed,
+            bounds=[(-reach, reach)] * len(self.start) + [(0, None)],
+        )
+        if not result.success:
+            return None
+        self.allowance, self.tolerance = result.x[-1], LINPROG_TOLERANCE
+        return self.start + self.whitener @ result.x[:-1]
+
+
+def _project_out(rows: NDArray, direction: NDArray) -> NDArray:
+    """Rows without their part along a unit vector; exactly 0 where nothing is left."""
+    along = rows @ direction
+    rest = rows - np.outer(along, direction)
+    rest[np.linalg.norm(rest, axis=1) < NOISE * np.abs(along)] = 0.0
+    return rest
+
+
+def _least_distance(rows: NDArray, needed: NDArray) -> tuple[NDArray, NDArray] | None:
+    """Minimise `||u||**2` subject to `rows @ u >= needed`.
+
+    Returns `u` and multipliers with `2 u = rows.T @ multipliers`, or None if there is
+    no such `u` within reach. With `E = [rows, needed].T` and `f = (0, ..., 0, 1)`, the
+    residual `r = E x - f` of non-negative least squares gives `u = -r[:-1] / r[-1]`
+    (Lawson and Hanson 1974, algorithm LDP).
+    """
+    multipliers = np.zeros(len(rows))
+    if not (needed > 0).any():
+        return np.zeros(rows.shape[1]), multipliers
+    norms = np.linalg.norm(rows, axis=1)
+    norms[norms == 0] = 1.0
+    rows, needed = rows / norms[:, None], needed / norms
+    system = np.vstack([rows.T, needed / needed.max()])
+    unit_vector = np.append(np.zeros(rows.shape[1]), 1.0)
+    try:
+        x, residual = nnls(system, unit_vector, maxiter=30 * len(rows))
+    except RuntimeError:
+        return None
+    if residual * REACH < 1:
+        return None
+    # nnls names the active rows; meet them to machine precision.
+    active = x > 0
+    inverse = np.linalg.pinv(rows[active], rcond=NOISE)
+    change = inverse @ needed[active]
+    multipliers[active] = 2 * (change @ inverse) / norms[active]
+    return change, multipliers

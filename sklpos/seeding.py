@@ -1,0 +1,102 @@
+"""Random numbers without a trace: seeded inside, the global generators untouched."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+# The global generator is one a process, so only one thread may borrow it at a time.
+_LOCK = threading.RLock()
+
+
+def draw_seed(random_state) -> int:
+    """Return a seed; None takes fresh entropy and leaves numpy's global state alone.
+
+    Parameters
+    ----------
+    random_state : None, int or numpy.random.RandomState
+
+    Returns
+    -------
+    int
+        Below 2**31.
+    """
+    if random_state is None:
+        return derive_seed(np.random.SeedSequence().entropy) % 2**31
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    return int(random_state)
+
+
+def derive_seed(seed: int, *key: int) -> int:
+    """Return an independent 63-bit seed for a purpose, such as (epoch, batch).
+
+    Parameters
+    ----------
+    seed : int
+        Non-negative.
+    *key : int
+        Non-negative; what the numbers are for.
+
+    Returns
+    -------
+    int
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=key)
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def make_generator(seed: int, *key: int) -> torch.Generator:
+    """Return a generator of its own on the CPU, seeded by `derive_seed`."""
+    return torch.Generator().manual_seed(derive_seed(seed, *key))
+
+
+@contextmanager
+def borrowed_generator(seed: int, device="cpu") -> Iterator[None]:
+    """Seed torch's global generators inside the context, restore them after it.
+
+    Parameters
+    ----------
+    seed : int
+    device : str or torch.device, default="cpu"
+        The CPU's generator is always borrowed; a CUDA device's in addition.
+    """
+    with _LOCK:
+        generators = [torch.default_generator]
+        if torch.device(device).type == "cuda":
+            index = torch.device(device).index or 0
+            generators.append(torch.cuda.default_generators[index])
+        states = [generator.get_state() for generator in generators]
+        try:
+            for generator in generators:
+                generator.manual_seed(seed)
+            yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+
+
+def draws_random_numbers(module: nn.Module, X: torch.Tensor) -> bool:
+    """Whether a forward pass in train mode consumes the global generator (dropout).
+
+    Parameters
+    ----------
+    module : nn.Module
+        On the CPU; a copy of it is run.
+    X : torch.Tensor of shape (n_samples, n_features)
+        One row or more; batch norm wants two.
+
+    Returns
+    -------
+    bool
+    """
+    with borrowed_generator(0), torch.no_grad():
+        before = torch.get_rng_state()
+        copy.deepcopy(module).train()(X.repeat(2, 1))
+        return not torch.equal(before, torch.get_rng_state())

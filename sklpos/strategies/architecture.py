@@ -1,0 +1,224 @@
+"""Positive everywhere by construction: a non-negative head, an output activation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sklpos.modules import check_nonnegative_features, replace_layer
+from sklpos.strategies.base import ConstraintStrategy
+
+
+class NonnegativeLinear(nn.Linear):
+    """``|W| h + offset + |b|`` in the bounded outputs, ``W h + b`` in the free ones.
+
+    A subclass and not a parametrization, because torch cannot pickle those.
+
+    Parameters
+    ----------
+    linear : nn.Linear
+        Where to start: with the absolute weights, and the bias clipped to the bound.
+    lower_bound : torch.Tensor of shape (n_outputs,)
+        Bound of the output; ``-inf`` leaves it free.
+    """
+
+    def __init__(self, linear: nn.Linear, lower_bound: Tensor):
+        has_bias = linear.bias is not None
+        super().__init__(linear.in_features, linear.out_features, bias=has_bias)
+        self.to(linear.weight)
+        self.register_buffer("bounded", torch.isfinite(lower_bound))
+        self.register_buffer("offset", torch.where(self.bounded, lower_bound, 0.0))
+        with torch.no_grad():  # |W|: a clamp would kill half of the features
+            self.weight.copy_(linear.weight)
+            if has_bias:  # |b| has no gradient at 0, so start above it
+                lifted = (linear.bias - self.offset).clamp(min=1e-2)
+                self.bias.copy_(torch.where(self.bounded, lifted, linear.bias))
+
+    def reset_parameters(self) -> None:
+        """Leave the parameters alone, and torch's global generator with them."""
+
+    def effective(self) -> tuple[Tensor, Tensor | None]:
+        """Return the weight and bias of the plain layer that this one amounts to."""
+        bounded = self.bounded[:, None]
+        weight = torch.where(bounded, self.weight.abs(), self.weight)
+        if self.bias is None:
+            return weight, None
+        lifted = self.offset + self.bias.abs()
+        return weight, torch.where(self.bounded, lifted, self.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Apply the effective layer."""
+        return nn.functional.linear(features, *self.effective())
+
+    def plain(self) -> nn.Linear:
+        """Return the ``nn.Linear`` that computes the same."""
+        weight, bias = self.effective()
+        linear = nn.utils.skip_init(
+            nn.Linear,
+            self.in_features,
+            self.out_features,
+            bias=bias is not None,
+            dtype=weight.dtype,
+            device=weight.device,
+        )
+        linear.weight.data.copy_(weight)
+        if bias is not None:
+            linear.bias.data.copy_(bias)
+        return linear
+
+
+class NonnegativeWeights(ConstraintStrategy):
+    """Head weights >= 0 and bias >= lower_bound over features that cannot be negative.
+
+    The head computes ``|V| h + lower_bound + |v|`` while it trains and is a plain
+    ``nn.Linear`` afterwards. ``alpha`` is not used. It restricts the model,
+    and wants more epochs than the others.
+
+    References
+    ----------
+    .. [1] N. P. Archer, S. Wang (1993), "Application of the back propagation neural
+       network algorithm with monotonicity constraints",
+       doi:10.1111/j.1540-5915.1993.tb00462.x.
+
+    Examples
+    --------
+    >>> NonnegativeWeights().guarantee
+    'everywhere'
+    """
+
+    guarantee = "everywhere"
+
+    def wrap(
+        self, module: nn.Module, head: str | None, *, X: Tensor, lower_bound: Tensor
+    ) -> nn.Module:
+        """Replace the head; refuse features that can be negative."""
+        check_nonnegative_features(module, head, X)
+        linear = module.get_submodule(head)
+        _check_bias_free_bound(linear, lower_bound)
+        return replace_layer(module, head, NonnegativeLinear(linear, lower_bound))
+
+    def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return zeros: there is nothing left to violate."""
+        return torch.zeros_like(violation)
+
+    def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
+        """Put a plain layer back, fold, and undo the rounding of the bias."""
+        linear = module.get_submodule(head).plain()
+        targets.fold(linear)
+        if linear.bias is not None:
+            bound = torch.as_tensor(targets.lower_bound).to(linear.bias)
+            linear.bias.data.copy_(torch.maximum(linear.bias, bound))
+        return replace_layer(module, head, linear)
+
+
+def _check_bias_free_bound(linear: nn.Linear, lower_bound: Tensor) -> None:
+    if linear.bias is None and bool((lower_bound > 0).any()):
+        raise ValueError(
+            "strategy='nonnegative_weights' with a head without bias holds only "
+            "lower_bound <= 0; give the head a bias or lower the bound."
+        )
+
+
+def _inverse_softplus(value: Tensor) -> Tensor:
+    return value + torch.log(-torch.expm1(-value))
+
+
+_FUNCTIONS: dict[str, tuple[Callable, Callable]] = {
+    "softplus": (nn.functional.softplus, _inverse_softplus),
+    "exp": (torch.exp, torch.log),
+    "relu": (torch.relu, lambda value: value),
+    "square": (torch.square, torch.sqrt),
+}
+
+
+class BoundedOutput(nn.Module):
+    """A module behind an output activation: ``lower_bound + scale * act(z)``.
+
+    Outputs with the bound ``-inf`` are ``shift + scale * z``.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Yields ``z`` of shape (n_samples, n_outputs).
+    function : {"softplus", "exp", "relu", "square"}
+        The activation.
+    lower_bound : torch.Tensor of shape (n_outputs,)
+        Bound, in the unit of the output.
+    """
+
+    def __init__(self, module: nn.Module, function: str, lower_bound: Tensor):
+        super().__init__()
+        self.module = module
+        self.function = function
+        self.register_buffer("bounded", torch.isfinite(lower_bound))
+        self.register_buffer("offset", torch.where(self.bounded, lower_bound, 0.0))
+        self.register_buffer("scale", torch.ones_like(lower_bound))
+
+    def forward(self, X: Tensor) -> Tensor:  # noqa: D102
+        z = self.module(X)
+        act = _FUNCTIONS[self.function][0]
+        if not self.bounded.all():  # exp of a free output may overflow
+            bounded = torch.where(self.bounded, z, 0.0)
+            return self.offset + self.scale * torch.where(self.bounded, act(bounded), z)
+        return self.offset + self.scale * act(z)
+
+
+class Activation(ConstraintStrategy):
+    """Why not an activation? ``lower_bound + scale * act(z)``, the identity where free.
+
+    The head is no longer the output: what is exported ends in the activation.
+    ``alpha`` is not used.
+
+    Parameters
+    ----------
+    function : {"softplus", "exp", "relu", "square"}, default="softplus"
+        The activation ``act``.
+
+    References
+    ----------
+    .. [1] C. Dugas et al. (2001), "Incorporating second-order functional knowledge
+       for better option pricing", Advances in Neural Information Processing
+       Systems 13.
+
+    Examples
+    --------
+    >>> Activation(function="exp").guarantee
+    'everywhere'
+    """
+
+    guarantee = "everywhere"
+    needs_head = False
+
+    def __init__(self, function: str = "softplus"):
+        self.function = function
+
+    def wrap(
+        self, module: nn.Module, head: str | None, *, X: Tensor, lower_bound: Tensor
+    ) -> nn.Module:
+        """Put the activation behind the module."""
+        if self.function not in _FUNCTIONS:
+            raise ValueError(
+                f"function={self.function!r} is not an activation of this strategy; "
+                f"choose one of {sorted(_FUNCTIONS)}."
+            )
+        return BoundedOutput(module, self.function, lower_bound)
+
+    def initial_bias(self, lower_bound: Tensor) -> Tensor:
+        """Return ``act^-1`` of the scaled mean."""
+        above = torch.where(torch.isfinite(lower_bound), -lower_bound, 1.0)
+        start = _FUNCTIONS[self.function][1](above.clamp(min=0.1))
+        return torch.where(torch.isfinite(lower_bound), start, 0.0)
+
+    def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return zeros: there is nothing left to violate."""
+        return torch.zeros_like(violation)
+
+    def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
+        """Give the output the unit of y; a shift can only go into free outputs."""
+        offset = torch.as_tensor(targets.lower_bound).to(module.offset)
+        shift = torch.as_tensor(targets.shift).to(module.offset)
+        module.offset.copy_(torch.where(module.bounded, offset, shift))
+        module.scale.copy_(torch.as_tensor(targets.scale).to(module.scale))
+        return module

@@ -1,0 +1,113 @@
+"""Strategies without multipliers: nothing, a quadratic and an absolute penalty."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sklpos.strategies.base import (
+    ConstraintStrategy,
+    StrategyState,
+    double_alpha_if_stalled,
+)
+
+
+class Unconstrained(ConstraintStrategy):
+    """No constraint at all: the baseline of every comparison.
+
+    Examples
+    --------
+    >>> Unconstrained().guarantee
+    'none'
+    """
+
+    guarantee = "none"
+
+    def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return zeros."""
+        return torch.zeros_like(violation)
+
+
+class QuadraticPenalty(ConstraintStrategy):
+    """Soft: ``alpha * relu(g)**2``; violations shrink as alpha grows, never vanish.
+
+    A constant fitted to the one target ``y = -1`` ends at ``-1 / (1 + alpha)``, not
+    at 0.
+
+    Notes
+    -----
+    The term is a mean over rows, so its optimum does not depend on the batch size.
+    Summing over a batch of ``b`` rows instead would end at ``y / (1 + alpha * b)``.
+
+    References
+    ----------
+    .. [1] R. Courant (1943), "Variational methods for the solution of problems of
+       equilibrium and vibrations", doi:10.1090/S0002-9904-1943-07818-4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> strategy = QuadraticPenalty()
+    >>> strategy.setup(torch.zeros(1, 1), lower_bound=torch.zeros(1), alpha=2.0)
+    >>> float(strategy.penalty(torch.tensor([[0.5]]), torch.tensor([0])))
+    0.5
+    """
+
+    guarantee = "none"
+
+    def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return ``alpha * relu(violation)**2``."""
+        return self.state_.alpha * torch.relu(violation) ** 2
+
+
+class ExactPenalty(ConstraintStrategy):
+    """The l1 penalty ``alpha * relu(g)``: exact once alpha exceeds every multiplier.
+
+    ``alpha`` doubles after an epoch whose largest violation is above `tolerance` and
+    has not shrunk to a quarter, up to ``max(max_alpha, alpha)``. The kink needs a
+    learning rate that decays; with a constant one the violation settles near it.
+
+    Parameters
+    ----------
+    tolerance : float, default=1e-3
+        Violation, in standard deviations of y, that counts as none.
+    max_alpha : float, default=1000.0
+        Largest alpha the schedule may reach.
+
+    References
+    ----------
+    .. [1] W. I. Zangwill (1967), "Non-linear programming via penalty functions",
+       doi:10.1287/mnsc.13.5.344.
+
+    Examples
+    --------
+    >>> import torch
+    >>> strategy = ExactPenalty()
+    >>> strategy.setup(torch.zeros(1, 1), lower_bound=torch.zeros(1), alpha=2.0)
+    >>> float(strategy.penalty(torch.tensor([[0.5]]), torch.tensor([0])))
+    1.0
+    """
+
+    guarantee = "training"
+    needs_alpha = True
+    estimates_multipliers = True
+
+    def __init__(self, tolerance: float = 1e-3, max_alpha: float = 1000.0):
+        self.tolerance = tolerance
+        self.max_alpha = max_alpha
+
+    def setup(self, y: Tensor, *, lower_bound: Tensor, alpha: float) -> None:
+        """Allocate alpha and what its schedule remembers."""
+        self.state_ = StrategyState(
+            alpha=y.new_tensor(alpha),
+            max_alpha=y.new_tensor(max(self.max_alpha, alpha)),
+            last_violation=y.new_tensor(float("inf")),
+        )
+
+    def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return ``alpha * relu(violation)``."""
+        return self.state_.alpha * torch.relu(violation)
+
+    def on_epoch_end(self, max_violation: float) -> None:
+        """Double alpha while the bound is violated and no progress is made."""
+        double_alpha_if_stalled(self.state_, max_violation, self.tolerance)

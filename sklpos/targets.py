@@ -1,0 +1,98 @@
+"""Standardised targets, and the way back: fold the scaling into the head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, eq=False)
+class TargetScale:
+    """Per-output shift and scale of the targets, with the bound.
+
+    Attributes
+    ----------
+    shift : ndarray of shape (n_outputs,)
+        Weighted mean of y; 0 where the head has no bias to carry it. Unit of y.
+    scale : ndarray of shape (n_outputs,)
+        Weighted root mean square of ``y - shift``; 1 where that is 0. Unit of y.
+    lower_bound : ndarray of shape (n_outputs,)
+        Unit of y; ``-inf`` leaves an output free.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = np.array([[1.0], [3.0]])
+    >>> targets = TargetScale.from_data(y, np.ones(2), np.zeros(1))
+    >>> targets.standardise(y).ravel().tolist(), targets.bound.tolist()
+    ([-1.0, 1.0], [-2.0])
+    """
+
+    shift: np.ndarray
+    scale: np.ndarray
+    lower_bound: np.ndarray
+
+    @classmethod
+    def from_data(cls, y, weight, lower_bound, *, shifted=True, scaled=True):
+        """Measure the scaling.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n_samples, n_outputs)
+        weight : ndarray of shape (n_samples,)
+            Positive.
+        lower_bound : ndarray of shape (n_outputs,)
+        shifted : bool, default=True
+            False where the head has no bias.
+        scaled : bool, default=True
+            False leaves the targets as they are.
+
+        Returns
+        -------
+        TargetScale
+        """
+        n_outputs = y.shape[1]
+        shift, scale = np.zeros(n_outputs), np.ones(n_outputs)
+        if scaled:
+            largest = np.abs(y).max(axis=0)
+            unit = np.where(largest > 0, largest, 1.0)  # so that squares stay finite
+            share = weight / weight.sum()
+            if shifted:
+                shift = unit * (share @ (y / unit))
+            deviation = np.sqrt(share @ ((y / unit - shift / unit) ** 2))
+            rounding = 4 * np.finfo(np.float64).eps  # of a constant's own mean
+            scale = np.where(deviation > rounding, deviation * unit, 1.0)
+        return cls(shift, scale, lower_bound)
+
+    @property
+    def bound(self) -> np.ndarray:
+        """Lower bound in scaled units, shape (n_outputs,)."""
+        return self.standardise(self.lower_bound)
+
+    @property
+    def bounded(self) -> np.ndarray:
+        """Which outputs have a finite bound, shape (n_outputs,)."""
+        return np.isfinite(self.lower_bound)
+
+    def standardise(self, y: np.ndarray) -> np.ndarray:
+        """Return ``(y - shift) / scale``."""
+        return (y - self.shift) / self.scale
+
+    def fold(self, head: nn.Linear) -> None:
+        """Turn a head in scaled units into one in the unit of y, in place."""
+        self._rescale(head, self.scale, self.shift)
+
+    def unfold(self, head: nn.Linear) -> None:
+        """Turn a head in the unit of y into one in scaled units, in place."""
+        self._rescale(head, 1 / self.scale, -self.shift / self.scale)
+
+    @staticmethod
+    @torch.no_grad()
+    def _rescale(head: nn.Linear, gain: np.ndarray, offset: np.ndarray) -> None:
+        gain, offset = (torch.as_tensor(v).to(head.weight) for v in (gain, offset))
+        head.weight.mul_(gain[:, None])
+        if head.bias is not None:
+            head.bias.mul_(gain).add_(offset)

@@ -1,0 +1,216 @@
+"""What comes in is checked here; each refusal is one clear sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.sparse import issparse
+from sklearn.base import clone
+from sklearn.utils.validation import _check_sample_weight, validate_data
+
+from sklpos.strategies import STRATEGIES, ConstraintStrategy
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Validated rows of positive weight.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_kept, n_features)
+    y : ndarray of shape (n_kept, n_outputs)
+        float64, unit of y.
+    weight : ndarray of shape (n_kept,)
+        Positive, largest 1.
+    lower_bound : ndarray of shape (n_outputs,)
+    kept : ndarray of shape (n_kept,)
+        Their numbers among the rows passed in.
+    n_samples : int
+        Number of rows passed in.
+    y_ndim : int
+        1 if y came as a vector.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray
+    lower_bound: np.ndarray
+    kept: np.ndarray
+    n_samples: int
+    y_ndim: int
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of rows, targets, weights and bound: equal for the same problem."""
+        digest = hashlib.blake2b(digest_size=16)
+        for array in (self.X, self.y, self.weight, self.lower_bound, self.kept):
+            digest.update(repr((array.shape, array.dtype)).encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
+
+def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> TrainingData:
+    """Validate what `fit` and `partial_fit` take.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+        Its ``lower_bound`` and ``on_negative_y`` are read.
+    X : array-like of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+    sample_weight : array-like of shape (n_samples,) or None
+    reset : bool
+        Whether this is the first data the estimator sees.
+
+    Returns
+    -------
+    TrainingData
+
+    Raises
+    ------
+    ValueError
+        One sentence that names the parameter.
+    """
+    if issparse(y):
+        raise ValueError("y is a sparse matrix; pass a dense array: y.toarray().")
+    X, y = validate_data(
+        estimator,
+        X,
+        y,
+        reset=reset,
+        dtype=[np.float64, np.float32],
+        multi_output=True,
+        y_numeric=True,
+    )
+    y_ndim, y = y.ndim, np.asarray(y, dtype=np.float64).reshape(len(y), -1)
+    weight = _check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+    )
+    if not weight.any():
+        raise ValueError("sample_weight is 0 in every row; at least one must be > 0.")
+    lower_bound = check_lower_bound(estimator.lower_bound, y.shape[1])
+    kept = np.flatnonzero(weight)
+    rows = (X[kept], y[kept], weight[kept] / weight.max())
+    _report_low_targets(rows[1], lower_bound, estimator.on_negative_y)
+    return TrainingData(*rows, lower_bound, kept, len(y), y_ndim)
+
+
+def check_lower_bound(lower_bound, n_outputs: int) -> np.ndarray:
+    """Return the bound as a float64 array of shape (n_outputs,)."""
+    try:
+        bound = np.asarray(lower_bound, dtype=np.float64)
+    except (TypeError, ValueError):
+        bound = np.array(np.nan)
+    if bound.ndim > 1 or (bound.ndim == 1 and len(bound) != n_outputs):
+        raise ValueError(
+            f"lower_bound={lower_bound!r} has shape {bound.shape}; pass one number, or "
+            f"one for each of the {n_outputs} outputs."
+        )
+    if np.isnan(bound).any() or np.isposinf(bound).any():
+        raise ValueError(
+            f"lower_bound={lower_bound!r} must be a finite number, or -inf for an "
+            "output without a bound."
+        )
+    return np.broadcast_to(bound, (n_outputs,)).copy()
+
+
+def _report_low_targets(y, lower_bound, on_negative_y: str) -> None:
+    low = (y < lower_bound).any(axis=1)
+    if on_negative_y == "ignore" or not low.any():
+        return
+    message = (
+        f"y is below lower_bound={np.unique(lower_bound).tolist()} in {low.sum()} of "
+        f"{len(y)} rows, which no feasible model can match"
+    )
+    if on_negative_y == "raise":
+        raise ValueError(f"{message}; set on_negative_y='warn' to fit all the same.")
+    warnings.warn(
+        f"{message}; set on_negative_y='ignore' to silence this.",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+def check_strategy(strategy, alpha: float) -> ConstraintStrategy:
+    """Return a strategy of one's own for a registry name or an instance.
+
+    Parameters
+    ----------
+    strategy : str or ConstraintStrategy
+    alpha : float
+
+    Returns
+    -------
+    ConstraintStrategy
+        Without state.
+    """
+    if isinstance(strategy, str) and strategy in STRATEGIES:
+        made = STRATEGIES[strategy]()
+    elif isinstance(strategy, ConstraintStrategy):
+        made = clone(strategy)
+    else:
+        raise ValueError(
+            f"strategy={strategy!r} is unknown; choose one of {sorted(STRATEGIES)} or "
+            "pass an instance of ConstraintStrategy."
+        )
+    if made.needs_alpha and alpha == 0:
+        raise ValueError(
+            f"alpha=0 would switch strategy={strategy!r} off; pass alpha > 0, or "
+            "strategy='unconstrained'."
+        )
+    return made
+
+
+def check_device(device) -> torch.device:
+    """Return a device that works here; ``"auto"`` takes an accelerator if there is one.
+
+    Parameters
+    ----------
+    device : str or torch.device
+
+    Returns
+    -------
+    torch.device
+    """
+    if device == "auto":
+        usable = {
+            "cuda": torch.cuda.is_available(),
+            "mps": torch.backends.mps.is_available(),
+        }
+        return torch.device(next((name for name, ok in usable.items() if ok), "cpu"))
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used on this machine; choose 'cpu', 'auto' "
+            "or an accelerator that torch finds."
+        ) from error
+    return torch.device(device)
+
+
+def check_dtype(dtype, X: np.ndarray, device: torch.device) -> torch.dtype:
+    """Return the dtype to compute in.
+
+    Parameters
+    ----------
+    dtype : {"auto", "float32", "float64"}
+        ``"auto"`` follows X on the CPU and is float32 on an accelerator.
+    X : ndarray
+    device : torch.device
+
+    Returns
+    -------
+    torch.dtype
+    """
+    if dtype != "auto":
+        return _DTYPES[dtype]
+    if device.type == "cpu" and X.dtype == np.float64:
+        return torch.float64
+    return torch.float32
