@@ -75,9 +75,10 @@ class SlackMultipliers(ConstraintStrategy):
         state, slack = self.state_, self.state_.slack[index]
         residual = -violation - slack**2
         multiplier = state.multiplier[index] + self.dual_lr * residual
-        pull = 2 * slack * (multiplier + 2 * state.alpha * residual)
+        pull = 2 * self.slack_lr * (multiplier + 2 * state.alpha * residual)
         state.multiplier[index] = multiplier
-        state.slack[index] = (slack + self.slack_lr * pull).clamp(min=self.min_slack)
+        grown = slack * (1 + pull).clamp(0.5, 2.0)  # a gradient step, bounded
+        state.slack[index] = grown.clamp(min=self.min_slack)
 
     def multipliers(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return ``-mu``: the inequality multiplier where the bound is active."""
