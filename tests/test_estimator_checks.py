@@ -9,11 +9,14 @@ from sklpos import STRATEGIES, PositiveOutputRegressor
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@parametrize_with_checks([PositiveOutputRegressor()])
+def test_default(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
 @parametrize_with_checks(
-    [
-        PositiveOutputRegressor(),
-        *(PositiveOutputRegressor(strategy=name) for name in sorted(STRATEGIES)),
-    ]
+    [PositiveOutputRegressor(strategy=name) for name in sorted(STRATEGIES)]
 )
-def test_sklearn_check(estimator, check):
+def test_strategy(estimator, check):
     check(estimator)

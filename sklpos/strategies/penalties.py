@@ -63,12 +63,16 @@ class QuadraticPenalty(ConstraintStrategy):
 class ExactPenalty(ConstraintStrategy):
     """The l1 penalty ``alpha * relu(g)``: exact once alpha exceeds every multiplier.
 
-    ``alpha`` doubles after an epoch whose largest violation is above `tolerance` and
-    has not shrunk to a quarter, up to ``max(max_alpha, alpha)``. The kink needs a
-    learning rate that decays; with a constant one the violation settles near it.
+    Once alpha is large enough the predictions cross the bound back and forth, before
+    they do not. So ``alpha`` doubles after `patience` epochs in all of which the
+    largest violation was above `tolerance`, and the smallest of these has not shrunk
+    to a quarter, up to ``max(max_alpha, alpha)``. The kink needs a learning rate that
+    decays; with a constant one the violation settles near it.
 
     Parameters
     ----------
+    patience : int, default=10
+        Epochs between two looks.
     tolerance : float, default=1e-3
         Violation, in standard deviations of y, that counts as none.
     max_alpha : float, default=1000.0
@@ -92,16 +96,22 @@ class ExactPenalty(ConstraintStrategy):
     needs_alpha = True
     estimates_multipliers = True
 
-    def __init__(self, tolerance: float = 1e-3, max_alpha: float = 1000.0):
+    def __init__(
+        self, patience: int = 10, tolerance: float = 1e-3, max_alpha: float = 1000.0
+    ):
+        self.patience = patience
         self.tolerance = tolerance
         self.max_alpha = max_alpha
 
     def setup(self, y: Tensor, *, lower_bound: Tensor, alpha: float) -> None:
         """Allocate alpha and what its schedule remembers."""
+        infinite = y.new_tensor(float("inf"))
         self.state_ = StrategyState(
             alpha=y.new_tensor(alpha),
             max_alpha=y.new_tensor(max(self.max_alpha, alpha)),
-            last_violation=y.new_tensor(float("inf")),
+            last_violation=infinite,
+            smallest_violation=infinite.clone(),
+            n_epochs=torch.tensor(0),
         )
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
@@ -109,5 +119,11 @@ class ExactPenalty(ConstraintStrategy):
         return self.state_.alpha * torch.relu(violation)
 
     def on_epoch_end(self, max_violation: float) -> None:
-        """Double alpha while the bound is violated and no progress is made."""
-        double_alpha_if_stalled(self.state_, max_violation, self.tolerance)
+        """Double alpha if the bound was violated in every epoch of the window."""
+        state = self.state_
+        smallest = min(float(state.smallest_violation), max_violation)
+        state.n_epochs.add_(1)
+        if int(state.n_epochs) % self.patience == 0:
+            double_alpha_if_stalled(state, smallest, self.tolerance)
+            smallest = float("inf")
+        state.smallest_violation.fill_(smallest)

@@ -17,9 +17,10 @@ class SlackMultipliers(ConstraintStrategy):
     Parameters
     ----------
     dual_lr : float, default=0.1
-        Step of the ascent on mu.
-    slack_lr : float, default=0.05
-        Step of the descent on s.
+        Step of the ascent on mu, in units of ``2 * alpha``.
+    slack_lr : float, default=0.5
+        Step of the descent on s, in units of its inverse curvature
+        ``8 alpha s**2 + 2 |mu + 2 alpha h|``; at most 1.
     min_slack : float, default=1e-3
         Floor of s. ``s = 0`` would be absorbing: its gradient ``-2 s (...)`` vanishes
         there, and the inequality would stay an equality for ever.
@@ -44,11 +45,12 @@ class SlackMultipliers(ConstraintStrategy):
     """
 
     guarantee = "training"
+    needs_alpha = True
 
     def __init__(
         self,
         dual_lr: float = 0.1,
-        slack_lr: float = 0.05,
+        slack_lr: float = 0.5,
         min_slack: float = 1e-3,
     ):
         self.dual_lr = dual_lr
@@ -74,11 +76,12 @@ class SlackMultipliers(ConstraintStrategy):
         """Ascend on mu, then descend on s, on the rows of the batch."""
         state, slack = self.state_, self.state_.slack[index]
         residual = -violation - slack**2
-        multiplier = state.multiplier[index] + self.dual_lr * residual
-        pull = 2 * self.slack_lr * (multiplier + 2 * state.alpha * residual)
+        multiplier = state.multiplier[index] + self.dual_lr * 2 * state.alpha * residual
+        pull = multiplier + 2 * state.alpha * residual
+        # Gradient over curvature: a fixed step diverges where s is large.
+        step = 2 * slack * pull / (8 * state.alpha * slack**2 + 2 * pull.abs())
         state.multiplier[index] = multiplier
-        grown = slack * (1 + pull).clamp(0.5, 2.0)  # a gradient step, bounded
-        state.slack[index] = grown.clamp(min=self.min_slack)
+        state.slack[index] = (slack + self.slack_lr * step).clamp(min=self.min_slack)
 
     def multipliers(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return ``-mu``: the inequality multiplier where the bound is active."""
