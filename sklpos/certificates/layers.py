@@ -1,0 +1,234 @@
+"""A module read as a chain of affine maps and activations, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from sklpos.certificates.activations import find_relaxation, known_activations
+from sklpos.certificates.relaxations import Relaxation
+from sklpos.modules import MLP
+
+_DROPOUTS = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_NORM_TERMS = 8  # roundings of one batch-norm value
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """``x -> weight @ x + bias``, and what its computation rounds.
+
+    Attributes
+    ----------
+    weight : Tensor of shape (n_out, n_in)
+        float64.
+    bias : Tensor of shape (n_out,)
+    bias_size : Tensor of shape (n_out,)
+        Sum of the absolute terms that make the bias.
+    n_terms : int
+        Roundings that one output suffers at most, relative to the absolute terms.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    bias_size: Tensor
+    n_terms: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map (..., n_in) to (..., n_out)."""
+        return x @ self.weight.T + self.bias
+
+    def rows(self, index: Tensor) -> Affine:
+        """Return the map to some of the outputs."""
+        parts = self.weight[index], self.bias[index], self.bias_size[index]
+        return Affine(*parts, self.n_terms)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The chain of layers that a module amounts to.
+
+    Attributes
+    ----------
+    layers : tuple of Affine or Relaxation
+    n_features, n_outputs : int
+    dtype : torch.dtype
+        In which the module predicts; the layers are in float64.
+
+    Examples
+    --------
+    >>> read_network(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1)))
+    Network(3 -> 2 -> OneKink -> 1, predicts in float32)
+    """
+
+    layers: tuple[Affine | Relaxation, ...]
+    n_features: int
+    n_outputs: int
+    dtype: torch.dtype
+
+    def __call__(self, X: Tensor) -> Tensor:
+        """Map (..., n_features) to (..., n_outputs), exactly, in float64."""
+        for layer in self.layers:
+            X = layer(X)
+        return X
+
+    def output(self, index: int) -> Network:
+        """Return the network that computes one of the outputs."""
+        *features, head = self.layers
+        head = head.rows(torch.tensor([index]))
+        return replace(self, layers=(*features, head), n_outputs=1)
+
+    @property
+    def n_hidden(self) -> int:
+        """Number of activations."""
+        width, total = self.n_features, 0
+        for layer in self.layers:
+            affine = isinstance(layer, Affine)
+            width, total = (
+                (len(layer.bias), total) if affine else (width, total + width)
+            )
+        return total
+
+    def __repr__(self) -> str:
+        parts = [str(self.n_features)]
+        for layer in self.layers:
+            affine = isinstance(layer, Affine)
+            parts.append(str(len(layer.bias)) if affine else type(layer).__name__)
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"Network({' -> '.join(parts)}, predicts in {dtype})"
+
+
+def read_network(module: nn.Module) -> Network:
+    """Read a module as a chain of layers.
+
+    Understood are ``nn.Linear``; ``nn.BatchNorm1d`` and dropout in eval mode;
+    ``nn.Identity``, ``nn.Flatten``; the activations of `known_activations`; and
+    ``nn.Sequential`` or the package's `MLP` of these. Types count exactly: a subclass
+    may compute something else.
+
+    Parameters
+    ----------
+    module : nn.Module
+        In eval mode; ends in an affine layer.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    ValueError
+        If a layer is not understood, by its name.
+    """
+    layers = [layer for part in _flat(module, "") for layer in _read(*part)]
+    affine = [layer for layer in layers if isinstance(layer, Affine)]
+    if not affine or not isinstance(layers[0], Affine):
+        raise ValueError("the module must begin with nn.Linear to be certified.")
+    if not isinstance(layers[-1], Affine):
+        layers.append(_unit(len(affine[-1].bias)))
+    if not all(torch.isfinite(layer.weight).all() for layer in affine) or not all(
+        torch.isfinite(layer.bias).all() for layer in affine
+    ):
+        raise ValueError("the module has parameters that are NaN or infinite.")
+    return Network(
+        tuple(layers),
+        n_features=affine[0].weight.shape[1],
+        n_outputs=len(layers[-1].bias),
+        dtype=next(module.parameters()).dtype,
+    )
+
+
+def prepend_scaling(network: Network, scale: Tensor, shift: Tensor) -> Network:
+    """Return the network on ``scale * x + shift``, in terms of x.
+
+    Parameters
+    ----------
+    network : Network
+    scale, shift : Tensor of shape (n_features,)
+
+    Returns
+    -------
+    Network
+    """
+    weight, terms = torch.diag(scale), 3
+    scaling = Affine(weight, shift, shift.abs(), terms)
+    return replace(network, layers=(scaling, *network.layers))
+
+
+def _flat(module: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the layers of nested containers, in the order they are called."""
+    if "forward" in vars(module) or any(getattr(module, hook) for hook in _HOOKS):
+        raise _refusal(module, name, "has a hook or a forward of its own")
+    if type(module) in (nn.Sequential, MLP):
+        # not named_children(), which skips a layer that is used twice
+        for child_name, child in module._modules.items():
+            yield from _flat(child, f"{name}.{child_name}".lstrip("."))
+    else:
+        yield module, name
+
+
+def _read(layer: nn.Module, name: str) -> list[Affine | Relaxation]:
+    if type(layer) in (nn.Identity, *_DROPOUTS):
+        return [] if type(layer) is nn.Identity else _nothing_in_eval(layer, name)
+    reader = _READERS.get(type(layer))
+    if reader is not None:
+        return reader(layer, name)
+    relaxation = find_relaxation(layer)
+    if relaxation is None:
+        raise _refusal(layer, name, "is not understood")
+    return [relaxation]
+
+
+def _refusal(layer, name, reason) -> ValueError:
+    return ValueError(
+        f"cannot certify: {type(layer).__name__}{f' ({name!r})' if name else ''} "
+        f"{reason}. Understood are nn.Sequential and MLP of Linear, BatchNorm1d, "
+        f"Dropout, Flatten, Identity and {', '.join(known_activations())}; see "
+        "register_relaxation for other activations."
+    )
+
+
+def _nothing_in_eval(layer, name) -> list:
+    if layer.training:
+        raise _refusal(layer, name, "is in training mode; call eval() first")
+    return []
+
+
+def _linear(layer: nn.Linear, name: str) -> list[Affine]:
+    weight = layer.weight.detach().cpu().double()
+    bias = torch.zeros(len(weight), dtype=torch.float64)
+    if layer.bias is not None:
+        bias = layer.bias.detach().cpu().double()
+    return [Affine(weight, bias, bias.abs(), layer.in_features + 1)]
+
+
+def _batch_norm(layer: nn.BatchNorm1d, name: str) -> list[Affine]:
+    _nothing_in_eval(layer, name)
+    if layer.running_mean is None:
+        raise _refusal(layer, name, "keeps no running statistics")
+    mean, variance = layer.running_mean.double(), layer.running_var.double()
+    scale = (variance + layer.eps).rsqrt().cpu()
+    shift = torch.zeros_like(scale)
+    if layer.affine:
+        scale = scale * layer.weight.detach().cpu().double()
+        shift = layer.bias.detach().cpu().double()
+    offset = mean.cpu() * scale
+    size = shift.abs() + offset.abs()
+    return [Affine(torch.diag(scale), shift - offset, size, _NORM_TERMS)]
+
+
+def _flatten(layer: nn.Flatten, name: str) -> list:
+    if (layer.start_dim, layer.end_dim) not in ((1, -1), (1, 1)):
+        raise _refusal(layer, name, "does more than flatten rows")
+    return []
+
+
+def _unit(width: int) -> Affine:
+    zero = torch.zeros(width, dtype=torch.float64)
+    return Affine(torch.eye(width, dtype=torch.float64), zero, zero, 0)
+
+
+_READERS = {nn.Linear: _linear, nn.BatchNorm1d: _batch_norm, nn.Flatten: _flatten}

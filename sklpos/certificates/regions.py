@@ -1,0 +1,231 @@
+"""Where inputs may lie, as bound propagation needs it: batches of convex sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_DUAL_STEPS = 12
+
+
+def apply(coefficients: Tensor, points: Tensor) -> Tensor:
+    """Multiply matrices and vectors of a batch.
+
+    Parameters
+    ----------
+    coefficients : Tensor of shape (1 or n_parts, n_rows, n)
+    points : Tensor of shape (1 or n_parts, n)
+
+    Returns
+    -------
+    Tensor of shape (n_parts, n_rows)
+    """
+    if len(coefficients) == 1:
+        return points @ coefficients[0].T
+    return (coefficients @ points[..., None]).squeeze(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Ellipsoid:
+    """``sum(((x - center) / radius)**2) <= 1``, one for each part.
+
+    Attributes
+    ----------
+    center, radius : Tensor of shape (n_parts, n_features)
+    """
+
+    center: Tensor
+    radius: Tensor
+
+    def take(self, index: Tensor) -> Ellipsoid:
+        """Return some of the parts."""
+        return Ellipsoid(self.center[index], self.radius[index])
+
+    def lowest(self, coefficients: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Return the minima of linear functions: ``a c - ||a * r||``."""
+        reach = (coefficients * self.radius[:, None]).norm(dim=-1)
+        return apply(coefficients, self.center) - reach
+
+    def misses(self, low: Tensor, high: Tensor) -> Tensor:
+        """Return which parts do not meet their box."""
+        nearest = torch.minimum(torch.maximum(self.center, low), high)
+        safe = torch.where(self.radius > 0, self.radius, 1.0)
+        return ((nearest - self.center) / safe).norm(dim=-1) > 1 + 1e-9
+
+    def descend(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+        """Step against the gradient in the metric of the ellipsoid, and project."""
+        scaled = gradient * self.radius
+        length = scaled.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+        away = x - step * self.radius * scaled / length - self.center
+        safe = torch.where(self.radius > 0, self.radius, 1.0)
+        excess = (away / safe).norm(dim=-1, keepdim=True).clamp(min=1)
+        return self.center + away / excess
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return points (count, n_parts, n_features), half of them on the surface."""
+        shape = (count, *self.center.shape)
+        direction = torch.randn(shape, generator=generator, dtype=torch.float64)
+        direction = direction / direction.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+        length = torch.rand((*shape[:2], 1), generator=generator, dtype=torch.float64)
+        length[::2] = 1
+        return self.center + self.radius * direction * length
+
+
+@dataclass(frozen=True, eq=False)
+class ConvexHull:
+    """The convex hull of rows, the same for each part.
+
+    Attributes
+    ----------
+    points : Tensor of shape (n_points, n_features)
+    """
+
+    points: Tensor
+
+    def take(self, index: Tensor) -> ConvexHull:
+        """Return some of the parts: there is nothing to choose."""
+        return self
+
+    def lowest(self, coefficients: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Return lower bounds of linear functions ``a x`` over hull and box.
+
+        For any ``mu``, the minimum over both is at least ``min_i (a - mu) x_i`` plus
+        the minimum of ``mu x`` over the box (weak duality); a few subgradient steps
+        look for a good ``mu``. They start from 0, the hull alone.
+        """
+        if (low <= self.points.amin(0)).all() and (high >= self.points.amax(0)).all():
+            return (coefficients @ self.points.T).amin(-1)
+        return self._lowest_in_box(coefficients, low[:, None], high[:, None])
+
+    def _lowest_in_box(self, coefficients, low, high):
+        mu = torch.zeros((len(low), *coefficients.shape[1:]), dtype=torch.float64)
+        best = mu.new_full(mu.shape[:-1], -torch.inf)
+        spread = (self.points.amax(0) - self.points.amin(0)).clamp(min=1e-300)
+        size = (coefficients * spread).abs().amax(-1, keepdim=True)
+        for k in range(_DUAL_STEPS):
+            values, corner = ((coefficients - mu) @ self.points.T).min(-1)
+            vertex, box = self.points[corner], torch.where(mu > 0, low, high)
+            best = torch.maximum(best, values + (mu * box).sum(-1))
+            gap = (box - vertex).where(mu != 0, vertex.clamp(low, high) - vertex)
+            gap = gap / spread
+            length = gap.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+            mu = mu + size / (1 + k) ** 0.5 * gap / length / spread
+        return best
+
+    def misses(self, low: Tensor, high: Tensor) -> Tensor:
+        """Return which parts certainly do not meet their box."""
+        outside = (self.points.amax(0) < low) | (self.points.amin(0) > high)
+        return outside.any(-1)
+
+    def descend(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+        """Move towards the best vertex (Frank and Wolfe 1956)."""
+        vertex = self.points[(gradient @ self.points.T).argmin(-1)]
+        return x + step * (vertex - x)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return points (count, 1, n_features): rows, and mixtures of two rows."""
+        pick = torch.randint(len(self.points), (2, count, 1), generator=generator)
+        mix = torch.rand((count, 1, 1), generator=generator, dtype=torch.float64)
+        mix[::2] = 1
+        return mix * self.points[pick[0]] + (1 - mix) * self.points[pick[1]]
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A batch of boxes, each cut with a convex body if there is one.
+
+    Attributes
+    ----------
+    low, high : Tensor of shape (n_parts, n_features)
+        float64.
+    body : Ellipsoid, ConvexHull or None
+    """
+
+    low: Tensor
+    high: Tensor
+    body: Ellipsoid | ConvexHull | None = None
+
+    def __len__(self) -> int:
+        return len(self.low)
+
+    def lowest(self, coefficients: Tensor) -> Tensor:
+        """Return lower bounds of linear functions over each part.
+
+        They are exact for boxes and for whole bodies; over a box cut with a body, the
+        larger of the two.
+
+        Parameters
+        ----------
+        coefficients : Tensor of shape (1 or n_parts, n_rows, n_features)
+
+        Returns
+        -------
+        Tensor of shape (n_parts, n_rows)
+        """
+        center, radius = (self.low + self.high) / 2, (self.high - self.low) / 2
+        lowest = apply(coefficients, center) - apply(coefficients.abs(), radius)
+        if self.body is None:
+            return lowest
+        return torch.maximum(
+            lowest, self.body.lowest(coefficients, self.low, self.high)
+        )
+
+    def take(self, index: Tensor) -> Region:
+        """Return some of the parts."""
+        body = None if self.body is None else self.body.take(index)
+        return Region(self.low[index], self.high[index], body)
+
+    def halves(self, feature: Tensor) -> Region:
+        """Return each part cut in two, at the middle of a feature of its own.
+
+        Parameters
+        ----------
+        feature : Tensor of shape (n_parts,)
+
+        Returns
+        -------
+        Region
+            The lower halves, then the upper ones.
+        """
+        part = torch.arange(len(self))
+        middle = (self.low[part, feature] + self.high[part, feature]) / 2
+        low, high = self.low.clone(), self.high.clone()
+        low[part, feature], high[part, feature] = middle, middle
+        both = self.take(part.repeat(2))
+        return Region(
+            torch.cat([self.low, low]), torch.cat([high, self.high]), both.body
+        )
+
+    def misses(self) -> Tensor:
+        """Return which parts are certainly empty, shape (n_parts,)."""
+        if self.body is None:
+            return torch.zeros(len(self), dtype=torch.bool)
+        return self.body.misses(self.low, self.high)
+
+    def descend(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+        """Step against a gradient and stay inside.
+
+        Parameters
+        ----------
+        x, gradient : Tensor of shape (..., n_parts, n_features)
+        step : float
+            In half-widths of the part.
+        """
+        if self.body is not None:
+            return self.body.descend(x, gradient, step)
+        width = (self.high - self.low) / 2
+        return (x - step * width * gradient.sign()).clamp(self.low, self.high)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return random points of shape (count, n_parts, n_features).
+
+        Of a box, half of them are corners.
+        """
+        if self.body is not None:
+            return self.body.sample(count, generator)
+        shape = (count, *self.low.shape)
+        mix = torch.rand(shape, generator=generator, dtype=torch.float64)
+        mix[::2] = mix[::2].round()
+        return self.low + mix * (self.high - self.low)

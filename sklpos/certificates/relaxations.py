@@ -1,0 +1,244 @@
+"""Activations between two lines: what bound propagation knows of a nonlinearity."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_NODES = 8  # grid intervals on each side of the pivot
+_REFINEMENTS = 4
+_REMOTE = -1e300  # stands for minus infinity where inf * 0 would be NaN
+
+
+class Lines(NamedTuple):
+    """``lower_slope * z + lower_intercept <= g(z) <= upper_slope * z + ...``.
+
+    Each of the shape of the intervals they hold on.
+    """
+
+    lower_slope: Tensor
+    lower_intercept: Tensor
+    upper_slope: Tensor
+    upper_intercept: Tensor
+
+
+class Relaxation(ABC):
+    """An activation function, elementwise, and what can be proved of it.
+
+    Attributes
+    ----------
+    error : float
+        Largest distance between the function and what torch computes, beside rounding.
+    """
+
+    error: float = 0.0
+
+    @abstractmethod
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return the exact function's values."""
+
+    @abstractmethod
+    def image(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the smallest and largest value over each interval."""
+
+    @abstractmethod
+    def lines(self, low: Tensor, high: Tensor, mix: Tensor | None = None) -> Lines:
+        """Return a line below and one above the function over each finite interval.
+
+        Parameters
+        ----------
+        low, high : Tensor of shape (...)
+        mix : Tensor, optional
+            In [0, 1], which of the admissible lines; ignored where there is one.
+        """
+
+    @abstractmethod
+    def steepness(self, low: Tensor, high: Tensor) -> Tensor:
+        """Return a Lipschitz constant on each finite interval."""
+
+
+class OneKink(Relaxation):
+    """``max(z, 0) + negative_slope * min(z, 0)``: ReLU and leaky ReLU.
+
+    Over an interval with 0 inside, one side is the chord and the other any line
+    through the origin with a slope between the two. By default the slope that leaves
+    the smaller area (Zhang et al. 2018, doi:10.48550/arXiv.1811.00866).
+
+    Parameters
+    ----------
+    negative_slope : float, default=0.0
+
+    Examples
+    --------
+    >>> import torch
+    >>> OneKink().lines(torch.tensor([-1.0]), torch.tensor([3.0])).upper_slope
+    tensor([0.7500])
+    """
+
+    def __init__(self, negative_slope: float = 0.0):
+        self.negative_slope = negative_slope
+
+    def __call__(self, z: Tensor) -> Tensor:  # noqa: D102
+        if not self.negative_slope:
+            return z.clamp(min=0)  # 0 * inf is no number
+        return torch.where(z > 0, z, self.negative_slope * z)
+
+    def image(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        origin = torch.zeros_like(low).clamp(low, high)
+        lowest = low if self.negative_slope >= 0 else origin
+        return self(lowest), torch.maximum(self(low), self(high))
+
+    def lines(self, low: Tensor, high: Tensor, mix: Tensor | None = None) -> Lines:  # noqa: D102
+        a = self.negative_slope
+        crossing = (low < 0) & (high > 0)
+        fixed = torch.where(low >= 0, 1.0, a).to(low)
+        width = torch.where(crossing, high - low, 1.0)
+        chord = torch.where(crossing, (high - a * low) / width, fixed)
+        offset = torch.where(crossing, a * low - chord * low, 0.0)
+        free = (high > -low).to(low) if mix is None else mix
+        ray = torch.where(crossing, a + free * (1 - a), fixed)
+        zero = torch.zeros_like(ray)
+        if a <= 1:  # convex
+            return Lines(ray, zero, chord, offset)
+        return Lines(chord, offset, ray, zero)
+
+    def steepness(self, low: Tensor, high: Tensor) -> Tensor:  # noqa: D102
+        return torch.full_like(low, max(1.0, abs(self.negative_slope)))
+
+
+class Smooth(Relaxation):
+    """Any function whose second derivative is bounded.
+
+    Less a line, the function is evaluated on a grid. Between two nodes at distance h
+    it differs from its interpolant by at most ``M h**2 / 8`` with ``M = sup |g''|``
+    there, so the line is moved by the extreme value of the grid and this much. The
+    slope is that of the edge of the grid's convex envelope over the middle of the
+    interval: the line with the smallest area (any slope is sound).
+
+    Parameters
+    ----------
+    function : callable
+        Elementwise, of a float64 tensor.
+    curvature : float or callable
+        Bound of ``|g''|``: a number, or a function of tensors ``(low, high)`` that
+        bounds it on each interval. At 0, which is always a node, the derivative may
+        jump if a callable is given.
+    turning : float, optional
+        The function falls up to here and rises afterwards (``-inf``: it never falls).
+        By default this is not known, and values are bounded by the grid.
+    error : float, default=0.0
+        Largest distance between the function and what the layer computes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> square = Smooth(torch.square, curvature=2.0)
+    >>> bool(square.lines(torch.tensor(-1.0), torch.tensor(2.0)).upper_slope == 1)
+    True
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        curvature: float | Callable[[Tensor, Tensor], Tensor],
+        turning: float | None = None,
+        error: float = 0.0,
+    ):
+        self.function = function
+        self.curvature = curvature
+        self.turning = turning
+        self.error = error
+
+    def __call__(self, z: Tensor) -> Tensor:  # noqa: D102
+        return self.function(z)
+
+    def image(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        if self.turning is None:
+            return self._image_by_grid(low, high)
+        low = low.clamp(min=_REMOTE)
+        lowest = low.clamp(min=self.turning).minimum(high.clamp(min=_REMOTE))
+        return self(lowest), torch.maximum(self(low), self(high.clamp(min=_REMOTE)))
+
+    def _image_by_grid(self, low, high):
+        _, y, error = self._grid(low, high)
+        lowest = (torch.minimum(y[..., 1:], y[..., :-1]) - error).amin(-1)
+        highest = (torch.maximum(y[..., 1:], y[..., :-1]) + error).amax(-1)
+        finite = torch.isfinite(low) & torch.isfinite(high)
+        unknown = torch.full_like(low, torch.inf)
+        return (
+            torch.where(finite, lowest, -unknown),
+            torch.where(finite, highest, unknown),
+        )
+
+    def lines(self, low: Tensor, high: Tensor, mix: Tensor | None = None) -> Lines:  # noqa: D102
+        x, y, error = self._grid(low, high)
+        middle = (low + high)[..., None] / 2
+        below = _supporting_line(x, y, error, middle)
+        above = _supporting_line(x, -y, error, middle)
+        return Lines(*below, -above[0], -above[1])
+
+    def steepness(self, low: Tensor, high: Tensor) -> Tensor:  # noqa: D102
+        x, y, _ = self._grid(low, high)
+        step = x.diff(dim=-1)
+        curvature = self._curvature(x[..., :-1], x[..., 1:])
+        return (_slope(step, y.diff(dim=-1)).abs() + curvature * step).amax(-1)
+
+    def _grid(self, low, high):
+        """Nodes, values, and the interpolation error between neighbours."""
+        x = _nodes(low, high, dense=callable(self.curvature))
+        step = x.diff(dim=-1)
+        error = self._curvature(x[..., :-1], x[..., 1:]) * step.square() / 8
+        return x, self(x), error
+
+    def _curvature(self, low, high):
+        if callable(self.curvature):
+            return self.curvature(low, high)
+        return torch.full_like(low, self.curvature)
+
+
+def _nodes(low: Tensor, high: Tensor, *, dense: bool) -> Tensor:
+    """Return a grid over each interval; with the pivot 0 and dense near it, or even."""
+    ramp = torch.linspace(0, 1, _NODES + 1, dtype=low.dtype, device=low.device)
+    if not dense:
+        even = torch.cat([ramp / 2, (1 + ramp[1:]) / 2])
+        return low[..., None] + (high - low)[..., None] * even
+    pivot = torch.zeros_like(low).clamp(low, high)
+    left = _stretch((pivot - low)[..., None], ramp.flip(0))
+    right = _stretch((high - pivot)[..., None], ramp[1:])
+    return torch.cat([pivot[..., None] - left, pivot[..., None] + right], dim=-1)
+
+
+def _stretch(length: Tensor, ramp: Tensor) -> Tensor:
+    """From 0 to length, with steps that grow: ``sinh(t asinh(length))``."""
+    stretched = torch.sinh(ramp * torch.asinh(length))
+    return torch.where(ramp == 1, length, torch.minimum(stretched, length))
+
+
+def _slope(run: Tensor, rise: Tensor) -> Tensor:
+    """Rise over run; 0 over runs too short to divide by."""
+    short = run < 1e-12
+    return torch.where(short, 0.0, rise / torch.where(short, 1.0, run))
+
+
+def _supporting_line(x, y, error, middle) -> tuple[Tensor, Tensor]:
+    """Slope and intercept of a line below a function known on a grid."""
+    slope = _envelope_slope(x, y, middle)
+    rest = y - slope * x
+    intercept = torch.minimum(rest[..., 1:], rest[..., :-1]) - error
+    return slope.squeeze(-1), intercept.amin(-1)
+
+
+def _envelope_slope(x: Tensor, y: Tensor, middle: Tensor) -> Tensor:
+    """Slope of the edge of the lower convex envelope over the middle."""
+    x0, y0, x1, y1 = x[..., :1], y[..., :1], x[..., -1:], y[..., -1:]
+    for _ in range(_REFINEMENTS):
+        lowest = (y - _slope(x1 - x0, y1 - y0) * x).argmin(-1, keepdim=True)
+        x2, y2 = x.gather(-1, lowest), y.gather(-1, lowest)
+        left = x2 < middle
+        x0, y0 = torch.where(left, x2, x0), torch.where(left, y2, y0)
+        x1, y1 = torch.where(left, x1, x2), torch.where(left, y1, y2)
+    return _slope(x1 - x0, y1 - y0)
