@@ -52,11 +52,22 @@ def interval_bounds(network: Network, low: Tensor, high: Tensor) -> Interval:
     lower, upper : Tensor of shape (n_parts, n_outputs)
     """
     for layer in network.layers:
-        low, high = _image(layer, low, high)
+        low, high = image(layer, low, high)
     return low, high
 
 
-def _image(layer: Affine | Relaxation, low: Tensor, high: Tensor) -> Interval:
+def image(layer: Affine | Relaxation, low: Tensor, high: Tensor) -> Interval:
+    """Return bounds of what one layer makes of boxes.
+
+    Parameters
+    ----------
+    layer : Affine or Relaxation
+    low, high : Tensor of shape (n_parts, n_in)
+
+    Returns
+    -------
+    lower, upper : Tensor of shape (n_parts, n_out)
+    """
     if not isinstance(layer, Affine):
         return layer.image(low, high)
     if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
@@ -110,7 +121,7 @@ def crown_bounds(
                 bounds = _intersect(bounds, known[number])
             hidden[number] = low, high = bounds
             lines[number] = layer.lines(low, high)
-        low, high = _image(layer, low, high)
+        low, high = image(layer, low, high)
     last = len(network.layers)
     bounds, slope = _linear_bounds(network, last, lines, region)
     return Propagation(*_intersect((low, high), bounds), slope, hidden)

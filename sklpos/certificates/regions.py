@@ -43,6 +43,18 @@ class Ellipsoid:
         """Return some of the parts."""
         return Ellipsoid(self.center[index], self.radius[index])
 
+    def joined(self, other: Ellipsoid) -> Ellipsoid:
+        """Return the parts of both."""
+        return Ellipsoid(
+            torch.cat([self.center, other.center]),
+            torch.cat([self.radius, other.radius]),
+        )
+
+    def candidates(self, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Return points of the body near those of each box, see `Region`."""
+        points = _box_candidates(slope, low, high)
+        return self.descend(points, torch.zeros_like(points), 0.0)
+
     def lowest(self, coefficients: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Return the minima of linear functions: ``a c - ||a * r||``."""
         reach = (coefficients * self.radius[:, None]).norm(dim=-1)
@@ -87,6 +99,14 @@ class ConvexHull:
     def take(self, index: Tensor) -> ConvexHull:
         """Return some of the parts: there is nothing to choose."""
         return self
+
+    def joined(self, other: ConvexHull) -> ConvexHull:
+        """Return the parts of both."""
+        return self
+
+    def candidates(self, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Return the vertex where the linear function of each part is smallest."""
+        return self.points[(slope @ self.points.T).argmin(-1)][None]
 
     def lowest(self, coefficients: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Return lower bounds of linear functions ``a x`` over hull and box.
@@ -198,6 +218,27 @@ class Region:
             torch.cat([self.low, low]), torch.cat([high, self.high]), both.body
         )
 
+    def joined(self, other: Region) -> Region:
+        """Return the parts of both, which have bodies of the same kind."""
+        body = None if self.body is None else self.body.joined(other.body)
+        low, high = torch.cat([self.low, other.low]), torch.cat([self.high, other.high])
+        return Region(low, high, body)
+
+    def candidates(self, slope: Tensor) -> Tensor:
+        """Return points of each part where a function of this slope may be small.
+
+        Parameters
+        ----------
+        slope : Tensor of shape (n_parts, n_features)
+
+        Returns
+        -------
+        Tensor of shape (n_candidates, n_parts, n_features)
+        """
+        if self.body is not None:
+            return self.body.candidates(slope, self.low, self.high)
+        return _box_candidates(slope, self.low, self.high)
+
     def misses(self) -> Tensor:
         """Return which parts are certainly empty, shape (n_parts,)."""
         if self.body is None:
@@ -229,3 +270,8 @@ class Region:
         mix = torch.rand(shape, generator=generator, dtype=torch.float64)
         mix[::2] = mix[::2].round()
         return self.low + mix * (self.high - self.low)
+
+
+def _box_candidates(slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The center, and the corner where the linear function is smallest."""
+    return torch.stack([(low + high) / 2, torch.where(slope > 0, low, high)])

@@ -1,0 +1,69 @@
+"""Search for inputs with small outputs: projected gradient descent with restarts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sklpos.certificates.layers import Network
+from sklpos.certificates.regions import Region
+
+_STEPS = 60
+_FIRST_STEP, _LAST_STEP = 0.5, 1e-3  # in half-widths of the part
+
+
+def attack(
+    network: Network,
+    region: Region,
+    *,
+    restarts: int = 32,
+    steps: int = _STEPS,
+    seed: int = 0,
+) -> Tensor:
+    """Return inputs of small outputs, by projected gradient descent.
+
+    Signed gradients with projection on boxes (Madry et al. 2018,
+    doi:10.48550/arXiv.1706.06083), plain ones on ellipsoids, steps towards vertices on
+    hulls. Half of the starts are extreme points.
+
+    Parameters
+    ----------
+    network : Network
+    region : Region
+    restarts : int, default=32
+        Starts for each part and output.
+    steps : int, default=60
+    seed : int, default=0
+        The global generators are not touched.
+
+    Returns
+    -------
+    Tensor of shape (n_parts, n_outputs, n_features)
+        Best point found; inside the region.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    m = network.n_outputs
+    start = region.sample(restarts, generator)
+    x = start[:, None].expand(-1, m, *start.shape[1:])
+    best, lowest = x, _own_outputs(network, x)
+    decay = (_LAST_STEP / _FIRST_STEP) ** (1 / max(steps - 1, 1))
+    for k in range(steps):
+        x = region.descend(x, _gradient(network, x), _FIRST_STEP * decay**k)
+        value = _own_outputs(network, x)
+        better = value < lowest
+        best = torch.where(better[..., None], x, best)
+        lowest = torch.where(better, value, lowest)
+    index = lowest.argmin(0, keepdim=True)[..., None].expand(1, *best.shape[1:])
+    return best.gather(0, index)[0].transpose(0, 1)
+
+
+def _own_outputs(network: Network, x: Tensor) -> Tensor:
+    """Output j where the second axis is j, shape (restarts, n_outputs, n_parts)."""
+    return network(x).diagonal(dim1=1, dim2=3).transpose(1, 2)
+
+
+def _gradient(network: Network, x: Tensor) -> Tensor:
+    x = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        total = _own_outputs(network, x).sum()
+        return torch.autograd.grad(total, x)[0]

@@ -1,0 +1,193 @@
+"""The smallest output over a region: bound, split, and bound again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sklpos.certificates.bounds import Interval, crown_bounds
+from sklpos.certificates.layers import Network
+from sklpos.certificates.regions import Region
+
+_BATCH = 256
+_MOST_BOXES = 2**19  # held at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Minimum:
+    """What a search knows of the minimum of one output, part by part.
+
+    Attributes
+    ----------
+    lower : Tensor of shape (n_parts,)
+        Proved, whether the search was finished or not.
+    upper : Tensor of shape (n_parts,)
+        Smallest value seen, in float64.
+    minimiser : Tensor of shape (n_parts, n_features)
+        Where it was seen.
+    n_boxes : int
+        Boxes that were bounded.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    minimiser: Tensor
+    n_boxes: int
+
+
+def branch_and_bound(
+    network: Network,
+    region: Region,
+    *,
+    start: Tensor,
+    tolerance: float,
+    target: float = torch.inf,
+    hopeless: float = -torch.inf,
+    deadline: float = torch.inf,
+    known: dict[int, Interval] | None = None,
+) -> Minimum:
+    """Bound the minimum of a network's only output over each part of a region.
+
+    The open boxes with the smallest bounds are halved, each along the feature that its
+    linear bound depends on most, and the halves bounded by CROWN. A box is dropped
+    when its bound is within `tolerance` of the smallest value seen in its part, or at
+    least `target`. The result is the minimum over open and dropped boxes, so it holds
+    whenever the search ends. Of a hull, or an ellipsoid, boxes cover the bounding box:
+    those that miss it are dropped, and the others are bounded by the larger of the
+    bounds over box and body.
+
+    Parameters
+    ----------
+    network : Network
+        With one output.
+    region : Region
+    start : Tensor of shape (n_parts, n_features)
+        A point of each part with a small output.
+    tolerance : float
+        Gap at which a part is closed, unit of the output.
+    target : float, default=inf
+        Bound that is enough.
+    hopeless : float, default=-inf
+        A part where a smaller value was seen is not searched further.
+    deadline : float, default=inf
+        Of `time.monotonic`.
+    known : dict, optional
+        Bounds over the whole region, see `Propagation.hidden`.
+
+    Returns
+    -------
+    Minimum
+
+    References
+    ----------
+    .. [1] A. H. Land, A. G. Doig (1960), "An automatic method of solving discrete
+       programming problems", doi:10.2307/1910129.
+    """
+    search = _Search(network, region, start, tolerance, target, hopeless, known)
+    while search.open_ and time.monotonic() < deadline:
+        search.advance()
+    return search.result()
+
+
+@dataclass
+class _Search:
+    network: Network
+    region: Region
+    minimiser: Tensor
+    tolerance: float
+    target: float
+    hopeless: float
+    known: dict | None
+    n_boxes: int = 0
+    upper: Tensor = field(init=False)
+    dropped: Tensor = field(init=False)  # smallest bound dropped, of each part
+
+    def __post_init__(self):
+        self.upper = self.network(self.minimiser)[:, 0]
+        self.dropped = torch.full_like(self.upper, torch.inf)
+        floor = torch.full_like(self.upper, -torch.inf)
+        self._bound(self.region, torch.arange(len(self.region)), floor)
+
+    @property
+    def open_(self) -> bool:
+        return 0 < len(self.bound) < _MOST_BOXES
+
+    def advance(self) -> None:
+        """Halve and bound the worst boxes."""
+        count = min(_BATCH, len(self.bound))
+        worst = self.bound.topk(count, largest=False).indices
+        rest = torch.ones(len(self.bound), dtype=torch.bool)
+        rest[worst] = False
+        waiting = self._boxes(rest)
+        chosen, part, bound, feature = self._boxes(worst)
+        halves = chosen.halves(feature)
+        self._bound(halves, part.repeat(2), bound.repeat(2))
+        self._join(waiting)
+        self._drop()
+
+    def result(self) -> Minimum:
+        lower = self.dropped.scatter_reduce(0, self.part, self.bound, "amin")
+        lower = torch.minimum(lower, self.upper)  # of empty boxes nothing is known
+        return Minimum(lower, self.upper, self.minimiser, self.n_boxes)
+
+    def _boxes(self, index):
+        return (
+            self.region.take(index),
+            self.part[index],
+            self.bound[index],
+            self.feature[index],
+        )
+
+    def _bound(self, region: Region, part: Tensor, floor: Tensor) -> None:
+        """Make these the open boxes."""
+        meets = ~region.misses()
+        if not meets.all():
+            region, part, floor = region.take(meets), part[meets], floor[meets]
+        known = self.known and {
+            k: (low[part], high[part]) for k, (low, high) in self.known.items()
+        }
+        found = crown_bounds(self.network, region, known)
+        slope = found.slope[:, 0].expand(len(region), -1)
+        self.n_boxes += len(region)
+        self.region, self.part = region, part
+        self.bound = torch.maximum(found.lower[:, 0], floor)
+        self.feature = _most_important(slope, region.high - region.low)
+        self._look(region.candidates(slope))
+
+    def _look(self, points: Tensor) -> None:
+        """Remember the smallest value, of points of shape (k, n_boxes, n_features)."""
+        if not points.numel():
+            return
+        values, which = self.network(points)[..., 0].min(0)
+        points = points.gather(0, which[None, :, None].expand(1, *points.shape[1:]))[0]
+        before = self.upper
+        self.upper = before.scatter_reduce(0, self.part, values, "amin")
+        record = (values == self.upper[self.part]) & (values < before[self.part])
+        self.minimiser = self.minimiser.index_put(
+            (self.part[record],), points[record]
+        )
+
+    def _join(self, waiting) -> None:
+        region, part, bound, feature = waiting
+        self.region = self.region.joined(region)
+        self.part = torch.cat([self.part, part])
+        self.bound = torch.cat([self.bound, bound])
+        self.feature = torch.cat([self.feature, feature])
+
+    def _drop(self) -> None:
+        enough = (self.upper - self.tolerance).clamp(max=self.target)
+        done = self.bound >= enough[self.part]
+        done |= (self.upper < self.hopeless)[self.part]
+        self.dropped = self.dropped.scatter_reduce(
+            0, self.part[done], self.bound[done], "amin"
+        )
+        self.region, self.part, self.bound, self.feature = self._boxes(~done)
+
+
+def _most_important(slope: Tensor, width: Tensor) -> Tensor:
+    """Feature along which the linear bound falls most; the widest where none does."""
+    fall = slope.abs() * width
+    return (fall + 1e-9 * width * fall.amax().clamp(min=1e-9)).argmax(-1)
