@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sklpos.certificates.layers import Affine, Network
 from sklpos.certificates.regions import Region, apply
-from sklpos.certificates.relaxations import Relaxation
+from sklpos.certificates.relaxations import Lines, Relaxation
 
 Interval = tuple[Tensor, Tensor]
 
@@ -28,6 +28,8 @@ class Propagation:
     lower, upper : Tensor of shape (n_parts, n_outputs)
     slope : Tensor of shape (1 or n_parts, 2 * n_outputs, n_features)
         Coefficients of the linear lower bounds of the outputs, then of their negatives.
+    blame : Tensor of shape (n_parts, n_features)
+        How much of the relaxations' looseness is due to the extent of each feature.
     hidden : dict of int to (low, high)
         Bounds of what enters each activation, by the number of its layer.
     """
@@ -35,6 +37,7 @@ class Propagation:
     lower: Tensor
     upper: Tensor
     slope: Tensor
+    blame: Tensor
     hidden: dict[int, Interval]
 
 
@@ -110,21 +113,36 @@ def crown_bounds(
     Propagation
     """
     hidden: dict[int, Interval] = {}
-    lines: dict[int, tuple] = {}
+    lines: dict[int, Lines] = {}
+    slopes: dict[int, Tensor] = {}
     low, high = region.low, region.high
     for number, layer in enumerate(network.layers):
         if not isinstance(layer, Affine):
-            bounds = low, high
-            if number > 1 or region.body is not None:  # else intervals are exact
-                bounds = _intersect(bounds, _by_lines(network, number, lines, region))
+            bounds, slopes[number], _ = _linear_bounds(network, number, lines, region)
+            bounds = _intersect((low, high), bounds)
             if known is not None:
                 bounds = _intersect(bounds, known[number])
             hidden[number] = low, high = bounds
             lines[number] = layer.lines(low, high)
         low, high = image(layer, low, high)
     last = len(network.layers)
-    bounds, slope = _linear_bounds(network, last, lines, region)
-    return Propagation(*_intersect((low, high), bounds), slope, hidden)
+    bounds, slope, rows = _linear_bounds(network, last, lines, region)
+    blame = region.high - region.low
+    if hidden:
+        parts = [_blame(rows[k], lines[k], hidden[k], slopes[k]) for k in hidden]
+        blame = blame * sum(parts)
+    return Propagation(*_intersect((low, high), bounds), slope, blame, hidden)
+
+
+def _blame(rows: Tensor, lines: Lines, bounds: Interval, slope: Tensor) -> Tensor:
+    """Looseness per unit of each feature: gap of the lines, times its weight."""
+    low, high = bounds
+    middle, width = (low + high) / 2, (high - low).clamp(min=1e-300)
+    gap = (lines.upper_slope - lines.lower_slope) * middle
+    gap = gap + lines.upper_intercept - lines.lower_intercept
+    weight = rows[:, : rows.shape[1] // 2].abs().sum(1) * gap / width
+    size = slope[:, : low.shape[1]].abs()
+    return apply(size.transpose(1, 2), weight)
 
 
 def _intersect(first: Interval, second: Interval) -> Interval:
@@ -132,17 +150,15 @@ def _intersect(first: Interval, second: Interval) -> Interval:
     return low, torch.maximum(torch.minimum(first[1], second[1]), low)
 
 
-def _by_lines(network, number, lines, region) -> Interval:
-    return _linear_bounds(network, number, lines, region)[0]
-
-
-def _linear_bounds(network, number, lines, region) -> tuple[Interval, Tensor]:
+def _linear_bounds(network, number, lines, region):
     """Bound what enters a layer: backwards, then over the region."""
     width = _width(network, number)
     unit = torch.eye(width, dtype=torch.float64)
-    slope, offset = backward(network, number, lines, torch.cat([unit, -unit])[None])
+    slope, offset, rows = backward(
+        network, number, lines, torch.cat([unit, -unit])[None]
+    )
     lowest = region.lowest(slope) + offset
-    return (lowest[:, :width], -lowest[:, width:]), slope
+    return (lowest[:, :width], -lowest[:, width:]), slope, rows
 
 
 def _width(network: Network, number: int) -> int:
@@ -153,7 +169,7 @@ def _width(network: Network, number: int) -> int:
 
 
 def backward(
-    network: Network, number: int, lines: dict[int, tuple], rows: Tensor
+    network: Network, number: int, lines: dict[int, Lines], rows: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Bound linear functions of what enters a layer by linear functions of the input.
 
@@ -172,20 +188,42 @@ def backward(
         ``rows @ z >= slope @ x + offset``.
     """
     offset = torch.zeros(rows.shape[:2], dtype=torch.float64)
+    seen = {}
     for k in reversed(range(number)):
         layer = network.layers[k]
         if isinstance(layer, Affine):
-            offset = offset + rows @ layer.bias
-            rows = rows @ layer.weight
-        else:
+            if k + 1 in seen and len(rows) == 1:
+                rows, part = _through_both(rows, lines[k + 1], layer)
+            else:
+                part = rows @ layer.bias
+                rows = rows @ layer.weight
+            offset = offset + part
+            continue
+        seen[k] = rows
+        before = network.layers[k - 1] if k else None
+        if len(rows) > 1 or not isinstance(before, Affine):
             rows, part = _through_lines(rows, lines[k])
             offset = offset + part
-    return rows, offset
+    return rows, offset, seen
 
 
-def _through_lines(rows: Tensor, lines) -> tuple[Tensor, Tensor]:
+def _through_lines(rows: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
     positive, negative = rows.clamp(min=0), rows.clamp(max=0)
     offset = apply(positive, lines.lower_intercept)
     offset = offset + apply(negative, lines.upper_intercept)
     below = positive * lines.lower_slope[:, None]
-    return below + negative * lines.upper_slope[:, None], offset
+    return below.addcmul_(negative, lines.upper_slope[:, None]), offset
+
+
+def _through_both(rows: Tensor, lines: Lines, layer: Affine) -> tuple[Tensor, Tensor]:
+    """Through an activation and the affine layer before it, the same rows for all.
+
+    The lines multiply the layer's matrix and not the rows, of which there are more.
+    """
+    signs = torch.cat([rows[0].clamp(min=0), rows[0].clamp(max=0)], 1)
+    slopes = torch.cat([lines.lower_slope, lines.upper_slope], 1)
+    offset = torch.cat([lines.lower_intercept, lines.upper_intercept], 1)
+    augmented = torch.cat([layer.weight, layer.bias[:, None]], 1).T.repeat(1, 2)
+    joint = (slopes[:, None] * augmented) @ signs.T
+    joint = joint.transpose(1, 2)
+    return joint[..., :-1], offset @ signs.T + joint[..., -1]

@@ -154,7 +154,7 @@ class _Search:
         self.n_boxes += len(region)
         self.region, self.part = region, part
         self.bound = torch.maximum(found.lower[:, 0], floor)
-        self.feature = _most_important(slope, region.high - region.low)
+        self.feature = found.blame.argmax(-1)
         self._look(region.candidates(slope))
 
     def _look(self, points: Tensor) -> None:
@@ -166,9 +166,7 @@ class _Search:
         before = self.upper
         self.upper = before.scatter_reduce(0, self.part, values, "amin")
         record = (values == self.upper[self.part]) & (values < before[self.part])
-        self.minimiser = self.minimiser.index_put(
-            (self.part[record],), points[record]
-        )
+        self.minimiser = self.minimiser.index_put((self.part[record],), points[record])
 
     def _join(self, waiting) -> None:
         region, part, bound, feature = waiting
