@@ -157,7 +157,8 @@ def _linear_bounds(network, number, lines, region):
     slope, offset, rows = backward(
         network, number, lines, torch.cat([unit, -unit])[None]
     )
-    lowest = region.lowest(slope) + offset
+    outputs = number == len(network.layers)
+    lowest = region.lowest(slope, refine=outputs) + offset
     return (lowest[:, :width], -lowest[:, width:]), slope, rows
 
 

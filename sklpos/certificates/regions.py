@@ -55,10 +55,17 @@ class Ellipsoid:
         points = _box_candidates(slope, low, high)
         return self.descend(points, torch.zeros_like(points), 0.0)
 
-    def lowest(self, coefficients: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """Return the minima of linear functions: ``a c - ||a * r||``."""
-        reach = (coefficients * self.radius[:, None]).norm(dim=-1)
-        return apply(coefficients, self.center) - reach
+    def lowest(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the minima of linear functions, ``a c - ||a * r||``, and where."""
+        scaled = coefficients * self.radius[:, None]
+        reach = scaled.norm(dim=-1)
+        unit = scaled / reach.clamp(min=1e-300)[..., None]
+        where = self.center[:, None] - self.radius[:, None] * unit
+        return apply(coefficients, self.center) - reach, where
+
+    def spread(self) -> Tensor:
+        """Return the extent along each feature, shape (n_parts, n_features)."""
+        return 2 * self.radius
 
     def misses(self, low: Tensor, high: Tensor) -> Tensor:
         """Return which parts do not meet their box."""
@@ -108,31 +115,14 @@ class ConvexHull:
         """Return the vertex where the linear function of each part is smallest."""
         return self.points[(slope @ self.points.T).argmin(-1)][None]
 
-    def lowest(self, coefficients: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """Return lower bounds of linear functions ``a x`` over hull and box.
+    def lowest(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the minima of linear functions, over the points, and where."""
+        values, corner = (coefficients @ self.points.T).min(-1)
+        return values, self.points[corner]
 
-        For any ``mu``, the minimum over both is at least ``min_i (a - mu) x_i`` plus
-        the minimum of ``mu x`` over the box (weak duality); a few subgradient steps
-        look for a good ``mu``. They start from 0, the hull alone.
-        """
-        if (low <= self.points.amin(0)).all() and (high >= self.points.amax(0)).all():
-            return (coefficients @ self.points.T).amin(-1)
-        return self._lowest_in_box(coefficients, low[:, None], high[:, None])
-
-    def _lowest_in_box(self, coefficients, low, high):
-        mu = torch.zeros((len(low), *coefficients.shape[1:]), dtype=torch.float64)
-        best = mu.new_full(mu.shape[:-1], -torch.inf)
-        spread = (self.points.amax(0) - self.points.amin(0)).clamp(min=1e-300)
-        size = (coefficients * spread).abs().amax(-1, keepdim=True)
-        for k in range(_DUAL_STEPS):
-            values, corner = ((coefficients - mu) @ self.points.T).min(-1)
-            vertex, box = self.points[corner], torch.where(mu > 0, low, high)
-            best = torch.maximum(best, values + (mu * box).sum(-1))
-            gap = (box - vertex).where(mu != 0, vertex.clamp(low, high) - vertex)
-            gap = gap / spread
-            length = gap.norm(dim=-1, keepdim=True).clamp(min=1e-300)
-            mu = mu + size / (1 + k) ** 0.5 * gap / length / spread
-        return best
+    def spread(self) -> Tensor:
+        """Return the extent along each feature, shape (1, n_features)."""
+        return self.points.amax(0, keepdim=True) - self.points.amin(0, keepdim=True)
 
     def misses(self, low: Tensor, high: Tensor) -> Tensor:
         """Return which parts certainly do not meet their box."""
@@ -170,15 +160,18 @@ class Region:
     def __len__(self) -> int:
         return len(self.low)
 
-    def lowest(self, coefficients: Tensor) -> Tensor:
+    def lowest(self, coefficients: Tensor, *, refine: bool = False) -> Tensor:
         """Return lower bounds of linear functions over each part.
 
-        They are exact for boxes and for whole bodies; over a box cut with a body, the
-        larger of the two.
+        They are exact for boxes and for whole bodies. Over a box cut with a body it is
+        the larger of the two; refined, for any ``mu``, that of ``(a - mu) x`` over the
+        body plus that of ``mu x`` over the box (weak duality), where a few subgradient
+        steps look for a good ``mu``.
 
         Parameters
         ----------
         coefficients : Tensor of shape (1 or n_parts, n_rows, n_features)
+        refine : bool, default=False
 
         Returns
         -------
@@ -188,9 +181,27 @@ class Region:
         lowest = apply(coefficients, center) - apply(coefficients.abs(), radius)
         if self.body is None:
             return lowest
-        return torch.maximum(
-            lowest, self.body.lowest(coefficients, self.low, self.high)
-        )
+        lowest = torch.maximum(lowest, self.body.lowest(coefficients)[0])
+        spread = self.body.spread()
+        if not refine or (self.high - self.low >= spread * (1 - 1e-9)).all():
+            return lowest
+        return torch.maximum(lowest, self._lowest_in_both(coefficients, spread))
+
+    def _lowest_in_both(self, coefficients: Tensor, spread: Tensor) -> Tensor:
+        low, high, spread = self.low[:, None], self.high[:, None], spread[:, None]
+        spread = spread.clamp(min=1e-300)
+        size = (coefficients * spread).abs().amax(-1, keepdim=True)
+        mu = torch.zeros((len(self), *coefficients.shape[1:]), dtype=torch.float64)
+        best = torch.tensor(-torch.inf, dtype=torch.float64)
+        for k in range(_DUAL_STEPS):
+            value, vertex = self.body.lowest(coefficients - mu)
+            corner = torch.where(mu > 0, low, high)
+            best = torch.maximum(best, value + (mu * corner).sum(-1))
+            corner = torch.where(mu == 0, vertex.clamp(low, high), corner)
+            ascent = (corner - vertex) / spread
+            length = ascent.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+            mu = mu + size * (1 + k) ** -0.5 * ascent / length / spread
+        return best
 
     def take(self, index: Tensor) -> Region:
         """Return some of the parts."""
@@ -273,5 +284,5 @@ class Region:
 
 
 def _box_candidates(slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The center, and the corner where the linear function is smallest."""
+    """Return the center, and the corner where the linear function is smallest."""
     return torch.stack([(low + high) / 2, torch.where(slope > 0, low, high)])

@@ -39,23 +39,24 @@ def rounding_error(
     hidden : dict of int to (low, high), optional
         Bounds of what enters the activations, see `Propagation`.
     disturbance : float, default=0.0
-        What else every affine layer may be off by, relative to ``1 + |x|``.
+        What else every layer may be off by, relative to one plus its largest input.
 
     Returns
     -------
     Tensor of shape (n_parts, n_outputs)
     """
     unit = torch.finfo(network.dtype if dtype is None else dtype).eps / 2
-    error = unit * torch.maximum(low.abs(), high.abs())
+    largest = torch.maximum(low.abs(), high.abs())
+    error = unit * largest + disturbance * (1 + largest)
     for number, layer in enumerate(network.layers):
         if hidden is not None and number in hidden:
             low, high = hidden[number]
         size = torch.maximum(low.abs(), high.abs()) + error
         if isinstance(layer, Affine):
             error = _through_affine(layer, error, size, unit)
-            error = error + disturbance * (1 + size.amax(-1, keepdim=True))
         else:
             error = _through_activation(layer, low - error, high + error, error, unit)
+        error = error + disturbance * (1 + size.amax(-1, keepdim=True))
         low, high = image(layer, low, high)
     return error
 
