@@ -95,7 +95,7 @@ class OneKink(Relaxation):
     def lines(self, low: Tensor, high: Tensor, mix: Tensor | None = None) -> Lines:  # noqa: D102
         a = self.negative_slope
         crossing = (low < 0) & (high > 0)
-        fixed = torch.where(low >= 0, 1.0, a).to(low)
+        fixed = torch.where(low >= 0, torch.ones_like(low), a)
         width = torch.where(crossing, high - low, 1.0)
         chord = torch.where(crossing, (high - a * low) / width, fixed)
         offset = torch.where(crossing, a * low - chord * low, 0.0)
