@@ -169,12 +169,12 @@ def triangle_bound(network, low, high, hidden):
             now = list(range(first, len(columns)))
             continue
         for i, z in enumerate(now):
-            l, u = (bound[0, i].item() for bound in hidden[number])
+            low, high = (bound[0, i].item() for bound in hidden[number])
             y = first + i
             columns.append((0, None))
             less.append(({z: 1.0, y: -1.0}, 0.0))
-            slope = (max(u, 0) - max(l, 0)) / (u - l)
-            less.append(({y: 1.0, z: -slope}, max(l, 0) - slope * l))
+            slope = (max(high, 0) - max(low, 0)) / (high - low)
+            less.append(({y: 1.0, z: -slope}, max(low, 0) - slope * low))
         now = list(range(first, len(columns)))
 
     def matrix(rows):
@@ -334,5 +334,5 @@ def test_a_registered_activation_is_bounded(mish):
 def test_a_wrong_curvature_is_refused():
     with pytest.raises(ValueError, match="curvature is too small"):
         register_relaxation(nn.Mish, nn.functional.mish, curvature=0.1)
-    with pytest.raises(TypeError, match="subclass of nn.Module"):
+    with pytest.raises(TypeError, match="must be a subclass"):
         register_relaxation(nn.Mish(), curvature=1.0)

@@ -57,7 +57,8 @@ class RiskCertificate:
             f"RiskCertificate: {verdict}, P(any output below its bound) <= "
             f"{self.joint_upper_confidence_bound_:.3g} at "
             f"{100 * self.confidence_:.4g} %\n"
-            f"  {count} of {self.n_samples_} rows below, risk level {self.risk_level_:g}"
+            f"  {count} of {self.n_samples_} rows below, "
+            f"risk level {self.risk_level_:g}"
         )
 
 
@@ -198,9 +199,11 @@ def _as_margins(predictions, lower_bound, risk_level, confidence) -> NDArray:
         if not 0 < level < 1:
             raise ValueError(f"{name}={level!r} must be between 0 and 1.")
     values = np.asarray(predictions, dtype=np.float64)
-    values = values.reshape(len(values), -1) if values.ndim else values.reshape(0, 1)
     if not values.size:
         raise ValueError("the holdout is empty; at least one row is needed.")
+    if values.ndim not in (1, 2):
+        raise ValueError("predictions must have shape (n_samples, n_outputs).")
+    values = values.reshape(len(values), -1)
     if np.isnan(values).any():
         raise ValueError("the predictions contain NaN.")
     bound = np.asarray(lower_bound, dtype=np.float64)

@@ -127,11 +127,12 @@ def _certify_bounded(module, domain, lower_bound, begun) -> Certificate:
     holds = module.bounded & (module.scale >= 0) & torch.isfinite(module.scale)
     lower = torch.where(holds, module.offset.double(), -torch.inf).cpu().numpy()
     required = _as_bound(lower_bound, len(lower))
-    origin = np.nan_to_num(domain.region().candidates(torch.zeros(1, 1))[0, :1].numpy())
+    region = domain.region()
+    points = region.candidates(torch.zeros_like(region.low))[0].numpy()
     return Certificate(
         status_="verified" if (lower >= required).all() else "unknown",
         lower_bound_=lower,
-        upper_bound_=_predict(module, origin)[0],
+        upper_bound_=_predict(module, np.nan_to_num(points)).min(axis=0),
         counterexample_=None,
         required_=required,
         domain_=domain,
