@@ -55,7 +55,7 @@ def grid(low, high, count):
 def descend(module, X, low, high, steps=50):
     """Points reached from X by signed gradients, projected on the box."""
     weight = next(module.parameters())
-    low, high = (torch.as_tensor(end, dtype=weight.dtype) for end in (low, high))
+    low, high = (torch.tensor(end, dtype=weight.dtype) for end in (low, high))
     x = torch.as_tensor(X).to(weight.dtype)
     for step in np.geomspace(0.5, 1e-3, steps):
         x = x.detach().requires_grad_(True)

@@ -125,6 +125,17 @@ def test_branch_and_bound_is_anytime():
     assert early.lower_bound_[0] <= late.lower_bound_[0] <= late.upper_bound_[0]
 
 
+def test_many_features_are_searched_by_integer_programming():
+    module = random_network((10, 8, 1), seed=0, dtype=torch.float32)
+    certificate = certify_module(module, unit_box(10), tolerance=1e-2)
+    assert certificate.method_ == "milp"
+    gap = certificate.upper_bound_ - certificate.lower_bound_
+    assert 0 <= gap[0] < 0.05
+    assert "integer programme" in certificate.assumptions_[-1]
+    X = np.random.default_rng(0).choice([-1.0, 1.0], size=(2000, 10))
+    assert_nothing_is_below(certificate, module, X)
+
+
 @pytest.fixture
 def tent():
     """max(0, 1 - |x|) - 0.5, smallest value -0.5."""

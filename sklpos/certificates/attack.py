@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from sklpos.certificates.layers import Network
-from sklpos.certificates.regions import Region
+from sklpos.certificates.regions import ConvexHull, Region
 
 _STEPS = 60
+_ROUNDS = 30
 _FIRST_STEP, _LAST_STEP = 0.5, 1e-3  # in half-widths of the part
 
 
@@ -54,7 +55,25 @@ def attack(
         best = torch.where(better[..., None], x, best)
         lowest = torch.where(better, value, lowest)
     index = lowest.argmin(0, keepdim=True)[..., None].expand(1, *best.shape[1:])
-    return best.gather(0, index)[0].transpose(0, 1)
+    best = best.gather(0, index)[0].transpose(0, 1)
+    return _polish(network, region, best)
+
+
+def _polish(network: Network, region: Region, x: Tensor) -> Tensor:
+    """Of a hull: try points towards every row, until none is better.
+
+    Gradient steps zigzag where the minimum lies on a face (Wolfe 1970).
+    """
+    if not isinstance(region.body, ConvexHull):
+        return x
+    for _ in range(_ROUNDS):
+        points = torch.cat([x[:, :, None], region.body.neighbours(x)], dim=2)
+        best = network(points).diagonal(dim1=1, dim2=3).argmin(1)
+        if not best.any():
+            break
+        index = best[:, :, None, None].expand(-1, -1, 1, points.shape[-1])
+        x = points.gather(2, index)[:, :, 0]
+    return x
 
 
 def _own_outputs(network: Network, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -87,9 +88,36 @@ def branch_and_bound(
        programming problems", doi:10.2307/1910129.
     """
     search = _Search(network, region, start, tolerance, target, hopeless, known)
-    while search.open_ and time.monotonic() < deadline:
+    while search.active and time.monotonic() < deadline:
         search.advance()
     return search.result()
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Open boxes: region, number of the part, bound, and feature to split."""
+
+    region: Region
+    part: Tensor
+    bound: Tensor
+    feature: Tensor
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def take(self, index: Tensor) -> Boxes:
+        """Return some of the boxes."""
+        fields = self.region.take(index), self.part[index], self.bound[index]
+        return Boxes(*fields, self.feature[index])
+
+    def joined(self, other: Boxes) -> Boxes:
+        """Return the boxes of both."""
+        return Boxes(
+            self.region.joined(other.region),
+            torch.cat([self.part, other.part]),
+            torch.cat([self.bound, other.bound]),
+            torch.cat([self.feature, other.feature]),
+        )
 
 
 @dataclass
@@ -104,45 +132,44 @@ class _Search:
     n_boxes: int = 0
     upper: Tensor = field(init=False)
     dropped: Tensor = field(init=False)  # smallest bound dropped, of each part
+    open_: Boxes = field(init=False)
 
     def __post_init__(self):
         self.upper = self.network(self.minimiser)[:, 0]
         self.dropped = torch.full_like(self.upper, torch.inf)
+        index = torch.arange(len(self.region))
         floor = torch.full_like(self.upper, -torch.inf)
-        self._bound(self.region, torch.arange(len(self.region)), floor)
+        chunks = [
+            self._bounded(self.region.take(part), part, floor[part])
+            for part in index.split(_BATCH)
+        ]
+        self.open_ = reduce(Boxes.joined, chunks)
+        self._drop()
 
     @property
-    def open_(self) -> bool:
-        return 0 < len(self.bound) < _MOST_BOXES
+    def active(self) -> bool:
+        return 0 < len(self.open_) < _MOST_BOXES
 
     def advance(self) -> None:
         """Halve and bound the worst boxes."""
-        count = min(_BATCH, len(self.bound))
-        worst = self.bound.topk(count, largest=False).indices
-        rest = torch.ones(len(self.bound), dtype=torch.bool)
-        rest[worst] = False
-        waiting = self._boxes(rest)
-        chosen, part, bound, feature = self._boxes(worst)
-        halves = chosen.halves(feature)
-        self._bound(halves, part.repeat(2), bound.repeat(2))
-        self._join(waiting)
+        count = min(_BATCH, len(self.open_))
+        worst = self.open_.bound.topk(count, largest=False).indices
+        waiting = torch.ones(len(self.open_), dtype=torch.bool)
+        waiting[worst] = False
+        chosen = self.open_.take(worst)
+        halves = chosen.region.halves(chosen.feature)
+        halves = self._bounded(halves, chosen.part.repeat(2), chosen.bound.repeat(2))
+        self.open_ = self.open_.take(waiting).joined(halves)
         self._drop()
 
     def result(self) -> Minimum:
-        lower = self.dropped.scatter_reduce(0, self.part, self.bound, "amin")
-        lower = torch.minimum(lower, self.upper)  # of empty boxes nothing is known
+        part, bound = self.open_.part, self.open_.bound
+        lower = self.dropped.scatter_reduce(0, part, bound, "amin")
+        lower = torch.minimum(lower, self.upper)
         return Minimum(lower, self.upper, self.minimiser, self.n_boxes)
 
-    def _boxes(self, index):
-        return (
-            self.region.take(index),
-            self.part[index],
-            self.bound[index],
-            self.feature[index],
-        )
-
-    def _bound(self, region: Region, part: Tensor, floor: Tensor) -> None:
-        """Make these the open boxes."""
+    def _bounded(self, region: Region, part: Tensor, floor: Tensor) -> Boxes:
+        """Bound boxes whose parents had the bounds `floor`; those that miss go."""
         meets = ~region.misses()
         if not meets.all():
             region, part, floor = region.take(meets), part[meets], floor[meets]
@@ -150,42 +177,26 @@ class _Search:
             k: (low[part], high[part]) for k, (low, high) in self.known.items()
         }
         found = crown_bounds(self.network, region, known)
-        slope = found.slope[:, 0].expand(len(region), -1)
         self.n_boxes += len(region)
-        self.region, self.part = region, part
-        self.bound = torch.maximum(found.lower[:, 0], floor)
-        self.feature = found.blame.argmax(-1)
-        self._look(region.candidates(slope))
+        slope = found.slope[:, 0].expand(len(region), -1)
+        self._look(region.candidates(slope), part)
+        bound = torch.maximum(found.lower[:, 0], floor)
+        return Boxes(region, part, bound, found.blame.argmax(-1))
 
-    def _look(self, points: Tensor) -> None:
+    def _look(self, points: Tensor, part: Tensor) -> None:
         """Remember the smallest value, of points of shape (k, n_boxes, n_features)."""
         if not points.numel():
             return
         values, which = self.network(points)[..., 0].min(0)
         points = points.gather(0, which[None, :, None].expand(1, *points.shape[1:]))[0]
         before = self.upper
-        self.upper = before.scatter_reduce(0, self.part, values, "amin")
-        record = (values == self.upper[self.part]) & (values < before[self.part])
-        self.minimiser = self.minimiser.index_put((self.part[record],), points[record])
-
-    def _join(self, waiting) -> None:
-        region, part, bound, feature = waiting
-        self.region = self.region.joined(region)
-        self.part = torch.cat([self.part, part])
-        self.bound = torch.cat([self.bound, bound])
-        self.feature = torch.cat([self.feature, feature])
+        self.upper = before.scatter_reduce(0, part, values, "amin")
+        record = (values == self.upper[part]) & (values < before[part])
+        self.minimiser = self.minimiser.index_put((part[record],), points[record])
 
     def _drop(self) -> None:
+        part, bound = self.open_.part, self.open_.bound
         enough = (self.upper - self.tolerance).clamp(max=self.target)
-        done = self.bound >= enough[self.part]
-        done |= (self.upper < self.hopeless)[self.part]
-        self.dropped = self.dropped.scatter_reduce(
-            0, self.part[done], self.bound[done], "amin"
-        )
-        self.region, self.part, self.bound, self.feature = self._boxes(~done)
-
-
-def _most_important(slope: Tensor, width: Tensor) -> Tensor:
-    """Feature along which the linear bound falls most; the widest where none does."""
-    fall = slope.abs() * width
-    return (fall + 1e-9 * width * fall.amax().clamp(min=1e-9)).argmax(-1)
+        done = (bound >= enough[part]) | (self.upper < self.hopeless)[part]
+        self.dropped = self.dropped.scatter_reduce(0, part[done], bound[done], "amin")
+        self.open_ = self.open_.take(~done)

@@ -81,17 +81,6 @@ class Network:
         head = head.rows(torch.tensor([index]))
         return replace(self, layers=(*features, head), n_outputs=1)
 
-    @property
-    def n_hidden(self) -> int:
-        """Number of activations."""
-        width, total = self.n_features, 0
-        for layer in self.layers:
-            affine = isinstance(layer, Affine)
-            width, total = (
-                (len(layer.bias), total) if affine else (width, total + width)
-            )
-        return total
-
     def __repr__(self) -> str:
         parts = [str(self.n_features)]
         for layer in self.layers:

@@ -151,7 +151,8 @@ class _Model:
         )
         bound = result.get("mip_dual_bound")
         x = None if result.x is None else result.x[self.inputs]
-        return (-np.inf if bound is None else float(bound)), x
+        proved = result.status in (0, 1) and bound is not None and np.isfinite(bound)
+        return (float(bound) if proved else -np.inf), x
 
     def _inputs(self, region: Region) -> NDArray:
         x = self._columns(region.low[0].numpy(), region.high[0].numpy())

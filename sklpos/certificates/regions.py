@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 _DUAL_STEPS = 12
+_MOST_ROWS = 1000  # of a hull, tried as directions
 
 
 def apply(coefficients: Tensor, points: Tensor) -> Tensor:
@@ -133,6 +134,13 @@ class ConvexHull:
         """Move towards the best vertex (Frank and Wolfe 1956)."""
         vertex = self.points[(gradient @ self.points.T).argmin(-1)]
         return x + step * (vertex - x)
+
+    def neighbours(self, x: Tensor) -> Tensor:
+        """Return points between x (..., n_features) and rows, (..., k, n_features)."""
+        rows = self.points[:: 1 + len(self.points) // _MOST_ROWS]
+        steps = torch.logspace(0, -3, 8, dtype=torch.float64)[:, None, None]
+        moved = x[..., None, None, :] + steps * (rows - x[..., None, None, :])
+        return moved.flatten(-3, -2)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Return points (count, 1, n_features): rows, and mixtures of two rows."""
