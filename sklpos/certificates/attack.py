@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sklpos.certificates.bodies import ConvexHull
 from sklpos.certificates.layers import Network
-from sklpos.certificates.regions import ConvexHull, Region
+from sklpos.certificates.regions import Region
 
 _STEPS = 60
 _ROUNDS = 30

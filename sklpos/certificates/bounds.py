@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sklpos.certificates.bodies import apply
 from sklpos.certificates.layers import Affine, Network
-from sklpos.certificates.regions import Region, apply
+from sklpos.certificates.regions import Region
 from sklpos.certificates.relaxations import Lines, Relaxation
 
 Interval = tuple[Tensor, Tensor]

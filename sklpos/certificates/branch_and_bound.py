@@ -52,10 +52,10 @@ def branch_and_bound(
 ) -> Minimum:
     """Bound the minimum of a network's only output over each part of a region.
 
-    The open boxes with the smallest bounds are halved, each along the feature that its
-    linear bound depends on most, and the halves bounded by CROWN. A box is dropped
-    when its bound is within `tolerance` of the smallest value seen in its part, or at
-    least `target`. The result is the minimum over open and dropped boxes, so it holds
+    The open boxes with the smallest bounds are halved, each along the feature most to
+    blame for the gap between its lines, and the halves bounded by CROWN. A box is
+    dropped when its bound is within `tolerance` of the smallest value seen in its part,
+    or at least `target`. The result is the minimum over open and dropped boxes, so it holds
     whenever the search ends. Of a hull, or an ellipsoid, boxes cover the bounding box:
     those that miss it are dropped, and the others are bounded by the larger of the
     bounds over box and body.
@@ -181,7 +181,8 @@ class _Search:
         slope = found.slope[:, 0].expand(len(region), -1)
         self._look(region.candidates(slope), part)
         bound = torch.maximum(found.lower[:, 0], floor)
-        return Boxes(region, part, bound, found.blame.argmax(-1))
+        feature = _most_important(region, found.blame, slope)
+        return Boxes(region, part, bound, feature)
 
     def _look(self, points: Tensor, part: Tensor) -> None:
         """Remember the smallest value, of points of shape (k, n_boxes, n_features)."""
@@ -200,3 +201,11 @@ class _Search:
         done = (bound >= enough[part]) | (self.upper < self.hopeless)[part]
         self.dropped = self.dropped.scatter_reduce(0, part[done], bound[done], "amin")
         self.open_ = self.open_.take(~done)
+
+
+def _most_important(region: Region, blame: Tensor, slope: Tensor) -> Tensor:
+    """Feature to blame for the looseness of the lines, or of a body in its box."""
+    fall = slope.abs() * (region.high - region.low)
+    if region.body is None:  # a linear function over a box is bounded exactly
+        fall = 1e-9 * fall
+    return (blame + fall).argmax(-1)

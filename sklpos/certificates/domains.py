@@ -11,7 +11,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from sklpos.certificates.regions import ConvexHull, Ellipsoid, Region
+from sklpos.certificates.bodies import ConvexHull, Ellipsoid
+from sklpos.certificates.regions import Region
 
 _MAX_COMBINATIONS = 100_000
 

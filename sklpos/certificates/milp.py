@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import csr_array
 
+from sklpos.certificates.bodies import ConvexHull
 from sklpos.certificates.bounds import Interval
 from sklpos.certificates.layers import Affine, Network
-from sklpos.certificates.regions import ConvexHull, Region
+from sklpos.certificates.regions import Region
 from sklpos.certificates.relaxations import OneKink
 from sklpos.certificates.rounding import rounding_error
 
