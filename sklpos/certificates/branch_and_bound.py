@@ -56,9 +56,10 @@ def branch_and_bound(
     blame for the gap between its lines, and the halves bounded by CROWN. A box is
     dropped when its bound is within `tolerance` of the smallest value seen in its part,
     or at least `target`. The result is the minimum over open and dropped boxes, so it
-    holds whenever the search ends. Of a hull, or an ellipsoid, boxes cover the bounding box:
-    those that miss it are dropped, and the others are bounded by the larger of the
-    bounds over box and body.
+    holds whenever the search ends.
+
+    Of a hull, or an ellipsoid, boxes cover the bounding box: those that miss it are
+    dropped, and the others are bounded by the larger of the bounds over box and body.
 
     Parameters
     ----------
