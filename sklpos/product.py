@@ -238,12 +238,20 @@ def summarise(repair: HeadRepair, margin, rows, n_samples: int) -> Repair:
 
 
 def warn_of_limits(repair: HeadRepair, *, balance: bool) -> None:
-    """Warn of outputs without a feasible head, and of balance that was dropped."""
+    """Warn of outputs without a feasible or nearest head, and of dropped balance."""
     for output in np.flatnonzero(~repair.feasible):
         warnings.warn(
             f"no head without bias obeys lower_bound for output {output}: the smallest "
             f"achievable violation is {repair.smallest_violation[output]:.6g}; the "
             "output is left as trained. Give the head a bias or lower the bound.",
+            UserWarning,
+            stacklevel=4,
+        )
+    makeshift = np.flatnonzero(repair.feasible & ~repair.nearest)
+    if len(makeshift):
+        warnings.warn(
+            f"the nearest head of outputs {makeshift.tolist()} was lost to rounding; a "
+            "flatter one that obeys lower_bound was taken. Standardise X.",
             UserWarning,
             stacklevel=4,
         )

@@ -72,6 +72,13 @@ class TargetScale:
         """Lower bound in scaled units, shape (n_outputs,)."""
         return self.standardise(self.lower_bound)
 
+    def bound_for(self, like: torch.Tensor) -> torch.Tensor:
+        """Return the bound in the dtype of a tensor, rounded up, never below it."""
+        exact = torch.as_tensor(self.lower_bound, device=like.device)
+        bound = exact.to(like.dtype)
+        above = torch.nextafter(bound, torch.full_like(bound, torch.inf))
+        return torch.where(bound.to(exact.dtype) < exact, above, bound)
+
     @property
     def bounded(self) -> np.ndarray:
         """Which outputs have a finite bound, shape (n_outputs,)."""

@@ -108,7 +108,7 @@ class NonnegativeWeights(ConstraintStrategy):
         linear = module.get_submodule(head).plain()
         targets.fold(linear)
         if linear.bias is not None:
-            bound = torch.as_tensor(targets.lower_bound).to(linear.bias)
+            bound = targets.bound_for(linear.bias)
             linear.bias.data.copy_(torch.maximum(linear.bias, bound))
         return replace_layer(module, head, linear)
 
@@ -217,7 +217,7 @@ class Activation(ConstraintStrategy):
 
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
         """Give the output the unit of y; a shift can only go into free outputs."""
-        offset = torch.as_tensor(targets.lower_bound).to(module.offset)
+        offset = targets.bound_for(module.offset)
         shift = torch.as_tensor(targets.shift).to(module.offset)
         module.offset.copy_(torch.where(module.bounded, offset, shift))
         module.scale.copy_(torch.as_tensor(targets.scale).to(module.scale))
