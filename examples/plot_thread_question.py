@@ -2,7 +2,7 @@
 Only positive values, and still nn.Linear
 =========================================
 
-A question from the `PyTorch forum <https://discuss.pytorch.org/t/178758>`_: "I am using
+A question from the PyTorch forum (its topic 178758): "I am using
 a neural network with the following layers: (784,784),(784,784),(784,2). I want the
 values in last layer to be positives, but I do not want to use any activation function
 such as ReLU". Can the weights and the bias be guided there instead? The thread's

@@ -834,11 +834,31 @@ def test_slow_feasible_problems_raise_no_alarm(strategy, seed, lr):
     ],
 )
 def test_problems_that_cannot_be_infeasible_are_not_searched(params):
-    X = np.array([[1.0], [-1.0]])
+    X, y = np.array([[1.0], [-1.0]]), [1.0, 0.0]
     params = {"lower_bound": 1.0, "max_epochs": 40, **params}
     model = linear_without_bias(callbacks__multiplier_ascent__window=5, **params)
-    model.fit(X, [2.0, 1.0])
+    model.fit(X, y)
     assert fitted(model, "multiplier_ascent").looks_ == []
+
+
+@pytest.mark.filterwarnings("ignore:training diverged")
+def test_looking_for_infeasible_rows_changes_nothing():
+    """Dropout is off meanwhile: no feature is missing, and no number is drawn."""
+    X, y = feasible_problem(0)
+    before, fits = torch.get_rng_state(), []
+    for window in (5, 1000):
+        model = linear_without_bias(
+            lower_bound=1.0,
+            lr=1e-9,
+            max_epochs=20,
+            module__hidden_layer_sizes=(8,),
+            module__dropout=0.5,
+            callbacks__multiplier_ascent__window=window,
+        )
+        fits.append(model.fit(X, y))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert len(fitted(fits[0], "multiplier_ascent").looks_) == 3
+    assert_same_state(*[state_of(model.net_) for model in fits])
 
 
 def test_new_rows_start_a_new_watch():

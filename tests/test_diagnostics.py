@@ -110,6 +110,7 @@ def test_violation_and_multipliers_within_their_signs_read_zero():
     _, _, kkt = evaluate_training_state(net, rows)
     assert kkt.max_violation == 0
     assert kkt.min_multiplier == 0
+    assert kkt.complementarity > 25  # of either sign
 
 
 @pytest.mark.parametrize("criterion", [nn.MSELoss, nn.SmoothL1Loss])
@@ -222,6 +223,23 @@ def test_estimated_multipliers_with_weights_and_free_outputs():
     expected = 2 * (solution - y)[:, [0, 2]]
     np.testing.assert_allclose(multipliers, expected, atol=1e-9)
     assert largest(kkt) < 1e-9
+
+
+def test_estimated_multipliers_take_weights_for_repetition():
+    X, y = np.arange(4.0)[:, None], np.array([[-1.0], [1.0], [-2.0], [0.5]])
+    weight = np.array([3, 1, 2, 1])
+    again = np.repeat(np.arange(4), weight)
+    found = []
+    for rows in (make_rows(X, y, weight), make_rows(X[again], y[again])):
+        linear = nn.Linear(1, 1)
+        for values in linear.parameters():
+            nn.init.zeros_(values)
+        net = make_net(linear, rows.y.numpy(), strategy=ExactPenalty())
+        found.append(evaluate_training_state(net, rows))
+    (weighted, *_, kkt), (repeated, *_, same) = found
+    sums = np.bincount(again, weights=repeated.ravel())
+    np.testing.assert_allclose(weight * weighted.ravel(), sums, atol=1e-9)
+    assert vars(kkt) == pytest.approx(vars(same), abs=1e-9)
 
 
 def test_estimated_multipliers_without_active_rows_are_zero():

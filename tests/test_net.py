@@ -4,12 +4,14 @@ import copy
 import functools
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from problems import line
 from skorch.callbacks import Callback
+from skorch.helper import predefined_split
 from torch import nn
 
 from sklpos import PositiveOutputRegressor
@@ -145,6 +147,19 @@ def test_gradient_of_an_epoch_does_not_depend_on_the_batch_size():
         seen[size] = callback.mean_
     torch.testing.assert_close(seen[1], seen[N], rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(seen[7], seen[N], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("batch_size", [7, -1])
+def test_validation_loss_is_the_weighted_mean_without_the_term(batch_size):
+    weight = np.random.default_rng(1).uniform(0.1, 5, size=N)
+    rows = make_rows(weight=weight)
+    split = predefined_split(rows)
+    net = make_net(rows, train_split=split, batch_size=batch_size)
+    net.partial_fit(rows, epochs=1)
+    squares = np.mean((predict(net, rows) - rows.y.numpy()) ** 2, axis=1)
+    expected = np.average(squares, weights=weight)
+    assert net.history[-1, "valid_loss"] == pytest.approx(expected, rel=1e-12)
+    assert net.history[-1, "train_loss"] > expected
 
 
 @pytest.mark.parametrize(
@@ -295,6 +310,34 @@ def test_training_rows_are_shuffled_anew_each_epoch():
     epochs = [np.concatenate(batches).tolist() for batches in seen_rows()]
     assert all(sorted(order) == list(range(N)) for order in epochs)
     assert len({tuple(order) for order in epochs}) == 3
+
+
+def test_training_goes_on_as_in_one_go():
+    X, y = make_data()
+    rows = Rows()
+    whole, parts = (
+        regressor(callbacks=[("rows", rows)], module__dropout=0.3) for _ in range(2)
+    )
+    whole.fit(X, y)
+    for _ in range(3):
+        parts.partial_fit(X, y)
+    orders = [dict(model.callbacks_)["rows"].epochs_ for model in (whole, parts)]
+    assert orders[0] == orders[1]
+    assert_same_training(whole, parts)
+    assert seen_rows(random_state=1) != seen_rows(random_state=2)
+
+
+def test_dropout_in_two_threads():
+    """Each step borrows the generator of the process, one thread at a time."""
+    X, y = make_data()
+
+    def fit(_):
+        return regressor(module__dropout=0.3, max_epochs=10).fit(X, y)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(fit, range(2))
+    assert_same_training(one, two)
+    assert_same_training(one, fit(None))
 
 
 def test_iterator_parameters():

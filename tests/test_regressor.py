@@ -9,6 +9,7 @@ from properties import (
     assert_same_bits,
     untouched_random_state,
 )
+from scipy.optimize import minimize
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score
@@ -100,22 +101,27 @@ def test_outputs_of_different_scale_train_equally_well(small, data, strategy):
     )
 
 
-@pytest.mark.parametrize("name", ["unconstrained", "penalty", "augmented_lagrangian"])
-def test_batch_size_does_not_change_the_optimum(small, data, name):
-    decay = LRScheduler("CosineAnnealingLR", T_max=150)
+@pytest.mark.parametrize(("batch_size", "epochs"), [(10, 60), (20, 90), (-1, 150)])
+def test_batch_size_does_not_change_the_optimum(small, data, batch_size, epochs):
+    """The penalty is a mean; summed over a batch, its weight would be alpha * batch."""
+    alpha, design = 5.0, np.column_stack([data.X, np.ones(len(data.X))])
+
+    def objective(v):
+        f = design @ v
+        return np.mean((f - data.y) ** 2 + alpha * np.minimum(f, 0) ** 2)
+
     model = small(
-        strategy=name,
-        alpha=5.0,
-        max_epochs=150,
+        strategy="penalty",
+        alpha=alpha,
+        batch_size=batch_size,
+        max_epochs=epochs,
         repair=None,
         module__hidden_layer_sizes=(),
-        callbacks=[decay],
-    )
-    whole = clone(model).fit(data.X, data.y)
-    batches = clone(model).set_params(batch_size=10).fit(data.X, data.y)
-    np.testing.assert_allclose(
-        batches.predict(data.X), whole.predict(data.X), atol=2e-2 * data.y.std()
-    )
+        callbacks=[LRScheduler("CosineAnnealingLR", T_max=epochs)],
+    ).fit(data.X, data.y)
+    expected = design @ minimize(objective, np.zeros(4), tol=1e-8).x
+    assert expected.min() < -0.01
+    np.testing.assert_allclose(model.predict(data.X), expected, atol=0.03)
 
 
 def test_scale_y_false_trains_in_the_unit_of_y(small, data):
@@ -267,6 +273,14 @@ def test_fitted_attributes(small, data):
     assert model.callbacks_ is model.net_.callbacks_
     assert model.kkt_.stationarity > 0
     assert model.partial_fit(data.X, data.Y).kkt_ is None
+
+
+def test_silent_unless_asked(small, data, capfd):
+    for params in ({}, {"early_stopping": True, "n_iter_no_change": 1}):
+        small(max_epochs=9, **params).fit(data.X, data.y)
+        assert capfd.readouterr() == ("", "")
+        small(max_epochs=9, verbose=1, **params).fit(data.X, data.y)
+        assert "train_loss" in capfd.readouterr().out
 
 
 def test_unfitted_estimators_have_no_fitted_attributes():

@@ -252,11 +252,15 @@ def test_a_pickle_keeps_a_module_instance_and_callbacks(small, data):
     assert_same_training_state(loaded, model.fit(data.X, data.Y))
 
 
-def test_a_pickle_holds_no_training_data(data):
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(2000, 50))
-    model = PositiveOutputRegressor(
-        nn.Linear(50, 1), strategy="penalty", repair=None, max_epochs=1
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_a_pickle_holds_no_training_data(small, early_stopping):
+    X = np.random.default_rng(0).normal(size=(2000, 50))
+    model = small(
+        module=nn.Linear(50, 1),
+        strategy="penalty",
+        early_stopping=early_stopping,
+        validation_fraction=0.5,
+        max_epochs=2,
     ).fit(X, np.abs(X[:, 0]))
     assert len(pickle.dumps(model)) < X.nbytes / 4
 
