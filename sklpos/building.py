@@ -123,8 +123,8 @@ def continue_net(estimator, net: ConstrainedNet, data: TrainingData, same_rows: 
     changed = _signature(*before) != _signature(*now) or bound_moved
     if changed and (strategy.wraps_module or net.strategy_.wraps_module):
         raise ValueError(
-            "strategy and lower_bound cannot change under a strategy that is part of "
-            "the module; use fit with warm_start=False."
+            "strategy, alpha and lower_bound cannot change under a strategy that is "
+            "part of the module; use fit with warm_start=False."
         )
     net.targets = replace(net.targets, lower_bound=data.lower_bound)
     dtype = next(net.module_.parameters()).dtype
@@ -276,7 +276,7 @@ def _private_copy(item):
 
 def _open_params(estimator) -> dict:
     params = _net_params_but(estimator, "module__")
-    if isinstance(estimator.criterion, type):
+    if not isinstance(estimator.criterion, nn.Module):
         params = {"criterion__reduction": "none", **params}
     return {"iterator_train__shuffle": True, **params}
 
@@ -291,10 +291,21 @@ def _signature(strategy, alpha: float) -> tuple:
 
 
 def _apply_live_params(estimator, net: ConstrainedNet) -> None:
-    net.set_params(**{name: getattr(estimator, name) for name in LIVE})
+    """Hand over what changed; the rest may have been moved since, by a schedule."""
     if net.optimizer is not estimator.optimizer:
         net.optimizer = estimator.optimizer
         net._initialize_optimizer()
-    params = estimator._net_params_for("optimizer")
-    params.pop("param_groups", None)
-    net.set_params(**{f"optimizer__{name}": value for name, value in params.items()})
+    wanted = {name: getattr(estimator, name) for name in LIVE}
+    wanted |= {
+        name: value
+        for name, value in estimator._net_params.items()
+        if name.startswith("optimizer__") and name != "optimizer__param_groups"
+    }
+    have = vars(net)
+    net.set_params(
+        **{
+            name: value
+            for name, value in wanted.items()
+            if name not in have or have[name] != value
+        }
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 from sklearn.exceptions import ConvergenceWarning
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, PrintLog
 from torch import Tensor
 
 from sklpos.modules import head_input
@@ -204,3 +204,12 @@ class ConstraintHistory(Callback):
             "mean_multiplier": 0.0 if empty else multiplier.mean(),
             "alpha": strategy.state_.alpha,
         }
+
+
+class QuietPrintLog(PrintLog):
+    """skorch's table of the epochs, not even laid out while the net is silent."""
+
+    def on_epoch_end(self, net, **kwargs):
+        """Print the epoch's line."""
+        if net.verbose:
+            super().on_epoch_end(net, **kwargs)

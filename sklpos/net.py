@@ -12,7 +12,7 @@ from skorch.callbacks import Callback, Checkpoint, EarlyStopping
 from skorch.utils import is_dataset, to_tensor
 from torch import Tensor
 
-from sklpos.callbacks import ConstraintHistory, MultiplierAscent
+from sklpos.callbacks import ConstraintHistory, MultiplierAscent, QuietPrintLog
 from sklpos.data import Batch, BatchLoader, RowDataset
 from sklpos.seeding import borrowed_generator, derive_seed
 
@@ -102,8 +102,10 @@ class ConstrainedNet(NeuralNetRegressor):
 
     @property
     def _default_callbacks(self):
+        own = [(n, cb) for n, cb in super()._default_callbacks if n != "print_log"]
         return [
-            *super()._default_callbacks,
+            *own,
+            ("print_log", QuietPrintLog()),
             ("constraint_history", ConstraintHistory()),  # before the schedule moves
             ("multiplier_ascent", MultiplierAscent()),
         ]

@@ -74,10 +74,11 @@ class TargetScale:
 
     def bound_for(self, like: torch.Tensor) -> torch.Tensor:
         """Return the bound in the dtype of a tensor, rounded up, never below it."""
-        exact = torch.as_tensor(self.lower_bound, device=like.device)
+        exact = torch.as_tensor(self.lower_bound)  # some devices have no float64
         bound = exact.to(like.dtype)
         above = torch.nextafter(bound, torch.full_like(bound, torch.inf))
-        return torch.where(bound.to(exact.dtype) < exact, above, bound)
+        bound = torch.where(bound.to(exact.dtype) < exact, above, bound)
+        return bound.to(like.device)
 
     @property
     def bounded(self) -> np.ndarray:

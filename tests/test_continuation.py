@@ -95,6 +95,16 @@ def test_another_problem_starts_new_multipliers(small, data, change):
     assert model.net_.constraint_ is model.strategy_.state_
 
 
+@pytest.mark.parametrize(
+    "change", [{"strategy": "penalty"}, {"alpha": 2.0}, {"lower_bound": -1.0}], ids=str
+)
+def test_a_strategy_in_the_module_stays(small, data, everywhere_strategy, change):
+    model = small(strategy=everywhere_strategy).partial_fit(data.X, data.y)
+    model.set_params(**change)
+    with pytest.raises(ValueError, match="alpha and lower_bound cannot change"):
+        model.partial_fit(data.X, data.y)
+
+
 def test_changed_hyper_parameters_reach_the_live_optimizer(small, data):
     model = small(warm_start=True, max_epochs=2, batch_size=16).fit(data.X, data.y)
     optimizer = model.optimizer_

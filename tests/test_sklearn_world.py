@@ -1,5 +1,6 @@
 """In pipelines, searches, ensembles and files, as any scikit-learn regressor."""
 
+import copy
 import pickle
 
 import joblib
@@ -11,6 +12,7 @@ from properties import assert_obeys, assert_same_bits, assert_same_training_stat
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import BaggingRegressor
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     RandomizedSearchCV,
@@ -140,7 +142,6 @@ def metadata_routing():
 @pytest.mark.usefixtures("metadata_routing")
 def test_sample_weight_is_routed(small, data):
     model = small().set_fit_request(sample_weight=True)
-    model.set_score_request(sample_weight=True)
     scaler = StandardScaler().set_fit_request(sample_weight=False)
     pipe = make_pipeline(scaler, model)
     direct = clone(model).fit(scaler.fit_transform(data.X), data.Y, data.weight)
@@ -149,7 +150,8 @@ def test_sample_weight_is_routed(small, data):
     unweighted = clone(pipe).fit(data.X, data.Y)
     assert np.abs(unweighted.predict(data.X) - piped.predict(data.X)).max() > 1e-3
 
-    search = GridSearchCV(pipe, {f"{STEP}alpha": [1.0]}, cv=2)
+    scorer = get_scorer("r2").set_score_request(sample_weight=True)
+    search = GridSearchCV(pipe, {f"{STEP}alpha": [1.0]}, scoring=scorer, cv=2)
     search.fit(data.X, data.Y, sample_weight=data.weight)
     assert_same_bits(search.predict(data.X), piped.predict(data.X))
 
@@ -200,7 +202,10 @@ def test_clone_and_parameters_round_trip():
     assert PARAMS.items() <= model.get_params().items()
     assert "optimizer__eps" not in model.get_params()
     assert copied.get_params()["optimizer__eps"] == 1e-6
+    copy.copy(model).set_params(optimizer__weight_decay=9.0)
+    assert PARAMS.items() <= model.get_params().items()
     assert "module__hidden_layer_sizes=(7,)" in repr(model)
+    assert "optimizer__weight_decay" in model._repr_html_()
 
 
 def test_a_fitted_copy_shares_no_parameters(small, data):
