@@ -296,7 +296,7 @@ def test_an_interrupted_repair_loses_nothing(small, data, monkeypatch, warm_star
         {"device": "meta"},
         {"iterator_train__drop_last": True},
     ],
-    ids=str,
+    ids=lambda change: next(iter(change)),
 )
 def test_what_is_built_into_the_net_cannot_change(small, data, change):
     model = small(warm_start=True, criterion=nn.SmoothL1Loss).fit(data.X, data.Y)

@@ -71,7 +71,8 @@ def parameter(kind, *words, **params) -> Fit:
     """The message must name the parameter, too."""
     (name, value), *_ = params.items()
     words = (name.rpartition("__")[2], *words)
-    return Fit(f"{name}={value!r:.40}", X, y, kind, words, params)
+    shown = f"{value!r:.40}".partition(" at 0x")[0]  # the same in every process
+    return Fit(f"{name}={shown}", X, y, kind, words, params)
 
 
 DATA = [
