@@ -1,8 +1,8 @@
 # Every target works from a fresh clone with Python >= 3.11, its venv module and make.
-# Variables: PYTHON (the interpreter), PYTEST_ARGS (for example PYTEST_ARGS="-n 2 -x").
+# Variables: PYTHON (the interpreter), PYTEST_ARGS (two processes by default).
 
 PYTHON ?= python3
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= --numprocesses 2
 
 VENV := .venv
 BIN := $(VENV)/bin

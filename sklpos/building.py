@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from skorch.callbacks import EarlyStopping
 from skorch.helper import predefined_split
 from skorch.utils import noop
@@ -17,27 +16,30 @@ from sklpos.data import RowDataset
 from sklpos.modules import check_output, find_head, make_module, trace
 from sklpos.net import ConstrainedNet
 from sklpos.seeding import borrowed_generator, derive_seed, draws_random_numbers
+from sklpos.splitting import TrainingRows, split_rows
 from sklpos.targets import TargetScale
-from sklpos.validation import TrainingData, check_device, check_dtype, check_strategy
+from sklpos.validation import (
+    TrainingData,
+    check_callbacks,
+    check_device,
+    check_dtype,
+    check_magnitude,
+    check_strategy,
+)
 
-LIVE = ("lr", "max_epochs", "batch_size", "verbose")
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingRows:
-    """The data as the net sees them.
-
-    Attributes
-    ----------
-    train : RowDataset
-    valid : RowDataset or None
-    index : ndarray of shape (n_train,)
-        Sample number of each training row.
-    """
-
-    train: RowDataset
-    valid: RowDataset | None
-    index: np.ndarray
+LIVE = ("lr", "max_epochs", "batch_size", "verbose")  # may change in a warm start
+BUILT_IN = (
+    "module",
+    "criterion",
+    "callbacks",
+    "early_stopping",
+    "validation_fraction",
+    "n_iter_no_change",
+    "tol",
+    "scale_y",
+    "dtype",
+    "device",
+)
 
 
 def new_net(estimator, data: TrainingData, seed: int) -> tuple:
@@ -58,7 +60,7 @@ def new_net(estimator, data: TrainingData, seed: int) -> tuple:
     dtype = check_dtype(estimator.dtype, data.X, device)
     strategy = check_strategy(estimator.strategy, estimator.alpha)
     example = torch.as_tensor(data.X[:1], dtype=dtype)
-    module = _new_module(estimator, data, seed).to(dtype)
+    module = _new_module(estimator, example, data.y.shape[1], seed)
     head = _head_of(module, example, data.y.shape[1], strategy)
     targets = TargetScale.from_data(
         data.y,
@@ -67,10 +69,11 @@ def new_net(estimator, data: TrainingData, seed: int) -> tuple:
         shifted=head is None or module.get_submodule(head).bias is not None,
         scaled=estimator.scale_y,
     )
+    check_magnitude(data.y, targets.scale, dtype)
     bound = torch.as_tensor(targets.bound, dtype=dtype)
     _start_head(estimator.module, module, head, targets, strategy, bound)
     module = strategy.wrap(module, head, X=example, lower_bound=bound)
-    rows = _split_rows(estimator, data, targets, dtype, seed)
+    rows = split_rows(estimator, data, targets, dtype, seed)
     set_up_strategy(strategy, rows.train, targets, estimator.alpha)
     net = ConstrainedNet(
         module,
@@ -88,7 +91,9 @@ def new_net(estimator, data: TrainingData, seed: int) -> tuple:
         **{name: getattr(estimator, name) for name in LIVE},
         **_open_params(estimator),
     )
-    return net.initialize(), rows
+    net.initialize()
+    _check_callback_names(estimator, net)
+    return net, rows
 
 
 def continue_net(estimator, net: ConstrainedNet, data: TrainingData, same_rows: bool):
@@ -118,12 +123,12 @@ def continue_net(estimator, net: ConstrainedNet, data: TrainingData, same_rows: 
     changed = _signature(*before) != _signature(*now) or bound_moved
     if changed and (strategy.wraps_module or net.strategy_.wraps_module):
         raise ValueError(
-            "strategy and lower_bound cannot change under a strategy that is part of "
-            "the module; use fit with warm_start=False."
+            "strategy, alpha and lower_bound cannot change under a strategy that is "
+            "part of the module; use fit with warm_start=False."
         )
     net.targets = replace(net.targets, lower_bound=data.lower_bound)
     dtype = next(net.module_.parameters()).dtype
-    rows = _split_rows(estimator, data, net.targets, dtype, net.seed)
+    rows = split_rows(estimator, data, net.targets, dtype, net.seed)
     if changed or not same_rows:
         net.strategy = net.strategy_ = strategy
         net.alpha = estimator.alpha
@@ -133,19 +138,50 @@ def continue_net(estimator, net: ConstrainedNet, data: TrainingData, same_rows: 
     return rows
 
 
-def run_epochs(net: ConstrainedNet, rows: TrainingRows, epochs: int) -> None:
-    """Train for some epochs; Ctrl-C and early stopping end it quietly."""
+def run_epochs(
+    net: ConstrainedNet, rows: TrainingRows, epochs: int, callbacks: list
+) -> int:
+    """Train for some epochs; Ctrl-C and early stopping end it quietly.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+    rows : TrainingRows
+    epochs : int
+    callbacks : list of (str, Callback)
+        For this call only.
+
+    Returns
+    -------
+    int
+        The number of epochs run.
+    """
+    before, own = len(net.history), net.callbacks_
     net.train_split = predefined_split(rows.valid) if rows.valid else None
+    net.callbacks_ = [*own, *callbacks]
     try:
         net.partial_fit(rows.train, epochs=epochs)
     finally:
+        net.callbacks_ = own
         net.train_split = None  # the net must not carry the data
+    return len(net.history) - before
 
 
-def module_recipe(estimator) -> tuple:
-    """Return what decides the module; it must not change between warm starts."""
-    kwargs = estimator._net_params_for("module")
-    return estimator.module, kwargs, estimator.dtype, estimator.device
+def built_in_params(estimator) -> dict:
+    """Return the parameters that are part of a net once it is built."""
+    params = {name: getattr(estimator, name) for name in BUILT_IN}
+    return {**params, **_net_params_but(estimator, "optimizer__")}
+
+
+def check_built_in_params(estimator, built_in: dict) -> None:
+    """Raise ValueError if a parameter changed that is part of the net."""
+    now = built_in_params(estimator)
+    for name in {**built_in, **now}:
+        if name not in now or name not in built_in or now[name] != built_in[name]:
+            raise ValueError(
+                f"{name} is part of the net and cannot change in a warm start; use fit "
+                "with warm_start=False."
+            )
 
 
 def set_up_strategy(strategy, rows: RowDataset, targets, alpha: float) -> None:
@@ -155,7 +191,17 @@ def set_up_strategy(strategy, rows: RowDataset, targets, alpha: float) -> None:
     strategy.setup(rows.y[:, bounded], lower_bound=bound, alpha=alpha)
 
 
-def _new_module(estimator, data: TrainingData, seed: int) -> nn.Module:
+def _new_module(estimator, example, n_outputs: int, seed: int) -> nn.Module:
+    with borrowed_generator(derive_seed(seed, 2)):
+        module = _made_module(estimator, example.shape[1], n_outputs)
+        module = module.to(example.dtype)
+        trace(module, example)  # lazy layers draw their weights here
+    if not any(weight.requires_grad for weight in module.parameters()):
+        raise ValueError("module has no weights that can be trained.")
+    return module
+
+
+def _made_module(estimator, n_features_in: int, n_outputs: int) -> nn.Module:
     kwargs = estimator._net_params_for("module")
     if isinstance(estimator.module, nn.Module):
         if kwargs:
@@ -169,8 +215,7 @@ def _new_module(estimator, data: TrainingData, seed: int) -> nn.Module:
             f"module={estimator.module!r} must be an nn.Module instance, or a class or "
             "callable that makes one."
         )
-    with borrowed_generator(derive_seed(seed, 2)):
-        return make_module(estimator.module, data.X.shape[1], data.y.shape[1], **kwargs)
+    return make_module(estimator.module, n_features_in, n_outputs, **kwargs)
 
 
 def _head_of(module, example, n_outputs: int, strategy) -> str | None:
@@ -196,35 +241,19 @@ def _start_head(spec, module, head, targets, strategy, bound) -> None:
         targets.unfold(linear)
 
 
-def _split_rows(estimator, data, targets, dtype, seed) -> TrainingRows:
-    y = targets.standardise(data.y)
-    index = np.arange(len(y))
-    if not estimator.early_stopping:
-        return TrainingRows(_rows(data, y, index, dtype), None, data.kept)
-    if len(y) < 2:
-        raise ValueError("early_stopping=True needs at least 2 samples.")
-    train, valid = train_test_split(
-        index,
-        test_size=max(1, int(estimator.validation_fraction * len(y))),
-        random_state=derive_seed(seed, 3) % 2**32,
-    )
-    train.sort()
-    return TrainingRows(
-        _rows(data, y, train, dtype), _rows(data, y, valid, dtype), data.kept[train]
-    )
-
-
-def _rows(data: TrainingData, y, index, dtype) -> RowDataset:
-    whole = len(index) == len(y)
-    X = data.X if whole else data.X[index]
-    return RowDataset(
-        torch.as_tensor(X, dtype=dtype),
-        torch.as_tensor(y[index], dtype=dtype),
-        torch.as_tensor(data.weight[index]),
-    )
+def _check_callback_names(estimator, net: ConstrainedNet) -> None:
+    """Refuse the parameters of unknown callbacks, which skorch would ignore."""
+    names = sorted(name for name, _ in net.callbacks_)
+    for name, value in estimator._net_params_for("callbacks").items():
+        if value is not None and name.partition("__")[0] not in names:
+            raise ValueError(
+                f"callbacks__{name} is the parameter of no callback; the callbacks are "
+                f"{names}."
+            )
 
 
 def _callbacks(estimator) -> list:
+    check_callbacks(estimator.callbacks)
     callbacks = [_private_copy(item) for item in estimator.callbacks or []]
     if estimator.early_stopping:
         stopper = EarlyStopping(
@@ -246,14 +275,15 @@ def _private_copy(item):
 
 
 def _open_params(estimator) -> dict:
-    params = {
-        name: value
-        for name, value in estimator._net_params.items()
-        if not name.startswith("module__")
-    }
-    if isinstance(estimator.criterion, type):
+    params = _net_params_but(estimator, "module__")
+    if not isinstance(estimator.criterion, nn.Module):
         params = {"criterion__reduction": "none", **params}
     return {"iterator_train__shuffle": True, **params}
+
+
+def _net_params_but(estimator, prefix: str) -> dict:
+    params = estimator._net_params.items()
+    return {name: value for name, value in params if not name.startswith(prefix)}
 
 
 def _signature(strategy, alpha: float) -> tuple:
@@ -261,14 +291,21 @@ def _signature(strategy, alpha: float) -> tuple:
 
 
 def _apply_live_params(estimator, net: ConstrainedNet) -> None:
-    net.set_params(**{name: getattr(estimator, name) for name in LIVE})
+    """Hand over what changed; the rest may have been moved since, by a schedule."""
     if net.optimizer is not estimator.optimizer:
         net.optimizer = estimator.optimizer
         net._initialize_optimizer()
+    wanted = {name: getattr(estimator, name) for name in LIVE}
+    wanted |= {
+        name: value
+        for name, value in estimator._net_params.items()
+        if name.startswith("optimizer__") and name != "optimizer__param_groups"
+    }
+    have = vars(net)
     net.set_params(
         **{
             name: value
-            for name, value in estimator._net_params.items()
-            if name.startswith("optimizer__") and name != "optimizer__param_groups"
+            for name, value in wanted.items()
+            if name not in have or have[name] != value
         }
     )

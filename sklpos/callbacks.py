@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import torch
+from scipy.optimize import nnls
 from sklearn.exceptions import ConvergenceWarning
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, PrintLog
 from torch import Tensor
+
+from sklpos.modules import head_input
 
 
 class MultiplierAscent(Callback):
@@ -20,7 +24,8 @@ class MultiplierAscent(Callback):
     ----------
     window : int, default=50
         Epochs between two looks for an infeasible problem, which shows multipliers
-        that grow linearly for ever. Only a head without bias can be infeasible.
+        that grow linearly for ever. Only a head without bias, under a bound above 0,
+        can be infeasible.
 
     Attributes
     ----------
@@ -39,12 +44,13 @@ class MultiplierAscent(Callback):
     def initialize(self):
         """Forget the last run."""
         self.infeasible_rows_ = []
-        self._growth = _GrowthWatch()
+        self.max_violation_ = None
+        self.looks_ = []
         return self
 
     def on_epoch_begin(self, net, **kwargs):
         """Start the epoch's maximum."""
-        self._max_violation = None
+        self.max_violation_ = None
 
     def on_violation(self, net, violation: Tensor, index: Tensor) -> None:
         """Make the dual step of a batch.
@@ -62,26 +68,32 @@ class MultiplierAscent(Callback):
         if not self.infeasible_rows_:
             net.strategy_.dual_step(violation, index)
         largest = violation.amax()
-        so_far = self._max_violation
-        self._max_violation = (
+        so_far = self.max_violation_
+        self.max_violation_ = (
             largest if so_far is None else torch.maximum(so_far, largest)
         )
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_epoch_end(self, net, dataset_train=None, **kwargs):
         """Hand the epoch's largest violation to the strategy's schedule."""
-        if self._max_violation is None:
+        if self.max_violation_ is None:
             return
-        largest = max(float(self._max_violation), 0.0)
-        self._max_violation = None
+        largest = max(float(self.max_violation_), 0.0)
+        self.max_violation_ = None
         net.strategy_.on_epoch_end(largest)
         if len(net.history) % self.window == 0 and not self.infeasible_rows_:
-            self._look_for_infeasible_rows(net, largest)
+            self._look_for_infeasible_rows(net, dataset_train, largest)
 
-    def _look_for_infeasible_rows(self, net, largest: float) -> None:
+    def on_train_end(self, net, **kwargs):
+        """Let go of a half epoch."""
+        self.max_violation_ = None
+
+    def _look_for_infeasible_rows(self, net, data, largest: float) -> None:
         multiplier = getattr(net.constraint_, "multiplier", None)
         if multiplier is None or not net.may_be_infeasible:
             return
-        rows = self._growth.update(multiplier, largest)
+        look = (multiplier.abs().cpu().double().numpy(), largest)
+        self.looks_ = [*self.looks_[-2:], look]
+        rows = _infeasible_rows(net, data, _growing(self.looks_))
         if rows:
             self.infeasible_rows_ = rows
             warnings.warn(
@@ -94,23 +106,43 @@ class MultiplierAscent(Callback):
             )
 
 
-class _GrowthWatch:
-    """Tells linear growth of multipliers from convergence, by three snapshots."""
+def _growing(looks: list[tuple[np.ndarray, float]]) -> np.ndarray:
+    """Say which multipliers grow as if for ever, by three looks at all of them."""
+    if len(looks) < 3:
+        return np.zeros_like(looks[-1][0], dtype=bool)
+    (first, before), (second, _), (third, after) = looks
+    growth, of_late = third - first, (third - second).sum()
+    goes_on = of_late > growth.sum() / 3 > 0 and after > max(before / 2, 1e-3)
+    return (growth > 0.1 * growth.max()) & goes_on
 
-    def __init__(self):
-        self.seen: list[tuple[Tensor, float]] = []
 
-    def update(self, multiplier: Tensor, largest: float) -> list[int]:
-        self.seen = [*self.seen[-2:], (multiplier.detach().abs().clone(), largest)]
-        if len(self.seen) < 3:
-            return []
-        (first, before), (second, _), (third, after) = self.seen
-        earlier, later = second - first, third - second
-        steady = (later > 0.95 * earlier) & (earlier > 0)
-        if after < 0.99 * before or after < 1e-3:
-            return []
-        growing = steady & (later > 0.1 * later.amax())
-        return growing.any(dim=1).nonzero().ravel().tolist()
+def _infeasible_rows(net, data, growing: np.ndarray) -> list[int]:
+    """Return the growing rows on which no head obeys the bound, as it is now.
+
+    By Farkas' lemma ``features @ w >= bound > 0`` has no solution exactly if some
+    ``v >= 0`` has ``v @ features = 0`` and ``sum(v) = 1``; the residual of the least
+    squares problem in v is otherwise ``1 / sqrt(1 + |w|**2)`` for the smallest w with
+    ``features @ w >= 1``.
+    """
+    found = set()
+    bound = net.targets.bound[net.targets.bounded]
+    for column in np.flatnonzero(growing.any(axis=0) & (bound > 0)):
+        rows = np.flatnonzero(growing[:, column])
+        features = _head_features(net, data[rows][0])
+        largest = np.abs(features).max()
+        features = features / (largest if largest > 0 else 1.0)
+        system = np.vstack([features.T, np.ones(len(rows))])
+        target = np.append(np.zeros(features.shape[1]), 1.0)
+        if nnls(system, target)[1] < 1e-6:
+            found.update(rows.tolist())
+    return sorted(found)
+
+
+def _head_features(net, X: Tensor) -> np.ndarray:
+    module = net.plain_module_.eval()
+    with head_input(module, net.head) as seen, torch.no_grad():
+        module(X.to(net.device))
+    return seen[0].cpu().double().numpy()
 
 
 class ConstraintHistory(Callback):
@@ -139,20 +171,24 @@ class ConstraintHistory(Callback):
     def on_batch_end(self, net, batch, training, **step):
         """Collect what one training step computed."""
         if training:
-            self.steps_.append((len(batch.index), batch.index, step))
+            names = ("objective", "constraint", "violation")
+            self.steps_.append((batch.index, *(step[name] for name in names)))
 
     def on_epoch_end(self, net, **kwargs):
         """Write the epoch's record."""
-        sizes = torch.tensor([size for size, _, _ in self.steps_], dtype=torch.float64)
-        for name in ("objective", "constraint"):
-            values = torch.stack([step[name] for _, _, step in self.steps_])
-            mean = (sizes / sizes.sum()) @ values.cpu().double()
-            net.history.record(name, float(mean))
-        violation = torch.cat([step["violation"] for _, _, step in self.steps_])
-        index = torch.cat([index for _, index, _ in self.steps_])
+        index, *means, violation = zip(*self.steps_, strict=True)
         self.steps_ = []
-        for name, value in self._summary(net, violation, index).items():
+        sizes = torch.tensor([len(part) for part in index], dtype=torch.float64)
+        for name, values in zip(("objective", "constraint"), means, strict=True):
+            mean = (sizes / sizes.sum()) @ torch.stack(values).cpu().double()
+            net.history.record(name, float(mean))
+        summary = self._summary(net, torch.cat(violation), torch.cat(index))
+        for name, value in summary.items():
             net.history.record(name, float(value))
+
+    def on_train_end(self, net, **kwargs):
+        """Let go of a half epoch."""
+        self.steps_ = []
 
     @staticmethod
     def _summary(net, violation: Tensor, index: Tensor) -> dict[str, Tensor | float]:
@@ -161,8 +197,19 @@ class ConstraintHistory(Callback):
         empty = violation.numel() == 0
         return {
             "max_violation": 0.0 if empty else violation.amax().clamp(min=0),
-            "violation_rate": 0.0 if empty else (violation > 0).double().mean(),
+            "violation_rate": 0.0
+            if empty
+            else int((violation > 0).sum()) / violation.numel(),
             "max_multiplier": 0.0 if empty else multiplier.amax(),
             "mean_multiplier": 0.0 if empty else multiplier.mean(),
             "alpha": strategy.state_.alpha,
         }
+
+
+class QuietPrintLog(PrintLog):
+    """skorch's table of the epochs, not even laid out while the net is silent."""
+
+    def on_epoch_end(self, net, **kwargs):
+        """Print the epoch's line."""
+        if net.verbose:
+            super().on_epoch_end(net, **kwargs)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from skorch.dataset import Dataset
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from sklpos.seeding import make_generator
 
@@ -52,11 +52,8 @@ class RowDataset(Dataset):
     """
 
     def __init__(self, X: Tensor, y: Tensor, weight: Tensor):
-        self.X, self.y = X, y
+        super().__init__(X, y)
         self.weight = (weight / weight.mean())[:, None].to(y.dtype)
-
-    def __len__(self) -> int:
-        return len(self.X)
 
     def __getitem__(self, index) -> Batch:
         index = torch.as_tensor(index)
@@ -91,6 +88,11 @@ class BatchLoader:
     def __init__(
         self, dataset, batch_size, shuffle=False, drop_last=False, seed=0, first_epoch=0
     ):
+        if drop_last and batch_size > len(dataset):
+            raise ValueError(
+                f"drop_last=True leaves nothing of {len(dataset)} rows: lower "
+                f"batch_size={batch_size}."
+            )
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle

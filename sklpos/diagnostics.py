@@ -10,6 +10,7 @@ from scipy.optimize import nnls
 
 from sklpos.data import BatchLoader
 from sklpos.modules import head_input
+from sklpos.net import DivergenceError
 
 _ROWS = 4096  # a pass, so that memory does not grow with the data
 
@@ -57,9 +58,19 @@ def evaluate_training_state(net, rows):
     objective : float
         Weighted mean loss, in eval mode.
     kkt : KKTResiduals
+
+    Raises
+    ------
+    DivergenceError
+        If the objective is not a finite number.
     """
     net.module_.eval()
     violation, multiplier, objective = _pass(net, rows)
+    if not np.isfinite(objective):
+        raise DivergenceError(
+            f"training diverged: the loss ends at {objective}; lower lr (now {net.lr}) "
+            "or alpha, or standardise X."
+        )
     if net.strategy_.estimates_multipliers:
         multiplier = torch.as_tensor(_least_squares_multipliers(net, rows, violation))
     gradient = _lagrangian_gradient(net, rows, multiplier)
@@ -110,7 +121,7 @@ def _lagrangian_gradient(net, rows, multiplier: torch.Tensor) -> float:
         ):
             if part is not None:
                 sum_ += part
-    return float(torch.sqrt(sum((part.double() ** 2).sum().cpu() for part in total)))
+    return float(torch.sqrt(sum((part.cpu().double() ** 2).sum() for part in total)))
 
 
 def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarray:
@@ -119,7 +130,7 @@ def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarr
     Minimises ``|| sum_i w_i (dloss_i/df - lambda_i) Phi_i ||`` for each output.
     """
     features, slope = _features_and_slope(net, rows)
-    weighted = features * rows.weight.double().cpu().numpy()
+    weighted = features * rows.weight.cpu().double().numpy()
     bounded = np.flatnonzero(net.targets.bounded)
     estimate = np.zeros(violation.shape)
     for column, output in enumerate(bounded):
@@ -136,13 +147,13 @@ def _features_and_slope(net, rows):
     has_bias = module.get_submodule(net.head).bias is not None
     for batch in BatchLoader(rows, _ROWS):
         with head_input(module, net.head) as seen, torch.no_grad():
-            y_pred = net.infer(batch[0])
+            y_pred = module(batch[0].to(net.device))  # hooks do not reach compiled code
         y_pred.requires_grad_()
         weight = torch.ones_like(batch.weight)
         with torch.enable_grad():
             loss = net.objective(y_pred, batch[1], weight) * y_pred.numel()
-        slopes.append(torch.autograd.grad(loss, y_pred)[0].double().cpu().numpy())
-        features.append(seen[0].double().cpu().numpy())
+        slopes.append(torch.autograd.grad(loss, y_pred)[0].cpu().double().numpy())
+        features.append(seen[0].cpu().double().numpy())
     features = np.concatenate(features)
     if has_bias:
         features = np.hstack([features, np.ones((len(features), 1))])

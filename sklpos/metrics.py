@@ -20,14 +20,14 @@ def violation_rate(y_pred, lower_bound=0.0) -> float:
     Returns
     -------
     float
-        In [0, 1].
+        In [0, 1]; NaN counts as a violation.
 
     Examples
     --------
     >>> violation_rate([1.0, -0.5, 0.0, 2.0])
     0.25
     """
-    low = np.asarray(y_pred) < np.asarray(lower_bound)
+    low = ~(np.asarray(y_pred) >= np.asarray(lower_bound))
     return float(low.reshape(len(low), -1).any(axis=1).mean())
 
 
@@ -89,8 +89,9 @@ def max_violation_scorer(estimator, X, y=None) -> float:
 
 
 def _bound_of(estimator):
-    last = estimator[-1] if hasattr(estimator, "steps") else estimator
-    return getattr(last, "lower_bound", 0.0)
+    while hasattr(estimator, "steps"):
+        estimator = estimator[-1]
+    return getattr(estimator, "lower_bound", 0.0)
 
 
 def best_feasible(
@@ -133,18 +134,18 @@ class _BestFeasible:
     def __call__(self, cv_results: dict) -> int:
         score = self._column(cv_results, self.score)
         violation = -self._column(cv_results, self.violation)
-        violation = np.where(np.isnan(violation), np.inf, violation)
-        feasible = (violation <= self.tolerance) & ~np.isnan(score)
-        if feasible.any():
-            return int(np.argmax(np.where(feasible, score, -np.inf)))
-        warnings.warn(
-            f"no candidate has {self.violation} <= {self.tolerance}; the smallest is "
-            f"{violation.min():.4g}, and its candidate is taken.",
-            UserWarning,
-            stacklevel=2,
-        )
-        smallest = violation == violation.min()
-        return int(np.argmax(np.where(smallest & ~np.isnan(score), score, -np.inf)))
+        failed = np.isnan(score) | np.isnan(violation)
+        violation[failed], score[failed] = np.inf, -np.inf
+        smallest = violation.min()
+        if smallest > self.tolerance:
+            warnings.warn(
+                f"no candidate has {self.violation} <= {self.tolerance}; the smallest "
+                f"is {smallest:.4g}, and its candidate is taken.",
+                UserWarning,
+                stacklevel=2,
+            )
+        allowed = violation <= max(self.tolerance, smallest)
+        return int(np.argmax(np.where(allowed, score, -np.inf)))
 
     @staticmethod
     def _column(cv_results: dict, name: str) -> np.ndarray:
@@ -154,4 +155,4 @@ class _BestFeasible:
                 f"the search has no scorer named {name!r}; pass scoring={{{name!r}: "
                 "...}} to it."
             )
-        return np.asarray(cv_results[column], dtype=float)
+        return np.array(cv_results[column], dtype=float)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class MLP(nn.Module):
         Number of inputs.
     n_outputs : int
         Number of outputs.
-    hidden_layer_sizes : int or sequence of int, default=(100,)
+    hidden_layer_sizes : int or iterable of int, default=(100,)
         Width of each hidden layer; ``()`` is a linear model.
     activation : str or callable, default="relu"
         A name of `ACTIVATIONS`, or a callable that returns an ``nn.Module``.
@@ -62,7 +63,7 @@ class MLP(nn.Module):
         self,
         n_features_in: int,
         n_outputs: int,
-        hidden_layer_sizes: int | Sequence[int] = (100,),
+        hidden_layer_sizes: int | Iterable[int] = (100,),
         activation: str | Callable[[], nn.Module] = "relu",
         dropout: float = 0.0,
         bias: bool = True,
@@ -81,13 +82,13 @@ class MLP(nn.Module):
         return self.head(self.features(X))
 
 
-def _as_widths(sizes: int | Sequence[int]) -> list[int]:
-    widths = list(sizes) if isinstance(sizes, Sequence) else [sizes]
-    if not all(isinstance(width, int) and width > 0 for width in widths):
+def _as_widths(sizes: int | Iterable[int]) -> list[int]:
+    widths = list(sizes) if isinstance(sizes, Iterable) else [sizes]
+    if not all(isinstance(width, Integral) and width > 0 for width in widths):
         raise ValueError(
             f"hidden_layer_sizes={sizes!r} must be positive integers, such as (64, 64)."
         )
-    return widths
+    return [int(width) for width in widths]
 
 
 def _activation(name: str | Callable[[], nn.Module]) -> nn.Module:
@@ -122,14 +123,18 @@ def make_module(module, n_features_in: int, n_outputs: int, **kwargs) -> nn.Modu
     TypeError
         If it returns something else, or the arguments do not fit.
     """
-    sizes = {"n_features_in": n_features_in, "n_outputs": n_outputs}
-    accepted = inspect.signature(module).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
-    sizes = {name: size for name, size in sizes.items() if name in accepted}
-    unknown = [] if open_ended else sorted(set(kwargs) - set(accepted))
-    if unknown:
-        raise TypeError(f"module={module!r} has no parameter {unknown[0]!r}.")
-    made = module(**{**sizes, **kwargs})
+    signature = inspect.signature(module)
+    for name, size in (("n_features_in", n_features_in), ("n_outputs", n_outputs)):
+        if name in signature.parameters:
+            kwargs.setdefault(name, size)
+    try:
+        signature.bind(**kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"module={module!r} {error}; its arguments are n_features_in, n_outputs "
+            "and what is passed as module__name=value."
+        ) from error
+    made = module(**kwargs)
     if not isinstance(made, nn.Module):
         raise TypeError(f"module={module!r} returned {made!r}, not an nn.Module.")
     return made

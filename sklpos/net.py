@@ -8,17 +8,17 @@ from typing import ClassVar
 
 import torch
 from skorch import NeuralNetRegressor
-from skorch.callbacks import EarlyStopping
+from skorch.callbacks import Callback, Checkpoint, EarlyStopping
 from skorch.utils import is_dataset, to_tensor
 from torch import Tensor
 
-from sklpos.callbacks import ConstraintHistory, MultiplierAscent
+from sklpos.callbacks import ConstraintHistory, MultiplierAscent, QuietPrintLog
 from sklpos.data import Batch, BatchLoader, RowDataset
 from sklpos.seeding import borrowed_generator, derive_seed
 
 
 class DivergenceError(ValueError):
-    """The loss is no longer a finite number."""
+    """The loss, or a weight, is no longer a finite number."""
 
 
 class ConstrainedNet(NeuralNetRegressor):
@@ -61,7 +61,12 @@ class ConstrainedNet(NeuralNetRegressor):
     """
 
     # Pickled in one go, so that references between them survive.
-    cuda_dependent_attributes_: ClassVar[list[str]] = ["strategy", "product_"]
+    cuda_dependent_attributes_: ClassVar[list[str]] = [
+        "module",
+        "criterion",
+        "strategy",
+        "product_",
+    ]
     prefixes_: ClassVar[list[str]] = [*NeuralNetRegressor.prefixes_, "product"]
 
     def __init__(
@@ -97,10 +102,12 @@ class ConstrainedNet(NeuralNetRegressor):
 
     @property
     def _default_callbacks(self):
+        own = [(n, cb) for n, cb in super()._default_callbacks if n != "print_log"]
         return [
-            *super()._default_callbacks,
+            *own,
+            ("print_log", QuietPrintLog()),
+            ("constraint_history", ConstraintHistory()),  # before the schedule moves
             ("multiplier_ascent", MultiplierAscent()),
-            ("constraint_history", ConstraintHistory()),
         ]
 
     def initialize_module(self):
@@ -112,10 +119,18 @@ class ConstrainedNet(NeuralNetRegressor):
 
     def initialize_criterion(self):
         """Initialise the criterion without a reduction."""
-        super().initialize_criterion()
-        if getattr(self.criterion_, "reduction", None) != "none":
+        try:
+            super().initialize_criterion()
+        except TypeError as error:
+            raise TypeError(
+                f"criterion={self.criterion!r} must be made with reduction='none', as "
+                f"the losses of torch.nn are, and its own parameters: {error}"
+            ) from error
+        reduction = getattr(self.criterion_, "reduction", None)
+        if reduction != "none":
             raise ValueError(
-                f"criterion={self.criterion!r} must accept reduction='none'."
+                f"criterion={self.criterion!r} has reduction={reduction!r}, but one "
+                "loss for every row and output is needed; pass reduction='none'."
             )
         return self
 
@@ -130,31 +145,35 @@ class ConstrainedNet(NeuralNetRegressor):
 
     @property
     def may_be_infeasible(self) -> bool:
-        """Whether no head may obey the bound: only one without bias can fail to."""
-        if self.head is None:
+        """Whether no head may obey the bound: one with a bias can, and 0 obeys 0."""
+        if self.head is None or not (self.targets.bound > 0).any():
             return False
         return self.plain_module_.get_submodule(self.head).bias is None
 
     def snapshot(self):
         """Return what `restore` needs to undo training."""
+        owners = [self, *(callback for _, callback in self.callbacks_)]
+        attributes = [(owner, dict(vars(owner))) for owner in owners]
         parts = (self.module_, self.constraint_, self.optimizer_)
-        states = copy.deepcopy([part.state_dict() for part in parts])
-        lived = (self.strategy_, self.strategy_.state_, self.alpha, self.targets)
-        return states, lived, len(self.history)
+        states = [(part, copy.deepcopy(part.state_dict())) for part in parts]
+        return attributes, states, len(self.history)
 
     def restore(self, snapshot) -> None:
-        """Undo everything since the `snapshot`, the allocation of multipliers too."""
-        states, (self.strategy, state, self.alpha, self.targets), n_epochs = snapshot
-        self.strategy_, self.strategy.state_ = self.strategy, state
-        self.renew_constraint()
-        parts = (self.module_, self.constraint_, self.optimizer_)
-        for part, state in zip(parts, states, strict=True):
+        """Undo everything since the `snapshot`, new multipliers and optimizers too."""
+        attributes, states, n_epochs = snapshot
+        for owner, values in attributes:
+            vars(owner).clear()
+            vars(owner).update(values)
+        for part, state in states:
             part.load_state_dict(state)
         del self.history[n_epochs:]
 
     def renew_constraint(self) -> None:
         """Register the tensors of a strategy that was set up anew."""
         self.constraint_ = self.strategy_.state_.to(self.device)
+        for _, callback in self.callbacks_:
+            if isinstance(callback, MultiplierAscent):
+                callback.initialize()
 
     def get_dataset(self, X, y=None, weight=None):
         """Wrap arrays or tensors into a `RowDataset`.
@@ -224,11 +243,7 @@ class ConstrainedNet(NeuralNetRegressor):
         with self._randomness():
             step = super().train_step(batch, **fit_params)
         if not torch.isfinite(step["loss"]):
-            raise DivergenceError(
-                f"the loss became {step['loss'].item()} in epoch {len(self.history)}; "
-                f"training diverged: lower lr (now {self.lr}) or alpha, or standardise "
-                "X."
-            )
+            raise self._divergence(f"the loss became {step['loss'].item()} in")
         return step
 
     def train_step_single(self, batch: Batch, **fit_params):
@@ -267,12 +282,42 @@ class ConstrainedNet(NeuralNetRegressor):
         return {"loss": loss, "y_pred": y_pred}
 
     def notify(self, method_name, **cb_kwargs):
-        """Tell the callbacks; what `EarlyStopping` rewinds, rewind with it."""
-        super().notify(method_name, **cb_kwargs)
-        if method_name == "on_epoch_end":
-            self._keep_best_constraint()
-        elif method_name == "on_train_end":
-            self._rewind_constraint()
+        """Tell the callbacks; what one of them rewinds, rewind with it."""
+        getattr(self, method_name)(self, **cb_kwargs)
+        if method_name == "on_train_begin":
+            self.constraint_best_ = {}
+        for name, callback in self.callbacks_:
+            getattr(callback, method_name)(self, **cb_kwargs)
+            if getattr(callback, "load_best", False):
+                self._follow(name, callback, method_name)
+        if method_name == "on_train_end":
+            self.constraint_best_ = {}
+            self._check_weights()
+
+    def _follow(self, name: str, callback: Callback, method_name: str) -> None:
+        """Keep and rewind the multipliers where a callback does so with the weights."""
+        if method_name == "on_epoch_end" and self._keeps_this_epoch(callback):
+            state = self.constraint_.state_dict()
+            self.constraint_best_[name] = copy.deepcopy(state)
+        elif method_name == "on_train_end" and name in self.constraint_best_:
+            self.constraint_.load_state_dict(self.constraint_best_[name])
+
+    def _keeps_this_epoch(self, callback: Callback) -> bool:
+        epoch = self.history[-1]
+        if isinstance(callback, EarlyStopping):
+            return callback.best_epoch_ == epoch["epoch"]
+        return isinstance(callback, Checkpoint) and epoch.get(callback.event_name)
+
+    def _check_weights(self) -> None:
+        """Raise if the last step, whose loss nobody saw, left no finite weights."""
+        if not all(weight.isfinite().all() for weight in self.module_.parameters()):
+            raise self._divergence("a weight is no longer a finite number after")
+
+    def _divergence(self, what: str) -> DivergenceError:
+        return DivergenceError(
+            f"{what} epoch {len(self.history)}; training diverged: lower lr (now "
+            f"{self.lr}) or alpha, or standardise X."
+        )
 
     def _notify_violation(self, violation: Tensor, index: Tensor) -> None:
         if not self._dual_step_due:
@@ -288,22 +333,3 @@ class ConstrainedNet(NeuralNetRegressor):
         batch = len(self.history[-1]["batches"])
         seed = derive_seed(self.seed, 1, len(self.history), batch)
         return borrowed_generator(seed, self.device)
-
-    def _early_stoppers(self):
-        return [
-            callback
-            for _, callback in self.callbacks_
-            if isinstance(callback, EarlyStopping) and callback.load_best
-        ]
-
-    def _keep_best_constraint(self) -> None:
-        for stopper in self._early_stoppers():
-            if stopper.best_epoch_ == self.history[-1, "epoch"]:
-                state = self.constraint_.state_dict()
-                stopper.best_constraint_ = {k: v.clone() for k, v in state.items()}
-
-    def _rewind_constraint(self) -> None:
-        for stopper in self._early_stoppers():
-            best = getattr(stopper, "best_constraint_", None)
-            if best and stopper.best_epoch_ != self.history[-1, "epoch"]:
-                self.constraint_.load_state_dict(best)

@@ -22,6 +22,8 @@ CONSTRAINTS = {
     "alpha": [Interval(Real, 0, None, closed="left")],
     "repair": [StrOptions({"head"}), None],
     "balance": ["boolean"],
+    "criterion": [callable],
+    "optimizer": [callable],
     "lr": [Interval(Real, 0, None, closed="neither")],
     "max_epochs": [Interval(Integral, 1, None, closed="left")],
     "batch_size": [

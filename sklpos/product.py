@@ -104,7 +104,7 @@ def _forward(module, X, rows=_ROWS) -> Iterator[np.ndarray]:
 def _features(module, head: str, X) -> Iterator[np.ndarray]:
     with head_input(module, head) as seen:
         for _ in _forward(module, X):
-            hidden = seen.pop().double().cpu().numpy()
+            hidden = seen.pop().cpu().double().numpy()
             if module.get_submodule(head).bias is not None:
                 hidden = np.hstack([hidden, np.ones((len(hidden), 1))])
             yield hidden
@@ -238,12 +238,20 @@ def summarise(repair: HeadRepair, margin, rows, n_samples: int) -> Repair:
 
 
 def warn_of_limits(repair: HeadRepair, *, balance: bool) -> None:
-    """Warn of outputs without a feasible head, and of balance that was dropped."""
+    """Warn of outputs without a feasible or nearest head, and of dropped balance."""
     for output in np.flatnonzero(~repair.feasible):
         warnings.warn(
             f"no head without bias obeys lower_bound for output {output}: the smallest "
             f"achievable violation is {repair.smallest_violation[output]:.6g}; the "
             "output is left as trained. Give the head a bias or lower the bound.",
+            UserWarning,
+            stacklevel=4,
+        )
+    makeshift = np.flatnonzero(repair.feasible & ~repair.nearest)
+    if len(makeshift):
+        warnings.warn(
+            f"the nearest head of outputs {makeshift.tolist()} was lost to rounding; a "
+            "flatter one that obeys lower_bound was taken. Standardise X.",
             UserWarning,
             stacklevel=4,
         )
@@ -277,7 +285,7 @@ def _rounding_margin(module, X, rows, coef, scale) -> np.ndarray:
     size = np.max([np.max(np.abs(part) @ np.abs(coef).T, axis=0) for part in rows()], 0)
     margin = 1e-9 * scale + 8 * torch.finfo(dtype).eps * size
     if dtype != torch.float64:
-        exact = copy.deepcopy(module).double()
+        exact = copy.deepcopy(module).cpu().double()
         pairs = zip(_forward(module, X), _forward(exact, X), strict=True)
         margin = margin + 4 * np.max([abs(a - b).max(axis=0) for a, b in pairs], 0)
     return margin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,7 +12,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklpos.building import continue_net, module_recipe, new_net, run_epochs
+from sklpos.building import (
+    built_in_params,
+    check_built_in_params,
+    continue_net,
+    new_net,
+    run_epochs,
+)
 from sklpos.diagnostics import evaluate_training_state
 from sklpos.modules import MLP
 from sklpos.parameters import CONSTRAINTS, NetParamsMixin
@@ -24,10 +31,17 @@ from sklpos.product import (
     warn_of_limits,
 )
 from sklpos.seeding import draw_seed
+from sklpos.sklearn_callbacks import (
+    CallbackSupportMixin,
+    EpochBridge,
+    with_callbacks,
+)
 from sklpos.validation import check_training_data
 
 
-class PositiveOutputRegressor(NetParamsMixin, RegressorMixin, BaseEstimator):
+class PositiveOutputRegressor(
+    NetParamsMixin, CallbackSupportMixin, RegressorMixin, BaseEstimator
+):
     """Neural-network regression whose outputs obey a lower bound.
 
     The weights of a net that ends in a plain ``nn.Linear`` are guided, by a constraint
@@ -189,6 +203,7 @@ class PositiveOutputRegressor(NetParamsMixin, RegressorMixin, BaseEstimator):
         self.random_state = random_state
         self._take_net_params(net_params)
 
+    @with_callbacks
     def fit(self, X, y, sample_weight=None):
         """Train, then repair the head.
 
@@ -208,10 +223,19 @@ class PositiveOutputRegressor(NetParamsMixin, RegressorMixin, BaseEstimator):
         ValueError
             For bad input, or when training diverges. What was fitted before stays.
         """
+        task = self._init_callback_context(max_subtasks=self.max_epochs)
+        task.call_on_fit_task_begin(estimator=self, X=X, y=y)
         resume = self.warm_start and self.__sklearn_is_fitted__()
-        fitted, data, rows = self._train(X, y, sample_weight, self.max_epochs, resume)
-        fitted._finish(data, rows)
-        return self._adopt(fitted)
+        with self._all_or_nothing(resume) as fitted:
+            bridge = fitted._bridge(task, X=X, y=y)
+            data, rows = fitted._train(
+                X, y, sample_weight, self.max_epochs, resume, bridge
+            )
+            fitted._finish(data, rows)
+        task.call_on_fit_task_end(
+            estimator=self, X=X, y=y, reconstruction_attributes=lambda: vars(self)
+        )
+        return self
 
     def partial_fit(self, X, y, sample_weight=None):
         """Train for one epoch, without a repair; `enforce` repairs on request.
@@ -229,9 +253,10 @@ class PositiveOutputRegressor(NetParamsMixin, RegressorMixin, BaseEstimator):
         if self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True.")
         resume = self.__sklearn_is_fitted__()
-        fitted, data, rows = self._train(X, y, sample_weight, 1, resume)
-        fitted._publish(data, rows)
-        return self._adopt(fitted)
+        with self._all_or_nothing(resume) as fitted:
+            data, rows = fitted._train(X, y, sample_weight, 1, resume)
+            fitted._publish(data, rows)
+        return self
 
     def predict(self, X):
         """Predict with `module_`.
@@ -245,8 +270,7 @@ class PositiveOutputRegressor(NetParamsMixin, RegressorMixin, BaseEstimator):
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
             In the unit of y, in the dtype of the net.
         """
-        check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        X = self._check_inputs(X)
         predictions = predict_rows(self.module_, X)
         return predictions.ravel() if self._y_ndim == 1 else predictions
 
@@ -266,46 +290,62 @@ class PositiveOutputRegressor(NetParamsMixin, RegressorMixin, BaseEstimator):
         self
             Unchanged if the strategy's guarantee is ``"everywhere"``.
         """
-        check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        X = self._check_inputs(X)
         if self.strategy_.guarantee != "everywhere":
             self._repair(X, np.arange(len(X)), len(X))
         return self
 
-    def _train(self, X, y, sample_weight, epochs: int, resume: bool):
-        """Train a shallow copy, so that a failure leaves what is fitted alone."""
+    def _check_inputs(self, X) -> np.ndarray:
+        check_is_fitted(self)
+        return validate_data(
+            self,
+            X,
+            reset=False,
+            dtype=[np.float64, np.float32],
+            force_writeable=True,  # torch warns of arrays that are not
+        )
+
+    @contextmanager
+    def _all_or_nothing(self, resume: bool):
+        """Work on a shallow copy, so that a failure leaves what is fitted alone."""
+        undo = self.net_.snapshot() if resume else None
+        fitted = type(self).__new__(type(self))
+        fitted.__dict__.update(self.__dict__)
+        try:
+            yield fitted
+        except BaseException:
+            if resume:
+                self.net_.restore(undo)
+            raise
+        self.__dict__ = fitted.__dict__
+
+    def _train(self, X, y, sample_weight, epochs: int, resume: bool, bridge=()):
         validate_parameter_constraints(
             CONSTRAINTS, self.get_params(deep=False), type(self).__name__
         )
         self._check_net_params()
-        fitted = type(self).__new__(type(self))
-        fitted.__dict__.update(self.__dict__)
-        data = check_training_data(fitted, X, y, sample_weight, reset=not resume)
-        if not resume:
-            fitted.net_, rows = new_net(fitted, data, draw_seed(self.random_state))
-            fitted._recipe = module_recipe(fitted)
-            fitted._run(rows, epochs)
+        data = check_training_data(self, X, y, sample_weight, reset=not resume)
+        self._y_ndim, self.n_outputs_ = data.y_ndim, data.y.shape[1]
+        if resume:
+            check_built_in_params(self, self._built_in)
+            rows = continue_net(self, self.net_, data, data.key == self._data_key)
         else:
-            if module_recipe(fitted) != self._recipe:
-                raise ValueError(
-                    "module, its parameters, dtype and device cannot change in a warm "
-                    "start; use fit with warm_start=False."
-                )
-            undo = self.net_.snapshot()
-            try:
-                rows = continue_net(fitted, self.net_, data, data.key == self._data_key)
-                fitted._run(rows, epochs)
-            except BaseException:
-                self.net_.restore(undo)
-                raise
-        fitted._data_key, fitted._y_ndim = data.key, data.y_ndim
-        fitted.n_outputs_ = data.y.shape[1]
-        return fitted, data, rows
+            self.net_, rows = new_net(self, data, draw_seed(self.random_state))
+            self._built_in = built_in_params(self)
+        self._data_key = data.key
+        self.n_iter_ = run_epochs(self.net_, rows, epochs, bridge)
+        return data, rows
 
-    def _run(self, rows, epochs: int) -> None:
-        before = len(self.net_.history)
-        run_epochs(self.net_, rows, epochs)
-        self.n_iter_ = len(self.net_.history) - before
+    def _bridge(self, task, **data) -> list:
+        """Return what tells scikit-learn's callbacks, if there are any, of epochs."""
+        if not getattr(self, "_skl_callbacks", None):
+            return []
+
+        def so_far():
+            self.net_.product_ = make_product(self.net_)
+            return vars(self)
+
+        return [("sklearn", EpochBridge(self, task, so_far, **data))]
 
     def _publish(self, data, rows):
         """Set everything but the repair."""
@@ -323,8 +363,9 @@ class PositiveOutputRegressor(NetParamsMixin, RegressorMixin, BaseEstimator):
         objective, self.kkt_ = self._publish(data, rows)
         if objective > 10:
             warnings.warn(
-                f"training diverged: the loss ends at {objective:.3g} times the "
-                f"variance of y; lower lr (now {self.lr}) or standardise X.",
+                f"training diverged, or has hardly begun: the loss ends at "
+                f"{objective:.3g} times the variance of y; lower lr (now {self.lr}), "
+                "raise max_epochs or standardise X.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
@@ -346,10 +387,6 @@ class PositiveOutputRegressor(NetParamsMixin, RegressorMixin, BaseEstimator):
         warn_of_limits(repair, balance=balance)
         self.net_.product_, self._kept = module, repair.kept
         self.repair_ = summarise(repair, margin, rows, n_samples)
-
-    def _adopt(self, fitted):
-        self.__dict__ = fitted.__dict__
-        return self
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "net_") and hasattr(self.net_, "product_")

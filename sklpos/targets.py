@@ -72,6 +72,14 @@ class TargetScale:
         """Lower bound in scaled units, shape (n_outputs,)."""
         return self.standardise(self.lower_bound)
 
+    def bound_for(self, like: torch.Tensor) -> torch.Tensor:
+        """Return the bound in the dtype of a tensor, rounded up, never below it."""
+        exact = torch.as_tensor(self.lower_bound)  # some devices have no float64
+        bound = exact.to(like.dtype)
+        above = torch.nextafter(bound, torch.full_like(bound, torch.inf))
+        bound = torch.where(bound.to(exact.dtype) < exact, above, bound)
+        return bound.to(like.device)
+
     @property
     def bounded(self) -> np.ndarray:
         """Which outputs have a finite bound, shape (n_outputs,)."""

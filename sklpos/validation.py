@@ -12,6 +12,7 @@ import torch
 from scipy.sparse import issparse
 from sklearn.base import clone
 from sklearn.utils.validation import _check_sample_weight, validate_data
+from skorch.callbacks import Callback
 
 from sklpos.strategies import STRATEGIES, ConstraintStrategy
 
@@ -134,8 +135,40 @@ def _report_low_targets(y, lower_bound, on_negative_y: str) -> None:
     warnings.warn(
         f"{message}; set on_negative_y='ignore' to silence this.",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,  # whoever called fit
     )
+
+
+def check_magnitude(y: np.ndarray, scale: np.ndarray, dtype: torch.dtype) -> None:
+    """Refuse targets whose squares overflow or whose unit underflows.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples, n_outputs)
+    scale : ndarray of shape (n_outputs,)
+        Their standard deviation.
+    dtype : torch.dtype
+        What the net computes in.
+    """
+    limit = min(1e150, torch.finfo(dtype).max / 1e3)
+    if np.abs(y).max() > limit or scale.min() < 1 / limit:
+        raise ValueError(
+            f"y has a size of {np.abs(y).max():.3g} and a standard deviation of "
+            f"{scale.min():.3g}, but {dtype} asks for numbers between {1 / limit:.0e} "
+            f"and {limit:.0e}; change the unit of y."
+        )
+
+
+def check_callbacks(callbacks) -> None:
+    """Raise TypeError unless these are skorch callbacks, or (name, callback) pairs."""
+    for item in callbacks or []:
+        callback = item[-1] if isinstance(item, tuple) and len(item) == 2 else item
+        kind = callback if isinstance(callback, type) else type(callback)
+        if not issubclass(kind, Callback):
+            raise TypeError(
+                f"callbacks holds {item!r}; each must be a skorch callback, or a pair "
+                "(name, callback)."
+            )
 
 
 def check_strategy(strategy, alpha: float) -> ConstraintStrategy:
@@ -186,13 +219,14 @@ def check_device(device) -> torch.device:
         }
         return torch.device(next((name for name, ok in usable.items() if ok), "cpu"))
     try:
-        torch.empty(1, device=device).cpu()
+        made = torch.device(device)
+        torch.empty(1, device=made).cpu()
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise ValueError(
             f"device={device!r} cannot be used on this machine; choose 'cpu', 'auto' "
             "or an accelerator that torch finds."
         ) from error
-    return torch.device(device)
+    return made
 
 
 def check_dtype(dtype, X: np.ndarray, device: torch.device) -> torch.dtype:

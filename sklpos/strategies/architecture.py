@@ -108,7 +108,7 @@ class NonnegativeWeights(ConstraintStrategy):
         linear = module.get_submodule(head).plain()
         targets.fold(linear)
         if linear.bias is not None:
-            bound = torch.as_tensor(targets.lower_bound).to(linear.bias)
+            bound = targets.bound_for(linear.bias)
             linear.bias.data.copy_(torch.maximum(linear.bias, bound))
         return replace_layer(module, head, linear)
 
@@ -133,6 +133,16 @@ _FUNCTIONS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
+def _pair(name: str) -> tuple[Callable, Callable]:
+    """Return an activation and its inverse."""
+    if name not in _FUNCTIONS:
+        raise ValueError(
+            f"function={name!r} is not an activation of this strategy; choose one of "
+            f"{sorted(_FUNCTIONS)}."
+        )
+    return _FUNCTIONS[name]
+
+
 class BoundedOutput(nn.Module):
     """A module behind an output activation: ``lower_bound + scale * act(z)``.
 
@@ -150,6 +160,7 @@ class BoundedOutput(nn.Module):
 
     def __init__(self, module: nn.Module, function: str, lower_bound: Tensor):
         super().__init__()
+        _pair(function)
         self.module = module
         self.function = function
         self.register_buffer("bounded", torch.isfinite(lower_bound))
@@ -158,7 +169,7 @@ class BoundedOutput(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:  # noqa: D102
         z = self.module(X)
-        act = _FUNCTIONS[self.function][0]
+        act, _ = _pair(self.function)
         if not self.bounded.all():  # exp of a free output may overflow
             bounded = torch.where(self.bounded, z, 0.0)
             return self.offset + self.scale * torch.where(self.bounded, act(bounded), z)
@@ -198,17 +209,12 @@ class Activation(ConstraintStrategy):
         self, module: nn.Module, head: str | None, *, X: Tensor, lower_bound: Tensor
     ) -> nn.Module:
         """Put the activation behind the module."""
-        if self.function not in _FUNCTIONS:
-            raise ValueError(
-                f"function={self.function!r} is not an activation of this strategy; "
-                f"choose one of {sorted(_FUNCTIONS)}."
-            )
         return BoundedOutput(module, self.function, lower_bound)
 
     def initial_bias(self, lower_bound: Tensor) -> Tensor:
         """Return ``act^-1`` of the scaled mean."""
         above = torch.where(torch.isfinite(lower_bound), -lower_bound, 1.0)
-        start = _FUNCTIONS[self.function][1](above.clamp(min=0.1))
+        start = _pair(self.function)[1](above.clamp(min=0.1))
         return torch.where(torch.isfinite(lower_bound), start, 0.0)
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
@@ -217,7 +223,7 @@ class Activation(ConstraintStrategy):
 
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
         """Give the output the unit of y; a shift can only go into free outputs."""
-        offset = torch.as_tensor(targets.lower_bound).to(module.offset)
+        offset = targets.bound_for(module.offset)
         shift = torch.as_tensor(targets.shift).to(module.offset)
         module.offset.copy_(torch.where(module.bounded, offset, shift))
         module.scale.copy_(torch.as_tensor(targets.scale).to(module.scale))

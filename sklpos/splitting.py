@@ -1,0 +1,79 @@
+"""The rows to train on and those held out, as the net sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+
+from sklpos.data import RowDataset
+from sklpos.seeding import derive_seed
+from sklpos.targets import TargetScale
+from sklpos.validation import TrainingData
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRows:
+    """The data as the net sees them.
+
+    Attributes
+    ----------
+    train : RowDataset
+    valid : RowDataset or None
+    index : ndarray of shape (n_train,)
+        Sample number of each training row.
+    """
+
+    train: RowDataset
+    valid: RowDataset | None
+    index: np.ndarray
+
+
+def split_rows(
+    estimator, data: TrainingData, targets: TargetScale, dtype: torch.dtype, seed: int
+) -> TrainingRows:
+    """Standardise the targets, and hold rows out for early stopping.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+    data : TrainingData
+    targets : TargetScale
+    dtype : torch.dtype
+    seed : int
+        Decides which rows are held out.
+
+    Returns
+    -------
+    TrainingRows
+    """
+    y = targets.standardise(data.y)
+    index, params = np.arange(len(y)), estimator._net_params_for("dataset")
+    if not estimator.early_stopping:
+        return TrainingRows(_rows(data, y, index, dtype, params), None, data.kept)
+    if len(y) < 2:
+        raise ValueError("early_stopping=True needs at least 2 samples.")
+    train, valid = train_test_split(
+        index,
+        test_size=max(1, int(estimator.validation_fraction * len(y))),
+        random_state=derive_seed(seed, 3) % 2**32,
+    )
+    train.sort()
+    return TrainingRows(
+        _rows(data, y, train, dtype, params),
+        _rows(data, y, valid, dtype, params),
+        data.kept[train],
+    )
+
+
+def _rows(data: TrainingData, y, index, dtype, params) -> RowDataset:
+    whole = len(index) == len(y)
+    X = data.X if whole else data.X[index]
+    return RowDataset(
+        torch.as_tensor(X, dtype=dtype),
+        torch.as_tensor(y[index], dtype=dtype),
+        torch.as_tensor(data.weight[index]),
+        **params,
+    )

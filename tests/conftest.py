@@ -1,0 +1,80 @@
+"""Fixtures: one torch thread, every strategy, small data on which the bound bites."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from sklpos import STRATEGIES, PositiveOutputRegressor
+
+EVERYWHERE = sorted(n for n, s in STRATEGIES.items() if s.guarantee == "everywhere")
+REPAIRED = sorted(set(STRATEGIES) - set(EVERYWHERE))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Small nets are slower, and less repeatable, with more."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=sorted(STRATEGIES))
+def strategy(request) -> str:
+    """Every strategy's name."""
+    return request.param
+
+
+@pytest.fixture(params=REPAIRED)
+def repaired_strategy(request) -> str:
+    """The names of the strategies whose head is repaired."""
+    return request.param
+
+
+@pytest.fixture(params=EVERYWHERE)
+def everywhere_strategy(request) -> str:
+    """The names of the strategies that are positive by construction."""
+    return request.param
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows whose targets are often 0, so that a net without constraint goes below.
+
+    `Y` has two outputs, `y` is the first; `weight` holds 1, 2 and 3; `X_new` are
+    other inputs, wider apart.
+    """
+
+    X: np.ndarray
+    Y: np.ndarray
+    weight: np.ndarray
+    X_new: np.ndarray
+
+    @property
+    def y(self) -> np.ndarray:
+        return self.Y[:, 0]
+
+
+@pytest.fixture(scope="session")
+def data() -> Data:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3))
+    slope = np.array([[1.0, -0.5], [-0.7, 0.6], [0.4, 0.9]])
+    raw = X @ slope + 0.4 * rng.normal(size=(40, 2)) - 0.2
+    weight = rng.integers(1, 4, size=40).astype(float)
+    parts = X, np.maximum(raw, 0), weight, 2 * rng.normal(size=(20, 3))
+    for part in parts:
+        part.setflags(write=False)
+    return Data(*parts)
+
+
+@pytest.fixture(scope="session")
+def small():
+    """Make a regressor that fits in milliseconds."""
+
+    def make(**params) -> PositiveOutputRegressor:
+        defaults = {"lr": 0.1, "max_epochs": 5, "batch_size": -1, "random_state": 0}
+        if "module" not in params:
+            defaults["module__hidden_layer_sizes"] = (8,)
+        return PositiveOutputRegressor(**(defaults | params))
+
+    return make

@@ -1,0 +1,75 @@
+"""Named assertions about fitted estimators."""
+
+import random
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def assert_obeys(model, X, lower_bound=0.0):
+    """No prediction is below the bound, whatever the batch; there is no tolerance."""
+    bound = np.asarray(lower_bound, dtype=np.float64)
+    for rows in (len(X), 7, 1):
+        for start in range(0, len(X), rows):
+            predictions = model.predict(X[start : start + rows]).astype(np.float64)
+            assert (predictions >= bound).all()
+
+
+def assert_balanced(model, X, Y, weight=None, tolerance=1e-9):
+    """The mean prediction is the mean target, in units of the target's deviation."""
+    mean = np.average(Y, axis=0, weights=weight)
+    deviation = np.sqrt(np.average((Y - mean) ** 2, axis=0, weights=weight))
+    excess = np.average(model.predict(X).astype(np.float64), axis=0, weights=weight)
+    assert (np.abs(excess - mean) <= tolerance * deviation).all()
+
+
+def assert_same_bits(first, second):
+    """Nested dicts, lists, arrays and numbers are equal, NaN included."""
+    assert type(first) is type(second)
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same_bits(first[key], second[key])
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_same_bits(one, other)
+    elif isinstance(first, torch.Tensor):
+        assert_same_bits(first.detach().cpu().numpy(), second.detach().cpu().numpy())
+    elif isinstance(first, np.ndarray):
+        assert first.dtype == second.dtype
+        np.testing.assert_array_equal(first, second)
+    else:
+        assert first == second
+
+
+def training_state(model) -> dict:
+    """Everything that training continues from, and its record."""
+    timeless = [
+        {name: value for name, value in epoch.items() if name not in ("dur", "batches")}
+        for epoch in model.history_
+    ]
+    return {
+        "module": dict(model.net_.module_.state_dict()),
+        "constraint": dict(model.net_.constraint_.state_dict()),
+        "optimizer": model.optimizer_.state_dict(),
+        "multipliers": model.multipliers_,
+        "history": timeless,
+    }
+
+
+def assert_same_training_state(first, second):
+    assert_same_bits(training_state(first), training_state(second))
+
+
+@contextmanager
+def untouched_random_state():
+    """The global generators of torch, numpy and Python are left as they were."""
+    before = _global_random_state()
+    yield
+    assert_same_bits(_global_random_state(), before)
+
+
+def _global_random_state() -> list:
+    return [torch.get_rng_state(), np.random.get_state(), random.getstate()]

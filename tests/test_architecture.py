@@ -1,0 +1,184 @@
+"""The shape of the package: layers, registry, sizes, documentation."""
+
+import ast
+import importlib
+import inspect
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import sklpos
+from sklpos import STRATEGIES, ConstraintStrategy
+from sklpos.strategies.base import GUARANTEES
+
+ROOT = Path(sklpos.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# Of our own, each module may import only from the layers below its own.
+LAYERS = [
+    {"seeding", "targets", "modules", "strategies.base", "programme", "parameters"},
+    {"data", "repair", "metrics", "sklearn_callbacks"},
+    {f"strategies.{path.stem}" for path in (ROOT / "strategies").glob("[a-z]*.py")}
+    - {"strategies.base"},
+    {"strategies"},
+    {"validation", "callbacks", "product"},
+    {"splitting", "net"},
+    {"building", "diagnostics"},
+    {"regressor"},
+    {""},
+]
+
+MAY_BE_LONG = {
+    "regressor.py": "one class, half of which is its documentation",
+    "net.py": "one class: every hook that it overrides in skorch's net",
+    "modules.py": "many short functions about modules, each documented",
+}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of the package that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "sklpos":
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {
+        name.removeprefix("sklpos").lstrip(".")
+        for name in found
+        if name.split(".")[0] == "sklpos"
+    }
+
+
+GRAPH = {name_of(path): imports_of(path) for path in FILES}
+
+
+def layer_of(name: str) -> int:
+    return next(height for height, layer in enumerate(LAYERS) if name in layer)
+
+
+def test_every_file_has_a_layer():
+    assert set(GRAPH) == set().union(*LAYERS)
+
+
+def test_imports_have_no_cycle():
+    assert len(list(TopologicalSorter(GRAPH).static_order())) == len(GRAPH)
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_imports_point_downwards(name):
+    for other in GRAPH[name]:
+        assert layer_of(other) < layer_of(name), f"{name} imports {other}"
+
+
+def test_the_mathematics_know_nothing_of_the_rest():
+    """Strategies see modules; repair and its programme see arrays alone."""
+    for name in GRAPH:
+        if name.startswith("strategies"):
+            assert all(
+                other == "modules" or other.startswith("strategies")
+                for other in GRAPH[name]
+            )
+    assert GRAPH["repair"] | GRAPH["programme"] == {"programme"}
+    assert not GRAPH["modules"]
+    assert not any("regressor" in GRAPH[name] for name in GRAPH if name)
+    for path in (ROOT / "repair.py", ROOT / "programme.py", ROOT / "metrics.py"):
+        assert "torch" not in path.read_text(encoding="utf-8")
+
+
+def test_skorch_and_scikit_learn_stay_in_their_layers():
+    """Strategies and modules are torch alone; nets do not validate input."""
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        if "strategies" in path.parts or path.stem in ("modules", "targets", "repair"):
+            assert "import skorch" not in text
+            assert "from skorch" not in text
+        if path.stem in ("net", "data", "modules", "targets", "repair"):
+            assert "sklearn.utils.validation" not in text
+
+
+def subclasses(cls) -> set:
+    return set().union({cls}, *map(subclasses, cls.__subclasses__()))
+
+
+def test_every_strategy_is_registered():
+    for path in (ROOT / "strategies").glob("*.py"):
+        importlib.import_module(f"sklpos.{name_of(path)}")
+    ours = {
+        cls
+        for cls in subclasses(ConstraintStrategy)
+        if cls.__module__.startswith("sklpos") and not inspect.isabstract(cls)
+    }
+    assert ours == set(STRATEGIES.values())
+    assert len(STRATEGIES) == len(ours)
+
+
+def test_every_strategy_declares_what_it_is(strategy):
+    cls = STRATEGIES[strategy]
+    assert cls.guarantee in GUARANTEES
+    assert cls.__doc__
+    assert "guarantee" in vars(cls) or cls.__base__ is not ConstraintStrategy
+    assert cls().get_params() == cls(**cls().get_params()).get_params()
+    assert strategy == strategy.lower()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_are_short(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= 300 or path.name in MAY_BE_LONG
+    assert lines <= 450
+
+
+def test_the_exceptions_are_needed():
+    for name in MAY_BE_LONG:
+        assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) > 300
+
+
+def public_objects():
+    """Public classes, functions and methods, where they are defined."""
+    for name in GRAPH:
+        module = importlib.import_module(f"sklpos.{name}".rstrip("."))
+        yield module.__name__, module
+        for label, value in vars(module).items():
+            if label.startswith("_") or getattr(value, "__module__", "") != (
+                module.__name__
+            ):
+                continue
+            if not (inspect.isclass(value) or inspect.isfunction(value)):
+                continue
+            yield f"{module.__name__}.{label}", value
+            members = vars(value).items() if inspect.isclass(value) else ()
+            for member, function in members:
+                if inspect.isfunction(function) and not member.startswith("_"):
+                    yield f"{module.__name__}.{label}.{member}", function
+
+
+@pytest.mark.parametrize(
+    "thing", [pytest.param(thing, id=name) for name, thing in public_objects()]
+)
+def test_public_names_have_a_docstring(thing):
+    assert inspect.getdoc(thing)
+
+
+def test_public_names_exist():
+    assert all(hasattr(sklpos, name) for name in sklpos.__all__)
+
+
+def test_every_parameter_of_the_estimator_is_documented():
+    documented = inspect.getdoc(sklpos.PositiveOutputRegressor).split("Attributes\n")[0]
+    for name in inspect.signature(sklpos.PositiveOutputRegressor).parameters:
+        assert f"\n{name} : " in documented or f"\n**{name} : " in documented
+
+
+def test_every_fitted_attribute_is_documented(small, data):
+    documented = inspect.getdoc(sklpos.PositiveOutputRegressor).split("Attributes\n")[1]
+    model = small().fit(data.X, data.y)
+    for name in dir(model):
+        if name.endswith("_") and not name.startswith("_"):
+            assert name in documented

@@ -1,0 +1,137 @@
+"""The README, the pages and the examples run, and what they quote is true."""
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from sklpos import STRATEGIES
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
+LONG = ("plot_search_strategies.py", "plot_thread_question.py")  # more than 30 s
+
+FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```\n", re.M | re.S)
+QUOTE = re.compile(r"<!-- printed by (\S+) -->\n```text\n(.*?)^```\n", re.M | re.S)
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+END_OF_BLOCK = "-- end of block --"
+
+
+def run(script, folder):
+    """Run a script as a user does, and return the lines it prints."""
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=folder,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
+def code_and_output(page):
+    """Yield each python block, with the text block that follows it at once, if any."""
+    text = page.read_text(encoding="utf-8")
+    fences = [match for match in FENCE.finditer(text) if match[2] in ("python", "text")]
+    for match, after in zip(fences, [*fences[1:], None], strict=True):
+        if match[2] == "python":
+            follows = after and not text[match.end() : after.start()].strip()
+            shown = after[3] if follows and after[2] == "text" else ""
+            yield textwrap.dedent(match[3]), textwrap.dedent(shown)
+
+
+def same(quoted, true):
+    """Whether two lines agree: words alike, numbers to the digits that are quoted."""
+    if NUMBER.sub("#", quoted).split() != NUMBER.sub("#", true).split():
+        return False
+    pairs = zip(NUMBER.findall(quoted), NUMBER.findall(true), strict=True)
+    return all(agree(*pair) for pair in pairs)
+
+
+def agree(quoted, true):
+    """Whether two numbers differ by at most one in the last digit of the first."""
+    unit = 10.0 ** -len(quoted.partition(".")[2])
+    return abs(float(quoted) - float(true)) <= 1.001 * unit
+
+
+def assert_quoted(quote, printed):
+    """Assert that the lines of a quote were printed, in their order."""
+    rest = iter(printed)
+    for line in filter(str.strip, quote.splitlines()):
+        assert any(same(line, other) for other in rest), "\n".join(
+            [f"not printed, or not in this order: {line!r} among", *printed]
+        )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_of_a_page_prints_what_the_page_says(page, tmp_path):
+    blocks = list(code_and_output(page))
+    assert blocks
+    script = tmp_path / "page.py"
+    code = "".join(f"{code}\nprint({END_OF_BLOCK!r})\n" for code, _ in blocks)
+    script.write_text(code, encoding="utf-8")
+    outputs = "\n".join(run(script, tmp_path)).split(END_OF_BLOCK)
+    for (_, quote), output in zip(blocks, outputs[:-1], strict=True):
+        lines = [line for line in output.splitlines() if line]
+        assert_quoted(quote, lines)
+        assert len(lines) == len(quote.splitlines())
+
+
+def slow_if_long(path):
+    marks = [pytest.mark.slow] if path.name in LONG else []
+    return pytest.param(path, id=path.name, marks=marks)
+
+
+@pytest.mark.parametrize("example", [*map(slow_if_long, EXAMPLES)])
+def test_example_prints_what_the_pages_say(example, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    printed = run(example, tmp_path)
+    for picture in re.findall(r"\w+\.png", "\n".join(printed)):
+        assert (tmp_path / picture).stat().st_size > 10_000
+    for page in PAGES:
+        for name, quote in QUOTE.findall(page.read_text(encoding="utf-8")):
+            if name == f"examples/{example.name}":
+                assert_quoted(quote, printed)
+
+
+def test_percentages_of_the_readme_are_those_of_its_table():
+    text = README.read_text(encoding="utf-8")
+    ((_, table),) = QUOTE.findall(text)
+    shares = re.findall(r"(\d+\.\d) %", text.replace("\n", " "))
+    assert len(shares) >= 3
+    assert set(shares) <= set(re.findall(r"(\d+\.\d)%", table))
+
+
+def test_quotes_name_an_example():
+    for page in PAGES:
+        for name, _ in QUOTE.findall(page.read_text(encoding="utf-8")):
+            assert ROOT / name in EXAMPLES
+
+
+def test_readme_lists_every_strategy_with_its_guarantee():
+    lines = README.read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| `")]
+    listed = {name.strip("`"): guarantee for name, _, guarantee, _ in rows}
+    assert listed == {name: cls.guarantee for name, cls in STRATEGIES.items()}
+    assert list(listed) == list(STRATEGIES)
+
+
+@pytest.mark.parametrize(
+    ("quoted", "true", "equal"),
+    [
+        ("rmse 1.23", "rmse   1.229", True),
+        ("rmse 1.23", "rmse 1.25", False),
+        ("20.0% of", "20.1% of", True),
+        ("a 1", "b 1", False),
+        ("1 2", "1", False),
+    ],
+)
+def test_rounding_of_quotes(quoted, true, equal):
+    assert same(quoted, true) is equal

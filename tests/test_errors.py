@@ -1,0 +1,384 @@
+"""Bad input, one row each: what is raised or warned of, and the words that help."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from properties import assert_obeys, assert_same_bits
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from torch import nn
+
+from sklpos import STRATEGIES, PositiveOutputRegressor
+from sklpos.strategies import Activation
+
+N = 20
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(N, 3))
+Y = np.maximum(X @ RNG.normal(size=(3, 2)), 0)
+y = Y[:, 0]
+
+
+def make(**params) -> PositiveOutputRegressor:
+    return PositiveOutputRegressor(**({"max_epochs": 2, "random_state": 0} | params))
+
+
+def marred(values, value, dtype=None):
+    copied = np.array(values, dtype=dtype)
+    copied.flat[3] = value
+    return copied
+
+
+def net(*layers):
+    return lambda: nn.Sequential(nn.Linear(3, 2), *layers)
+
+
+class Doubled(nn.Linear):
+    def forward(self, X):
+        return 2 * super().forward(X)
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.only = nn.Linear(2, 2)
+
+    def forward(self, X):
+        return self.only(self.only(X))
+
+
+class Fit(NamedTuple):
+    """A fit that fails, and the words that its message must hold."""
+
+    name: str
+    X: object
+    y: object
+    kind: type[Exception]
+    words: list[str]
+    params: dict
+
+    def __str__(self):
+        return self.name
+
+
+def case(name, X, y, kind, *words, **params) -> Fit:
+    return Fit(name, X, y, kind, words, params)
+
+
+def parameter(kind, *words, **params) -> Fit:
+    """The message must name the parameter, too."""
+    (name, value), *_ = params.items()
+    words = (name.rpartition("__")[2], *words)
+    shown = f"{value!r:.40}".partition(" at 0x")[0]  # the same in every process
+    return Fit(f"{name}={shown}", X, y, kind, words, params)
+
+
+DATA = [
+    case("NaN in X", marred(X, np.nan), y, ValueError, "X contains NaN"),
+    case("inf in X", marred(X, np.inf), y, ValueError, "X contains infinity"),
+    case("NaN in y", X, marred(y, np.nan), ValueError, "y contains NaN"),
+    case("inf in y", X, marred(Y, np.inf), ValueError, "y contains infinity"),
+    case("sparse X", sparse.csr_array(X), y, TypeError, "Sparse", "X", "toarray"),
+    case("sparse y", X, sparse.csr_array(Y), ValueError, "y is", "sparse", "toarray"),
+    case("complex X", X + 1j, y, ValueError, "Complex data not supported"),
+    case("complex y", X, y + 1j, ValueError, "Complex data not supported"),
+    case("strings in X", marred(X, "a", object), y, ValueError, "to float: 'a'"),
+    case("strings in y", X, marred(y, "b", object), ValueError, "to float: 'b'"),
+    case("no rows", X[:0], y[:0], ValueError, "0 sample(s)", "minimum of 1"),
+    case("no features", X[:, :0], y, ValueError, "0 feature(s)", "minimum of 1"),
+    case("no y", X, None, ValueError, "requires y to be passed"),
+    case("1-d X", X[:, 0], y, ValueError, "2D array", "reshape"),
+    case("3-d X", X[:, :, None], y, ValueError, "dim 3"),
+    case("3-d y", X, Y[:, :, None], ValueError, "dim 3"),
+    case("shorter y", X, y[:5], ValueError, "numbers of samples", "[20, 5]"),
+    case("huge y", X, y * 1e200, ValueError, "y has a size of", "unit of y"),
+    case("y > float32", X.astype("f4"), y * 1e38, ValueError, "float32", "unit of y"),
+    case("tiny y", X, y * 1e-200, ValueError, "standard deviation", "unit of y"),
+    case("huge X", X * 1e200, y, ValueError, "diverged", "standardise X"),
+    case("negative y", X, -y - 1, UserWarning, "lower_bound=[0.0]", "20 of 20"),
+    case(
+        "negative y is refused",
+        X,
+        y - 0.1,
+        ValueError,
+        "y is below lower_bound=[0.0]",
+        "on_negative_y='warn'",
+        on_negative_y="raise",
+    ),
+]
+
+PARAMETERS = [
+    parameter(ValueError, *sorted(STRATEGIES), strategy="barrier"),
+    parameter(ValueError, "ConstraintStrategy", strategy=STRATEGIES["slack"]),
+    parameter(ValueError, "'cube'", "'softplus'", strategy=Activation("cube")),
+    parameter(ValueError, "[0.0, inf)", "-1", alpha=-1),
+    parameter(ValueError, "[0.0, inf)", "nan", alpha=np.nan),
+    parameter(ValueError, "[0.0, inf)", "'1'", alpha="1"),
+    parameter(ValueError, "alpha > 0", "'unconstrained'", alpha=0),
+    parameter(ValueError, "(2,)", "1 outputs", lower_bound=[0.0, 1.0]),
+    parameter(ValueError, "(1, 1)", "1 outputs", lower_bound=[[0.0]]),
+    parameter(ValueError, "nan", "-inf", lower_bound=np.nan),
+    parameter(ValueError, "=inf", "-inf", lower_bound=np.inf),
+    parameter(ValueError, "'zero'", "finite number", lower_bound="zero"),
+    parameter(ValueError, "None", "finite number", lower_bound=None),
+    parameter(ValueError, "'bias'", "'head'", repair="bias"),
+    parameter(ValueError, "bool", balance="yes"),
+    parameter(ValueError, "callable", "'mse'", criterion="mse"),
+    parameter(ValueError, "reduction='none'", criterion=nn.MSELoss()),
+    parameter(ValueError, "every row and output", criterion=nn.CrossEntropyLoss),
+    parameter(ValueError, "callable", "'adam'", optimizer="adam"),
+    parameter(ValueError, "(0.0, inf)", "0", lr=0),
+    parameter(ValueError, "[1, inf)", "0", max_epochs=0),
+    parameter(ValueError, "[1, inf)", "-1", "0", batch_size=0),
+    parameter(ValueError, "(0.0, 1.0)", validation_fraction=1.0),
+    parameter(ValueError, "[1, inf)", n_iter_no_change=0),
+    parameter(ValueError, "[0.0, inf)", tol=-1e-3),
+    parameter(TypeError, "holds 3", "skorch callback", callbacks=[3]),
+    parameter(TypeError, "(name, callback)", callbacks=[("a", "b", "c")]),
+    parameter(ValueError, "'warn'", "'raise'", "'ignore'", on_negative_y="drop"),
+    parameter(ValueError, "float32", "float64", dtype="float16"),
+    parameter(ValueError, "'abacus'", "'cpu'", "'auto'", device="abacus"),
+    parameter(ValueError, "cuda:99", "'cpu'", device="cuda:99"),
+    parameter(ValueError, "None", "'cpu'", device=None),
+    parameter(ValueError, "RandomState", random_state=np.random.default_rng(0)),
+    parameter(TypeError, "net_params", net_params={}),
+    parameter(TypeError, "'foo'", optimizer__foo=1),
+    parameter(TypeError, "'foo'", criterion__foo=1),
+    parameter(TypeError, "'foo'", iterator_train__foo=1),
+    parameter(TypeError, "'foo'", dataset__foo=1),
+    parameter(ValueError, "print_logg", "print_log'", callbacks__print_logg__sink=3),
+    parameter(TypeError, "'depth'", "module__name", module__depth=3),
+    parameter(ValueError, "positive integers", module__hidden_layer_sizes=(0,)),
+    parameter(ValueError, "positive integers", module__hidden_layer_sizes=2.5),
+    parameter(ValueError, "'softsign'", "'relu'", module__activation="softsign"),
+    parameter(ValueError, "between 0 and 1", "3", module__dropout=3),
+]
+
+MODULES = [
+    case(f"module {name}", X, Y, kind, *words, module=module, **params)
+    for name, module, kind, words, params in [
+        ("ends in ReLU", net(nn.ReLU()), ValueError, ["nn.Linear", "ReLU"], {}),
+        ("ends in product", Doubled(3, 2), ValueError, ["nn.Linear", "Doubled"], {}),
+        ("ends in Flatten", net(nn.Flatten()), ValueError, ["nn.Linear"], {}),
+        ("of width 5", nn.Linear(3, 5), ValueError, ["(n_samples, 2)", "(1, 5)"], {}),
+        ("of 4 inputs", nn.Linear(4, 2), ValueError, ["module", "3 features"], {}),
+        ("frozen", nn.Linear(3, 2).requires_grad_(False), ValueError, ["trained"], {}),
+        ("number", 3, ValueError, ["module=3", "nn.Module"], {}),
+        ("makes a dict", lambda: {}, TypeError, ["module=", "nn.Module"], {}),
+        ("misses argument", nn.Linear, TypeError, ["in_features", "module__"], {}),
+        (
+            "instance with arguments",
+            nn.Linear(3, 2),
+            ValueError,
+            ["module__bias", "not an instance"],
+            {"module__bias": False},
+        ),
+    ]
+]
+
+FEATURES = [
+    case(
+        f"features that can be negative: {name}",
+        X,
+        Y,
+        ValueError,
+        "strategy='nonnegative_weights'",
+        "nn.ReLU",
+        strategy="nonnegative_weights",
+        **params,
+    )
+    for name, params in {
+        "tanh": {"module__activation": "tanh"},
+        "identity": {"module__hidden_layer_sizes": ()},
+        "instance": {"module": nn.Linear(3, 2)},
+    }.items()
+]
+
+TRAINING = [
+    case("a head used twice", X[:, :2], Y, ValueError, "nn.Linear once", module=Twice),
+    case("lr=1e6", X, y, ConvergenceWarning, "diverged", "1000000", lr=1e6),
+    case(
+        "lr=1e6 with plain descent",
+        X,
+        y,
+        ValueError,
+        "diverged",
+        "lr (now 1000000",
+        lr=1e6,
+        optimizer=torch.optim.SGD,
+        max_epochs=100,
+    ),
+    case("lr=1e300", X, y, ValueError, "diverged", "lr (now 1e+300", lr=1e300),
+    case(
+        "one row to stop early on",
+        X[:1],
+        y[:1],
+        ValueError,
+        "early_stopping=True",
+        "2 samples",
+        early_stopping=True,
+    ),
+]
+
+
+def assert_says(error, words):
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "bad", [*DATA, *PARAMETERS, *MODULES, *FEATURES, *TRAINING], ids=str
+)
+def test_bad_fit(bad):
+    """One clear sentence, and nothing lost; warnings are errors here."""
+    model = make(**bad.params)
+    before = vars(model).copy()
+    with pytest.raises(bad.kind) as error:
+        model.fit(bad.X, bad.y)
+    assert_says(error, bad.words)
+    assert vars(model) == before
+
+    model = make().fit(X, Y)
+    expected = model.predict(X)
+    model.set_params(**bad.params)
+    with pytest.raises(bad.kind):
+        model.fit(bad.X, bad.y)
+    assert_same_bits(model.predict(X), expected)
+
+
+CALLS = {
+    "predict before fit": (lambda: make().predict(X), NotFittedError, ["fit"]),
+    "enforce before fit": (lambda: make().enforce(X), NotFittedError, ["fit"]),
+    "wrong number of features at predict": (
+        lambda: make().fit(X, y).predict(X[:, :2]),
+        ValueError,
+        ["X has 2 features", "expecting 3"],
+    ),
+    "wrong number of features at enforce": (
+        lambda: make().fit(X, y).enforce(X[:, :2]),
+        ValueError,
+        ["X has 2 features", "expecting 3"],
+    ),
+    "other features in partial_fit": (
+        lambda: make().fit(X, y).partial_fit(X[:, :2], y),
+        ValueError,
+        ["X has 2 features", "expecting 3"],
+    ),
+    "more outputs in partial_fit": (
+        lambda: make().fit(X, y).partial_fit(X, Y),
+        ValueError,
+        ["y has 2 outputs", "built for 1"],
+    ),
+    "early stopping in partial_fit": (
+        lambda: make(early_stopping=True).partial_fit(X, y),
+        ValueError,
+        ["partial_fit", "early_stopping=True"],
+    ),
+    "NaN at predict": (
+        lambda: make().fit(X, y).predict(marred(X, np.nan)),
+        ValueError,
+        ["X contains NaN"],
+    ),
+    "no rows at enforce": (
+        lambda: make().fit(X, y).enforce(X[:0]),
+        ValueError,
+        ["0 sample(s)"],
+    ),
+    "unknown keyword": (
+        lambda: make(hidden_layer_sizes=(3,)),
+        TypeError,
+        ["'hidden_layer_sizes'", "module__", "optimizer__"],
+    ),
+    "unknown parameter": (
+        lambda: make().set_params(gamma=1),
+        ValueError,
+        ["'gamma'", "'alpha'"],
+    ),
+    "negative weights": (
+        lambda: make().fit(X, y, marred(np.ones(N), -1.0)),
+        ValueError,
+        ["Negative", "sample_weight"],
+    ),
+    "NaN in weights": (
+        lambda: make().fit(X, y, marred(np.ones(N), np.nan)),
+        ValueError,
+        ["sample_weight contains NaN"],
+    ),
+    "weights of 0": (
+        lambda: make().fit(X, y, np.zeros(N)),
+        ValueError,
+        ["ample", "weight", "at least one"],
+    ),
+    "shorter weights": (
+        lambda: make().fit(X, y, np.ones(5)),
+        ValueError,
+        ["sample_weight", "(5,)", "(20,)"],
+    ),
+    "2-d weights": (
+        lambda: make().fit(X, y, np.ones((N, 2))),
+        ValueError,
+        ["ample weights", "1D array"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_bad_call(name):
+    call, kind, words = CALLS[name]
+    with pytest.raises(kind) as error:
+        call()
+    assert_says(error, words)
+
+
+@pytest.mark.parametrize(
+    ("X", "y"),
+    [
+        (X[:1], y[:1] + 1),
+        (X[:1], Y[:1]),
+        (X[:2], y[:2]),
+        (X[:, :1], y),
+        (X, 0 * y + 3),
+        (X, 0 * y),
+        (X, -y - 1),
+        (0 * X, y),
+        (X, np.column_stack([y, 0 * y, -y, 0 * y + 1e6])),
+        ((2 * X).astype(int), (9 * y).astype(int)),
+        (X.tolist(), y.tolist()),
+        (X > 0, y > 0),
+    ],
+    ids=[
+        "one row",
+        "one row, two outputs",
+        "two rows",
+        "one feature",
+        "constant y",
+        "y = 0",
+        "y < 0",
+        "X = 0",
+        "outputs of all kinds",
+        "integers",
+        "lists",
+        "booleans",
+    ],
+)
+@pytest.mark.filterwarnings("ignore:y is below lower_bound")
+@pytest.mark.filterwarnings("ignore:balance was dropped")
+def test_unusual_data_are_fitted(strategy, X, y):
+    model = make(strategy=strategy).fit(X, y)
+    assert np.isfinite(model.predict(X)).all()
+    assert_obeys(model, X)
+    assert_obeys(model.partial_fit(X, y).enforce(X), X)
+
+
+def test_on_negative_y_ignore():
+    make(on_negative_y="ignore").fit(X, y - 0.1)
+
+
+def test_a_diverged_model_is_finite_and_obeys():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = make(lr=1e6).fit(X, y)
+    assert np.isfinite(model.predict(X)).all()
+    assert_obeys(model, X)

@@ -1,0 +1,224 @@
+"""No prediction below the bound, and the mean kept: repair, enforce, construction."""
+
+import copy
+
+import numpy as np
+import pytest
+from properties import (
+    assert_balanced,
+    assert_obeys,
+    assert_same_bits,
+    assert_same_training_state,
+    training_state,
+)
+from scipy.optimize import minimize
+from sklearn.base import clone
+
+from sklpos.strategies import Activation
+
+BALANCE = {"float32": 1e-5, "float64": 1e-9}
+
+
+# Repair
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bound", [0.0, 5.0])
+def test_repair_obeys_without_tolerance(small, data, repaired_strategy, bound, dtype):
+    model = small(strategy=repaired_strategy, lower_bound=bound, batch_size=16)
+    X, Y = data.X.astype(dtype), data.Y + bound
+    model.fit(X, Y)
+    assert model.predict(X).dtype == dtype
+    assert_obeys(model, X, bound)
+    assert_balanced(model, X, Y, tolerance=BALANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_repair_with_weights_and_a_bound_per_output(
+    small, data, repaired_strategy, dtype
+):
+    bounds = [0.2, -np.inf, 5.0]
+    Y = np.column_stack([data.y + 0.2, data.Y[:, 1] - 3, data.Y[:, 1] + 5])
+    model = small(strategy=repaired_strategy, dtype=dtype, lower_bound=bounds)
+    model.fit(data.X, Y, data.weight)
+    assert model.predict(data.X)[:, 1].min() < -3
+    assert_obeys(model, data.X, bounds)
+    assert_balanced(model, data.X, Y, data.weight, tolerance=BALANCE[dtype])
+    assert model.repair_.feasible_.all()
+    assert model.repair_.balanced_.all()
+    assert model.repair_.multipliers_.shape == Y.shape
+    assert not model.repair_.multipliers_[:, 1].any()
+
+
+def test_a_margin_that_is_too_small_is_raised(small, data, monkeypatch):
+    """Bounding the rounding is an estimate; predictions are looked at all the same."""
+    monkeypatch.setattr(
+        "sklpos.product._rounding_margin", lambda *args: 1e-9 * data.Y.std(axis=0)
+    )
+    model = small(strategy="unconstrained", dtype="float32", lower_bound=0.3)
+    model.fit(data.X, data.Y + 0.3)
+    assert_obeys(model, data.X, 0.3)
+    assert (model.repair_.margin_ > 1e-9 * data.Y.std(axis=0)).all()
+
+
+def test_repair_leaves_the_training_state_alone(small, data, strategy):
+    repaired = small(strategy=strategy).fit(data.X, data.Y)
+    trained = small(strategy=strategy, repair=None).fit(data.X, data.Y)
+    assert_same_training_state(repaired, trained)
+    assert trained.repair_ is None
+
+
+def test_everywhere_strategies_are_never_repaired(small, data, everywhere_strategy):
+    fits = [
+        small(strategy=everywhere_strategy, repair=repair).fit(data.X, data.y)
+        for repair in ("head", None)
+    ]
+    assert all(model.repair_ is None for model in fits)
+    assert_same_bits(*(model.predict(data.X) for model in fits))
+
+
+def test_a_head_that_cannot_be_feasible(small, repaired_strategy):
+    X, y = np.array([[1.0], [-1.0]]), np.array([2.0, 2.0])
+    head = {"module__hidden_layer_sizes": (), "module__bias": False}
+    model = small(strategy=repaired_strategy, lower_bound=1.0, **head)
+    with pytest.warns(UserWarning, match="smallest achievable violation is 1;") as seen:
+        model.fit(X, y)
+    assert len(seen) == 1
+    unrepaired = clone(model).set_params(repair=None).fit(X, y)
+    np.testing.assert_array_equal(model.predict(X), unrepaired.predict(X))
+    assert not model.repair_.feasible_.any()
+    np.testing.assert_allclose(model.repair_.smallest_violation_, 1.0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("balance", [True, False])
+def test_repair_is_the_projection(small, data, bias, weighted, balance):
+    """Against a general solver, in the coefficients of a linear model."""
+    weight = data.weight if weighted else np.ones(len(data.X))
+    X, y, bound = data.X, data.Y[:, 1] + 0.1, 0.1
+    if not bias:
+        X, bound = np.abs(X), 0.0
+        y = data.Y[:, 1] + X @ [-0.8, 1.0, 0.0]
+    head = {"module__hidden_layer_sizes": (), "module__bias": bias}
+    model = small(
+        strategy="unconstrained",
+        max_epochs=40,
+        lower_bound=bound,
+        balance=balance,
+        on_negative_y="ignore",
+        **head,
+    )
+    before = clone(model).set_params(repair=None).fit(X, y, weight).predict(X)
+    model.fit(X, y, weight)
+    assert before.min() < bound - 0.1
+
+    design = np.column_stack([X, np.ones(len(X))]) if bias else X
+    share = weight / weight.sum()
+    root = np.linalg.cholesky(design.T @ (share[:, None] * design)).T
+    goal = root @ np.linalg.lstsq(design, before)[0]
+    constraints = [
+        {"type": "ineq", "fun": lambda v: design @ v - bound, "jac": lambda v: design}
+    ]
+    if balance:
+        mean = share @ design
+        constraints.append(
+            {"type": "eq", "fun": lambda v: mean @ v - share @ y, "jac": lambda v: mean}
+        )
+    solution = minimize(
+        lambda v: ((root @ v - goal) ** 2).sum(),
+        np.linalg.lstsq(design, np.maximum(before, 1))[0],
+        jac=lambda v: 2 * root.T @ (root @ v - goal),
+        constraints=constraints,
+        method="SLSQP",
+        options={"ftol": 1e-15, "maxiter": 500},
+    )
+    assert solution.success
+    np.testing.assert_allclose(model.predict(X), design @ solution.x, atol=1e-6)
+    assert model.repair_.balanced_.all() == balance
+
+
+def test_balance_is_dropped_with_a_warning(small, data, repaired_strategy):
+    bound = data.y.mean() + 0.5
+    model = small(strategy=repaired_strategy, lower_bound=bound, on_negative_y="ignore")
+    with pytest.warns(UserWarning, match="balance was dropped for outputs"):
+        model.fit(data.X, data.y)
+    assert_obeys(model, data.X, bound)
+    assert not model.repair_.balanced_.any()
+    model.set_params(balance=False).fit(data.X, data.y)  # nothing to warn of
+
+
+# Enforce
+
+
+def test_enforce_holds_on_new_points(small, data, repaired_strategy):
+    model = small(strategy=repaired_strategy).fit(data.X, data.Y)
+    assert model.predict(data.X_new).min() < 0
+    state = copy.deepcopy(training_state(model))
+    assert model.enforce(data.X_new) is model
+    assert_obeys(model, data.X_new)
+    assert_same_bits(training_state(model), state)
+
+
+@pytest.mark.parametrize("balance", [True, False])
+def test_enforce_in_turn(small, data, repaired_strategy, balance):
+    """The rows that held the head up before still obey, and the mean is kept."""
+    model = small(strategy=repaired_strategy, balance=balance).fit(data.X, data.Y)
+    held = []
+    for X in (data.X, *np.split(data.X_new, 4)):
+        assert_obeys(model.enforce(X), X)
+        held.append(X[model.repair_.multipliers_.any(axis=1)])
+    assert sum(map(len, held)) > 1
+    assert_obeys(model, np.vstack(held))
+    if balance:
+        assert_balanced(model, data.X, data.Y)
+
+
+def test_enforce_on_training_and_new_rows(small, data, repaired_strategy):
+    model = small(strategy=repaired_strategy).fit(data.X, data.Y)
+    together = np.vstack([data.X, data.X_new])
+    assert_obeys(model.enforce(together), together)
+    assert_balanced(model, data.X, data.Y)
+
+
+def test_enforce_after_partial_fit_alone(small, data, repaired_strategy):
+    model = small(strategy=repaired_strategy).partial_fit(data.X, data.Y)
+    model.partial_fit(data.X, data.Y)
+    assert model.repair_ is None
+    assert model.predict(data.X_new).min() < 0
+    assert_obeys(model.enforce(data.X_new), data.X_new)
+    assert not model.repair_.balanced_.any()
+
+
+def test_enforce_without_anything_to_do(small, data, everywhere_strategy):
+    model = small(strategy=everywhere_strategy).fit(data.X, data.Y)
+    before = model.predict(data.X_new)
+    assert model.enforce(data.X_new) is model
+    assert_same_bits(model.predict(data.X_new), before)
+    assert model.repair_ is None
+
+
+# Strategies that are positive everywhere
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bound", [0.0, 0.7, -0.7, [0.7, -np.inf]])
+@pytest.mark.parametrize(
+    "instance",
+    ["nonnegative_weights", *map(Activation, ["softplus", "exp", "relu", "square"])],
+    ids=str,
+)
+def test_positive_everywhere(small, data, instance, bound, dtype):
+    model = small(
+        strategy=instance, lower_bound=bound, dtype=dtype, on_negative_y="ignore"
+    )
+    model.fit(data.X, data.Y - 3 * np.isinf(bound))
+    far = 100 * np.vstack([data.X_new, -data.X_new, np.eye(3), -np.eye(3)])
+    assert_obeys(model, np.vstack([data.X, far]), bound)
+    if isinstance(bound, list):
+        assert model.predict(data.X)[:, 1].max() < 0
+
+
+def test_far_predictions_of_the_others_do_go_below(small, data, repaired_strategy):
+    model = small(strategy=repaired_strategy).fit(data.X, data.Y)
+    assert model.predict(100 * data.X_new).min() < 0
