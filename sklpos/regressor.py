@@ -19,6 +19,7 @@ from sklpos.building import (
     new_net,
     run_epochs,
 )
+from sklpos.certificates.estimator import CertificatesMixin, data_range
 from sklpos.diagnostics import evaluate_training_state
 from sklpos.modules import MLP
 from sklpos.parameters import CONSTRAINTS, NetParamsMixin
@@ -40,7 +41,11 @@ from sklpos.validation import check_training_data
 
 
 class PositiveOutputRegressor(
-    NetParamsMixin, CallbackSupportMixin, RegressorMixin, BaseEstimator
+    CertificatesMixin,
+    NetParamsMixin,
+    CallbackSupportMixin,
+    RegressorMixin,
+    BaseEstimator,
 ):
     """Neural-network regression whose outputs obey a lower bound.
 
@@ -333,6 +338,7 @@ class PositiveOutputRegressor(
             self.net_, rows = new_net(self, data, draw_seed(self.random_state))
             self._built_in = built_in_params(self)
         self._data_key = data.key
+        self._range = data_range(data.X, self._range if resume else None)
         self.n_iter_ = run_epochs(self.net_, rows, epochs, bridge)
         return data, rows
 

@@ -1,0 +1,137 @@
+"""What a fitted estimator certifies about itself."""
+
+import numpy as np
+import pytest
+
+from sklpos import PositiveOutputRegressor
+
+
+def make_data(n=120, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, 2))
+    return X, np.maximum(X @ [1.0, -0.5] - 0.3, 0) * 7
+
+
+def make_model(strategy="augmented_lagrangian", **params):
+    return PositiveOutputRegressor(
+        strategy=strategy,
+        module__hidden_layer_sizes=(12,),
+        max_epochs=30,
+        random_state=0,
+        **params,
+    ).fit(*make_data())
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+def grid_minimum(model, low, high, n=201):
+    axes = [np.linspace(*side, n) for side in zip(low, high, strict=True)]
+    points = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
+    return model.predict(points).min()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_box_verdict_agrees_with_a_dense_grid(dtype):
+    model = make_model(dtype=dtype)
+    X, _ = make_data()
+    certificate = model.certify("box")
+    lowest = grid_minimum(model, X.min(axis=0), X.max(axis=0))
+    assert certificate.lower_bound_[0] <= lowest
+    assert certificate.status_ == ("falsified" if lowest < 0 else "verified")
+    assert bool(certificate) == (certificate.status_ == "verified")
+
+
+def test_counterexample_is_one_in_the_unit_of_the_data(model):
+    certificate = model.certify("box", margin=0.5)
+    assert certificate.status_ == "falsified"
+    assert model.predict(certificate.counterexample_.reshape(1, -1))[0] < 0
+    low, high = np.percentile(make_data()[0], [0, 100], axis=0)
+    reach = 0.5 * (high - low)
+    assert (certificate.counterexample_ >= low - reach - 1e-12).all()
+    assert (certificate.counterexample_ <= high + reach + 1e-12).all()
+
+
+def test_a_box_of_ones_own_and_its_bounds(model):
+    low, high = np.array([0.5, -1.0]), np.array([1.5, -0.2])
+    lowest = grid_minimum(model, low, high)
+    assert lowest > 0
+    certificate = model.certify((low, high))
+    assert certificate
+    assert 0 <= certificate.lower_bound_[0] <= lowest
+    proved, above = model.output_bounds(low[None], high[None])
+    assert proved[0, 0] <= lowest <= above[0, 0]
+
+
+def test_every_training_row_has_a_certified_ball_or_none(model):
+    X, _ = make_data()
+    radius = model.certified_radius(X)
+    assert radius.shape == (len(X),)
+    assert (radius >= 0).all()
+    assert (radius > 0.01).mean() > 0.3
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        moved = X + radius[:, None] * rng.uniform(-1, 1, size=X.shape)
+        assert model.predict(moved[radius > 0]).min() >= 0
+
+
+def test_balls_and_hull_need_rows(model):
+    X, _ = make_data()
+    certificate = model.certify("ball", X=X[:5], radius=1e-6)
+    assert len(certificate.rows_) == 5
+    assert model.certify("hull", X=X[:20], time_limit=2).status_ in (
+        "verified",
+        "falsified",
+        "unknown",
+    )
+    with pytest.raises(ValueError, match="domain='hull' needs X"):
+        model.certify("hull")
+    with pytest.raises(ValueError, match="domain='ball' needs radius"):
+        model.certify("ball", X=X)
+
+
+@pytest.mark.parametrize("strategy", ["nonnegative_weights", "activation"])
+@pytest.mark.parametrize("lower_bound", [0.0, 0.7])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.filterwarnings("ignore:y is below lower_bound")
+def test_everywhere_strategies_are_verified_everywhere(strategy, lower_bound, dtype):
+    model = make_model(strategy, lower_bound=lower_bound, dtype=dtype)
+    assert model.certify("all").status_ == "verified"
+    assert model.certify("box").status_ == "verified"
+
+
+def test_soft_strategies_are_not_verified_everywhere(model):
+    assert model.certify("all").status_ != "verified"
+
+
+def test_risk_counts_the_rows_below_the_bound(model):
+    X, _ = make_data(400, seed=3)
+    risk = model.certify_risk(X, risk_level=0.5)
+    assert risk.violation_rate_[0] == np.mean(model.predict(X) < 0)
+    assert risk.violation_rate_[0] < risk.upper_confidence_bound_[0] < 1
+    assert risk.controlled_
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"domain": "sphere"}, "domain='sphere'.*box"),
+        ({"domain": 3}, "domain=3"),
+        ({"domain": ([0.0, 1.0], [1.0, 0.0])}, "low"),
+        ({"domain": ([0.0], [1.0])}, "features"),
+        ({"domain": ([0.0, np.nan], [1.0, 1.0])}, "NaN"),
+        ({"method": "magic"}, "method='magic'"),
+    ],
+)
+def test_bad_input_is_refused_by_name(model, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        model.certify(**arguments)
+
+
+def test_range_grows_with_a_stream():
+    X, y = make_data()
+    model = PositiveOutputRegressor(random_state=0)
+    model.partial_fit(X[:60], y[:60]).partial_fit(X[60:], y[60:])
+    assert np.array_equal(model.certify("box", time_limit=1).domain_.low, X.min(axis=0))
