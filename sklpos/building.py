@@ -20,6 +20,7 @@ from sklpos.splitting import TrainingRows, split_rows
 from sklpos.targets import TargetScale
 from sklpos.validation import (
     TrainingData,
+    check_callback_params,
     check_callbacks,
     check_device,
     check_dtype,
@@ -92,7 +93,7 @@ def new_net(estimator, data: TrainingData, seed: int) -> tuple:
         **_open_params(estimator),
     )
     net.initialize()
-    _check_callback_names(estimator, net)
+    check_callback_params(estimator._net_params_for("callbacks"), net.callbacks_)
     return net, rows
 
 
@@ -241,17 +242,6 @@ def _start_head(spec, module, head, targets, strategy, bound) -> None:
         targets.unfold(linear)
 
 
-def _check_callback_names(estimator, net: ConstrainedNet) -> None:
-    """Refuse the parameters of unknown callbacks, which skorch would ignore."""
-    names = sorted(name for name, _ in net.callbacks_)
-    for name, value in estimator._net_params_for("callbacks").items():
-        if value is not None and name.partition("__")[0] not in names:
-            raise ValueError(
-                f"callbacks__{name} is the parameter of no callback; the callbacks are "
-                f"{names}."
-            )
-
-
 def _callbacks(estimator) -> list:
     check_callbacks(estimator.callbacks)
     callbacks = [_private_copy(item) for item in estimator.callbacks or []]
@@ -296,16 +286,11 @@ def _apply_live_params(estimator, net: ConstrainedNet) -> None:
         net.optimizer = estimator.optimizer
         net._initialize_optimizer()
     wanted = {name: getattr(estimator, name) for name in LIVE}
-    wanted |= {
-        name: value
-        for name, value in estimator._net_params.items()
-        if name.startswith("optimizer__") and name != "optimizer__param_groups"
-    }
+    for name, value in estimator._net_params_for("optimizer").items():
+        wanted[f"optimizer__{name}"] = value
+    wanted.pop("optimizer__param_groups", None)
     have = vars(net)
-    net.set_params(
-        **{
-            name: value
-            for name, value in wanted.items()
-            if name not in have or have[name] != value
-        }
-    )
+    changed = [
+        name for name in wanted if name not in have or have[name] != wanted[name]
+    ]
+    net.set_params(**{name: wanted[name] for name in changed})

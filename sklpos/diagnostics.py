@@ -130,15 +130,24 @@ def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarr
     Minimises ``|| sum_i w_i (dloss_i/df - lambda_i) Phi_i ||`` for each output.
     """
     features, slope = _features_and_slope(net, rows)
-    weighted = features * rows.weight.cpu().double().numpy()
+    weight = rows.weight.cpu().double().numpy().ravel()
+    weighted = features * weight[:, None]
     bounded = np.flatnonzero(net.targets.bounded)
     estimate = np.zeros(violation.shape)
     for column, output in enumerate(bounded):
         active = (violation[:, column] > -tolerance).cpu().numpy()
         if active.any():
             pull = weighted.T @ slope[:, output]
-            estimate[active, column], _ = nnls(weighted[active].T, pull)
+            found, _ = nnls(weighted[active].T, pull)
+            estimate[active, column] = _shared(found, rows.X[active], weight[active])
     return estimate
+
+
+def _shared(multiplier, X, weight) -> np.ndarray:
+    """Share multipliers among equal rows, of which only the weighted sum is known."""
+    _, group = np.unique(X.cpu().numpy(), axis=0, return_inverse=True)
+    group = group.ravel()
+    return (np.bincount(group, weight * multiplier) / np.bincount(group, weight))[group]
 
 
 def _features_and_slope(net, rows):

@@ -37,7 +37,8 @@ class HeadProgramme:
 
     def _stages(self, has_bias, target, lower_bound):
         if target is not None and target < self.required:
-            target = None
+            within = target >= lower_bound  # y constant at the bound, say
+            target = self.required if within else None
         if has_bias:
             stages = self._nearest, self._towards_constant, self._constant
             return [(stage, target) for stage in stages]

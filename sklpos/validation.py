@@ -171,6 +171,17 @@ def check_callbacks(callbacks) -> None:
             )
 
 
+def check_callback_params(params: dict, callbacks: list[tuple]) -> None:
+    """Refuse ``callbacks__*`` of no callback, which skorch would ignore."""
+    names = sorted(name for name, _ in callbacks)
+    for name, value in params.items():
+        if value is not None and name.partition("__")[0] not in names:
+            raise ValueError(
+                f"callbacks__{name} is the parameter of no callback; the callbacks are "
+                f"{names}."
+            )
+
+
 def check_strategy(strategy, alpha: float) -> ConstraintStrategy:
     """Return a strategy of one's own for a registry name or an instance.
 

@@ -138,6 +138,14 @@ def test_repair_is_the_projection(small, data, bias, weighted, balance):
     assert model.repair_.balanced_.all() == balance
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_targets_that_all_sit_on_the_bound_are_balanced(small, data, dtype):
+    y = np.zeros(len(data.X))
+    predictions = small(dtype=dtype).fit(data.X, y).predict(data.X)
+    assert predictions.min() >= 0
+    assert predictions.max() <= {"float32": 1e-5, "float64": 1e-8}[dtype]
+
+
 def test_balance_is_dropped_with_a_warning(small, data, repaired_strategy):
     bound = data.y.mean() + 0.5
     model = small(strategy=repaired_strategy, lower_bound=bound, on_negative_y="ignore")
