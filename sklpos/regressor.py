@@ -68,7 +68,9 @@ class PositiveOutputRegressor(
     repair : {"head", None}, default="head"
         Whether `fit` ends with the repair of the head.
     balance : bool, default=True
-        Whether the repair keeps the (weighted) mean prediction at the mean target.
+        Whether the repair keeps the (weighted) mean prediction at the mean target: to
+        1e-9 of the deviation of y in float64; in float32 to 1e-5 of it, or to the
+        rounding of the mean where that is coarser.
     criterion : type or nn.Module, default=torch.nn.MSELoss
         Takes ``reduction="none"``; sees standardised targets.
     optimizer : type, default=torch.optim.Adam
@@ -87,6 +89,8 @@ class PositiveOutputRegressor(
     tol : float, default=1e-4
         Improvement of the validation loss that counts.
     callbacks : list of skorch callbacks, default=None
+        Copied, not changed. ``Checkpoint(f_constraint=...)`` saves the multipliers
+        beside the weights.
     scale_y : bool, default=True
         Standardise the targets, per output, while training.
     on_negative_y : {"warn", "raise", "ignore"}, default="warn"
