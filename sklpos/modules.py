@@ -223,8 +223,8 @@ def find_head(module: nn.Module, X: Tensor, n_outputs: int) -> str:
         ending = "an operation" if last is None else type(last.layer).__name__
         raise ValueError(
             f"module must end in a plain nn.Linear with {n_outputs} outputs, but it "
-            f"ends in {ending}; drop what follows the last nn.Linear, or use "
-            "strategy='activation'."
+            f"ends in {ending}; drop what follows the last nn.Linear "
+            "(strategy='activation' puts an activation of its own there)."
         )
     if sum(call.layer is last.layer for call in calls) > 1 or last.input.dim() != 2:
         raise ValueError(
