@@ -13,7 +13,8 @@ from skorch.utils import noop
 from torch import nn
 
 from sklpos.data import RowDataset
-from sklpos.modules import check_output, find_head, make_module, trace
+from sklpos.heads import check_output, find_head, trace
+from sklpos.modules import make_module
 from sklpos.net import ConstrainedNet
 from sklpos.seeding import borrowed_generator, derive_seed, draws_random_numbers
 from sklpos.splitting import TrainingRows, split_rows
@@ -189,6 +190,7 @@ def set_up_strategy(strategy, rows: RowDataset, targets, alpha: float) -> None:
     """Allocate a strategy's tensors for the rows and the bounded outputs."""
     bounded = torch.as_tensor(targets.bounded)
     bound = torch.as_tensor(targets.bound[targets.bounded], dtype=rows.y.dtype)
+    strategy.see_inputs(rows.X)
     strategy.setup(rows.y[:, bounded], lower_bound=bound, alpha=alpha)
 
 

@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback, PrintLog
 from torch import Tensor
 
-from sklpos.modules import head_input
+from sklpos.heads import head_input
 
 
 class MultiplierAscent(Callback):

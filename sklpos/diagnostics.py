@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import nnls
 
 from sklpos.data import BatchLoader
-from sklpos.modules import head_input
+from sklpos.heads import head_input
 from sklpos.net import DivergenceError
 
 _ROWS = 4096  # a pass, so that memory does not grow with the data

@@ -1,12 +1,10 @@
-"""Networks: the package's MLP, and how the head of any module is found."""
+"""Networks of the package: its MLP, and a module behind an output activation."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from numbers import Integral
 
 import torch
@@ -23,16 +21,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "gelu": nn.GELU,
 }
-
-_NONNEGATIVE = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.Sigmoid,
-    nn.Hardsigmoid,
-    nn.Softplus,
-    nn.Softmax,
-)
-_SIGN_PRESERVING = (nn.Identity, nn.Dropout, nn.Flatten)
 
 
 class MLP(nn.Module):
@@ -140,170 +128,70 @@ def make_module(module, n_features_in: int, n_outputs: int, **kwargs) -> nn.Modu
     return made
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of a layer during a forward pass."""
-
-    name: str
-    layer: nn.Module
-    input: Tensor
-    output: Tensor
+def _inverse_softplus(value: Tensor) -> Tensor:
+    return value + torch.log(-torch.expm1(-value))
 
 
-@torch.no_grad()
-def trace(module: nn.Module, X: Tensor) -> tuple[Tensor, list[Call]]:
-    """Run a module in eval mode and record the calls of its layers, in order.
-
-    Parameters
-    ----------
-    module : nn.Module
-        Left in eval mode.
-    X : torch.Tensor of shape (n_samples, n_features)
-        A few rows.
-
-    Returns
-    -------
-    output : torch.Tensor
-    calls : list of Call
-    """
-    calls: list[Call] = []
-    with ExitStack() as hooks:
-        for name, layer in module.named_modules():
-            if not list(layer.children()):
-
-                def record(layer, args, output, name=name):
-                    if args and isinstance(args[0], Tensor):
-                        calls.append(Call(name, layer, args[0], output))
-
-                hooks.callback(layer.register_forward_hook(record).remove)
-        try:
-            output = module.eval()(X)
-        except RuntimeError as error:
-            raise ValueError(
-                f"module cannot take X with {X.shape[1]} features: {error}"
-            ) from error
-    return output, calls
+OUTPUT_ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
+    "softplus": (nn.functional.softplus, _inverse_softplus),
+    "exp": (torch.exp, torch.log),
+    "relu": (torch.relu, lambda value: value),
+    "square": (torch.square, torch.sqrt),
+}
 
 
-def check_output(output, n_outputs: int) -> None:
-    """Raise ValueError unless a module's output is (n_samples, n_outputs)."""
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output)
-    if shape != (1, n_outputs):
-        raise ValueError(
-            f"module must map (n_samples, n_features) to (n_samples, {n_outputs}), but "
-            f"for one sample it returned {shape}."
-        )
-
-
-def find_head(module: nn.Module, X: Tensor, n_outputs: int) -> str:
-    """Find the ``nn.Linear`` whose output is the module's output.
+def output_activation(name: str) -> tuple[Callable, Callable]:
+    """Return an output activation and its inverse.
 
     Parameters
     ----------
-    module : nn.Module
-    X : torch.Tensor of shape (1, n_features)
-        Any row.
-    n_outputs : int
-        Width the output must have.
+    name : {"softplus", "exp", "relu", "square"}
 
     Returns
     -------
-    str
-        Its dotted name, for ``module.get_submodule``.
+    activation, inverse : callable
 
     Raises
     ------
     ValueError
-        If the module ends in something else, or is of another width.
+        For another name.
     """
-    output, calls = trace(module, X)
-    check_output(output, n_outputs)
-    last = next((call for call in reversed(calls) if call.output is output), None)
-    if last is None or type(last.layer) is not nn.Linear:
-        ending = "an operation" if last is None else type(last.layer).__name__
+    if name not in OUTPUT_ACTIVATIONS:
         raise ValueError(
-            f"module must end in a plain nn.Linear with {n_outputs} outputs, but it "
-            f"ends in {ending}; drop what follows the last nn.Linear "
-            "(strategy='activation' puts an activation of its own there)."
+            f"function={name!r} is not an activation of this strategy; choose one of "
+            f"{sorted(OUTPUT_ACTIVATIONS)}."
         )
-    if sum(call.layer is last.layer for call in calls) > 1 or last.input.dim() != 2:
-        raise ValueError(
-            "module must apply its last nn.Linear once, to (n_samples, n_hidden) "
-            "features."
-        )
-    return last.name
+    return OUTPUT_ACTIVATIONS[name]
 
 
-def check_nonnegative_features(module: nn.Module, head: str, X: Tensor) -> None:
-    """Raise ValueError unless what enters the head cannot be negative.
+class BoundedOutput(nn.Module):
+    """A module behind an output activation: ``lower_bound + scale * act(z)``.
+
+    Outputs with the bound ``-inf`` are ``shift + scale * z``.
 
     Parameters
     ----------
     module : nn.Module
-        The last layer before the head must be a known non-negative activation;
-        dropout, identity and flatten may follow it.
-    head : str
-        Dotted name of the last ``nn.Linear``.
-    X : torch.Tensor of shape (1, n_features)
-        Any row.
+        Yields ``z`` of shape (n_samples, n_outputs).
+    function : {"softplus", "exp", "relu", "square"}
+        The activation.
+    lower_bound : torch.Tensor of shape (n_outputs,)
+        Bound, in the unit of the output.
     """
-    _, calls = trace(module, X)
-    source = next(call for call in calls if call.name == head).input
-    for call in reversed(calls):
-        if call.output is source and isinstance(call.layer, _NONNEGATIVE):
-            return
-        if call.output is source and isinstance(call.layer, _SIGN_PRESERVING):
-            source = call.input
-        elif call.output is source:
-            break
-    raise ValueError(
-        "strategy='nonnegative_weights' needs features that cannot be negative: put "
-        "an nn.ReLU, nn.Sigmoid or nn.Softplus layer before the last nn.Linear."
-    )
 
+    def __init__(self, module: nn.Module, function: str, lower_bound: Tensor):
+        super().__init__()
+        output_activation(function)
+        self.module = module
+        self.function = function
+        self.register_buffer("bounded", torch.isfinite(lower_bound))
+        self.register_buffer("offset", torch.where(self.bounded, lower_bound, 0.0))
+        self.register_buffer("scale", torch.ones_like(lower_bound))
 
-def replace_layer(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """Put a layer in the place of another, in place.
-
-    Parameters
-    ----------
-    module : nn.Module
-    name : str
-        Dotted name of the layer to replace; ``""`` is the module itself.
-    layer : nn.Module
-
-    Returns
-    -------
-    nn.Module
-        The module, or the layer if it replaced the whole module.
-    """
-    if not name:
-        return layer
-    parent, _, child = name.rpartition(".")
-    setattr(module.get_submodule(parent), child, layer)
-    return module
-
-
-@contextmanager
-def head_input(module: nn.Module, head: str) -> Iterator[list[Tensor]]:
-    """Collect what enters the head while the context is open.
-
-    Parameters
-    ----------
-    module : nn.Module
-    head : str
-        Dotted name of the head.
-
-    Yields
-    ------
-    list of torch.Tensor of shape (batch, n_hidden)
-        Grows by one tensor a forward pass.
-    """
-    seen: list[Tensor] = []
-    hook = module.get_submodule(head).register_forward_pre_hook(
-        lambda layer, args: seen.append(args[0])
-    )
-    try:
-        yield seen
-    finally:
-        hook.remove()
+    def forward(self, X: Tensor) -> Tensor:  # noqa: D102
+        z = self.module(X)
+        act, _ = output_activation(self.function)
+        if not self.bounded.all():  # exp of a free output may overflow
+            bounded = torch.where(self.bounded, z, 0.0)
+            return self.offset + self.scale * torch.where(self.bounded, act(bounded), z)
+        return self.offset + self.scale * act(z)

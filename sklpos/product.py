@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sklpos.modules import head_input
+from sklpos.heads import head_input
 from sklpos.repair import HeadObjective, HeadRepair, nearest_feasible_head
 
 _ROWS = 4096  # rows of one forward pass

@@ -13,7 +13,7 @@ from sklpos.certificates.branch_and_bound import branch_and_bound
 from sklpos.certificates.layers import read_network
 from sklpos.certificates.milp import milp_minimum
 from sklpos.certificates.rows import certified_radius, output_bounds
-from sklpos.strategies.architecture import BoundedOutput
+from sklpos.modules import BoundedOutput
 
 SMOOTH = ["relu", "leaky_relu", "tanh", "softplus", "gelu", "silu", "elu"]
 TIGHT = 1e-3

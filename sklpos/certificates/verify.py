@@ -13,7 +13,7 @@ from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains import All, Domain
 from sklpos.certificates.layers import read_network
 from sklpos.certificates.proof import Goal, Proof, predict_exactly
-from sklpos.strategies.architecture import BoundedOutput
+from sklpos.modules import BoundedOutput
 
 METHODS = ("auto", "interval", "crown", "branch_and_bound", "milp")
 

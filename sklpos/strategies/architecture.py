@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-from sklpos.modules import check_nonnegative_features, replace_layer
+from sklpos.heads import check_nonnegative_features, replace_layer
+from sklpos.modules import BoundedOutput, output_activation
 from sklpos.strategies.base import ConstraintStrategy
 
 
@@ -121,61 +120,6 @@ def _check_bias_free_bound(linear: nn.Linear, lower_bound: Tensor) -> None:
         )
 
 
-def _inverse_softplus(value: Tensor) -> Tensor:
-    return value + torch.log(-torch.expm1(-value))
-
-
-_FUNCTIONS: dict[str, tuple[Callable, Callable]] = {
-    "softplus": (nn.functional.softplus, _inverse_softplus),
-    "exp": (torch.exp, torch.log),
-    "relu": (torch.relu, lambda value: value),
-    "square": (torch.square, torch.sqrt),
-}
-
-
-def _pair(name: str) -> tuple[Callable, Callable]:
-    """Return an activation and its inverse."""
-    if name not in _FUNCTIONS:
-        raise ValueError(
-            f"function={name!r} is not an activation of this strategy; choose one of "
-            f"{sorted(_FUNCTIONS)}."
-        )
-    return _FUNCTIONS[name]
-
-
-class BoundedOutput(nn.Module):
-    """A module behind an output activation: ``lower_bound + scale * act(z)``.
-
-    Outputs with the bound ``-inf`` are ``shift + scale * z``.
-
-    Parameters
-    ----------
-    module : nn.Module
-        Yields ``z`` of shape (n_samples, n_outputs).
-    function : {"softplus", "exp", "relu", "square"}
-        The activation.
-    lower_bound : torch.Tensor of shape (n_outputs,)
-        Bound, in the unit of the output.
-    """
-
-    def __init__(self, module: nn.Module, function: str, lower_bound: Tensor):
-        super().__init__()
-        _pair(function)
-        self.module = module
-        self.function = function
-        self.register_buffer("bounded", torch.isfinite(lower_bound))
-        self.register_buffer("offset", torch.where(self.bounded, lower_bound, 0.0))
-        self.register_buffer("scale", torch.ones_like(lower_bound))
-
-    def forward(self, X: Tensor) -> Tensor:  # noqa: D102
-        z = self.module(X)
-        act, _ = _pair(self.function)
-        if not self.bounded.all():  # exp of a free output may overflow
-            bounded = torch.where(self.bounded, z, 0.0)
-            return self.offset + self.scale * torch.where(self.bounded, act(bounded), z)
-        return self.offset + self.scale * act(z)
-
-
 class Activation(ConstraintStrategy):
     """Why not an activation? ``lower_bound + scale * act(z)``, the identity where free.
 
@@ -214,7 +158,7 @@ class Activation(ConstraintStrategy):
     def initial_bias(self, lower_bound: Tensor) -> Tensor:
         """Return ``act^-1`` of the scaled mean."""
         above = torch.where(torch.isfinite(lower_bound), -lower_bound, 1.0)
-        start = _pair(self.function)[1](above.clamp(min=0.1))
+        start = output_activation(self.function)[1](above.clamp(min=0.1))
         return torch.where(torch.isfinite(lower_bound), start, 0.0)
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:

@@ -127,6 +127,14 @@ class ConstraintStrategy(BaseEstimator, ABC):
         """
         return torch.zeros_like(lower_bound)
 
+    def see_inputs(self, X: Tensor) -> None:
+        """Look at the training inputs, before each `setup`; default: do not.
+
+        Parameters
+        ----------
+        X : torch.Tensor of shape (n_samples, n_features)
+        """
+
     def setup(self, y: Tensor, *, lower_bound: Tensor, alpha: float) -> None:
         """Allocate ``state_`` for one set of training rows.
 
