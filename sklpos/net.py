@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import math
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import ClassVar
 
+import numpy as np
 import torch
-from skorch import NeuralNetRegressor
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping
 from skorch.utils import is_dataset, to_tensor
 from torch import Tensor
 
 from sklpos.callbacks import ConstraintHistory, MultiplierAscent, QuietPrintLog
 from sklpos.data import Batch, BatchLoader, RowDataset
+from sklpos.loop import LeanNet
 from sklpos.seeding import borrowed_generator, derive_seed
 
 
@@ -21,7 +24,7 @@ class DivergenceError(ValueError):
     """The loss, or a weight, is no longer a finite number."""
 
 
-class ConstrainedNet(NeuralNetRegressor):
+class ConstrainedNet(LeanNet):
     """skorch net whose loss carries a strategy's constraint term.
 
     Works in scaled units. Between the forward pass and the loss it calls
@@ -68,7 +71,7 @@ class ConstrainedNet(NeuralNetRegressor):
         "strategy",
         "product_",
     ]
-    prefixes_: ClassVar[list[str]] = [*NeuralNetRegressor.prefixes_, "product"]
+    prefixes_: ClassVar[list[str]] = [*LeanNet.prefixes_, "product"]
 
     def __init__(
         self,
@@ -217,11 +220,8 @@ class ConstrainedNet(NeuralNetRegressor):
         -------
         torch.Tensor of shape (batch, n_bounded)
         """
-        bounded = self.targets.bounded
-        bound = torch.as_tensor(self.targets.bound[bounded], dtype=y_pred.dtype)
-        if not bounded.all():
-            y_pred = y_pred[:, torch.as_tensor(bounded, device=y_pred.device)]
-        return bound.to(y_pred.device) - y_pred
+        bound, columns = _bound(self.targets, y_pred.dtype, y_pred.device)
+        return bound - (y_pred if columns is None else y_pred[:, columns])
 
     def domain_violation(self) -> tuple[Tensor, Tensor] | None:
         """Return the violation over the strategy's domains, and their row numbers.
@@ -233,10 +233,14 @@ class ConstrainedNet(NeuralNetRegressor):
         index : torch.Tensor of shape (n_domains,)
             -1, -2, ...: the last rows of the strategy's tensors.
         """
+        domains = self._domains()
+        return None if domains is None else (self.violation(domains[0]), domains[1])
+
+    def _domains(self) -> tuple[Tensor, Tensor] | None:
         lowest = self.strategy_.lowest_outputs(self.plain_module_)
         if lowest is None:
             return None
-        return self.violation(lowest), -1 - torch.arange(len(lowest)).to(lowest.device)
+        return lowest, -1 - torch.arange(len(lowest)).to(lowest.device)
 
     def objective(self, y_pred: Tensor, y_true: Tensor, weight: Tensor) -> Tensor:
         """Return the weighted mean loss over rows and outputs."""
@@ -255,15 +259,19 @@ class ConstrainedNet(NeuralNetRegressor):
 
     def train_step(self, batch, **fit_params):
         """Make one step on the weights, reproducibly, after one dual step."""
-        self._dual_step_due = True  # once a batch: LBFGS calls its closure again
+        vars(self)["dual_step_due_"] = True  # once a batch: LBFGS calls again
         with self._randomness():
             step = super().train_step(batch, **fit_params)
-        if not torch.isfinite(step["loss"]):
-            raise self._divergence(f"the loss became {step['loss'].item()} in")
+        loss = step["loss"].item()
+        if not math.isfinite(loss):
+            raise self._divergence(f"the loss became {loss} in")
         return step
 
     def train_step_single(self, batch: Batch, **fit_params):
         """Compute predictions, violation and loss, and the gradient.
+
+        No graph is built behind the predictions: the gradient of the loss with respect
+        to them is that of the criterion minus that of the strategy's term.
 
         Returns
         -------
@@ -272,33 +280,61 @@ class ConstrainedNet(NeuralNetRegressor):
         """
         self._set_training(True)
         y_pred = self.infer(batch[0], **fit_params)
-        violation = self.violation(y_pred)
-        constraint = self._constraint(batch, violation) / y_pred.numel()
-        objective = self.objective(y_pred, batch[1], batch.weight)
-        loss = objective + constraint
-        loss.backward()
+        outputs, index, weight = self._add_domains(y_pred, batch)
+        violation = self.violation(outputs.detach())
+        self._notify_violation(violation, index)
+        share = weight / y_pred.numel()
+        constraint = (share * self.strategy_.penalty(violation, index)).sum()
+        pull = share * self.strategy_.penalty_gradient(violation, index)
+        objective, gradient = self._objective_and_gradient(y_pred, batch, share)
+        outputs.backward(self._less_pull(gradient, pull))
         return {
-            "loss": loss,
+            "loss": objective + constraint,
             "y_pred": y_pred,
-            "violation": violation.detach(),
-            "objective": objective.detach(),
-            "constraint": constraint.detach(),
+            "violation": violation[: len(y_pred)],
+            "objective": objective,
+            "constraint": constraint,
         }
 
-    def _constraint(self, batch: Batch, violation: Tensor) -> Tensor:
-        """Sum the strategy's term over rows and domains, after the dual step.
+    def _add_domains(self, y_pred: Tensor, batch: Batch):
+        """Return outputs, row numbers and weights of the rows, then of the domains.
 
         A domain weighs as much as all rows of the batch.
         """
         index = to_tensor(batch.index, device=self.device)
         weight = to_tensor(batch.weight, device=self.device)
-        if domains := self.domain_violation():
-            violation = torch.cat([violation, domains[0]])
-            index = torch.cat([index, domains[1]])
-            whole = weight.new_full((len(domains[1]), 1), len(weight))
-            weight = torch.cat([weight, whole])
-        self._notify_violation(violation.detach(), index)
-        return (weight * self.strategy_.penalty(violation, index)).sum()
+        domains = self._domains()
+        if domains is None:
+            return y_pred, index, weight
+        lowest, numbers = domains
+        whole = weight.new_full((len(lowest), 1), len(weight))
+        return (
+            torch.cat([y_pred, lowest]),
+            torch.cat([index, numbers]),
+            torch.cat([weight, whole]),
+        )
+
+    def _objective_and_gradient(self, y_pred: Tensor, batch: Batch, share: Tensor):
+        """Return the weighted mean loss and its gradient with respect to ``y_pred``."""
+        y_pred = y_pred.detach()
+        if type(self.criterion_) is torch.nn.MSELoss:
+            residual = y_pred - to_tensor(batch[1], device=self.device)
+            weighted = share[: len(y_pred)] * residual
+            return (weighted * residual).sum(), weighted + weighted
+        y_pred.requires_grad_()
+        objective = self.objective(y_pred, batch[1], batch.weight)
+        objective.backward()  # a criterion may have weights of its own
+        return objective.detach(), y_pred.grad
+
+    def _less_pull(self, gradient: Tensor, pull: Tensor) -> Tensor:
+        """Subtract the constraint's part: the violation is the bound minus outputs."""
+        if n_domains := len(pull) - len(gradient):
+            none = gradient.new_zeros(n_domains, gradient.shape[1])
+            gradient = torch.cat([gradient, none])
+        columns = _bound(self.targets, gradient.dtype, gradient.device)[1]
+        if columns is None:
+            return gradient - pull
+        return gradient.index_add(1, columns, pull, alpha=-1)
 
     def validation_step(self, batch: Batch, **fit_params):
         """Return the weighted mean loss; validation rows have no multipliers."""
@@ -308,15 +344,19 @@ class ConstrainedNet(NeuralNetRegressor):
             loss = self.objective(y_pred, batch[1], batch.weight)
         return {"loss": loss, "y_pred": y_pred}
 
+    def on_train_begin(self, net, **kwargs):
+        """Forget what the last run kept."""
+        self.constraint_best_ = {}
+
+    def tell(self, name, callback, method_name, **cb_kwargs):
+        """Tell a callback; what it rewinds, rewind with it."""
+        super().tell(name, callback, method_name, **cb_kwargs)
+        if getattr(callback, "load_best", False):
+            self._follow(name, callback, method_name)
+
     def notify(self, method_name, **cb_kwargs):
-        """Tell the callbacks; what one of them rewinds, rewind with it."""
-        getattr(self, method_name)(self, **cb_kwargs)
-        if method_name == "on_train_begin":
-            self.constraint_best_ = {}
-        for name, callback in self.callbacks_:
-            getattr(callback, method_name)(self, **cb_kwargs)
-            if getattr(callback, "load_best", False):
-                self._follow(name, callback, method_name)
+        """Tell the net and the callbacks; check the weights at the end."""
+        super().notify(method_name, **cb_kwargs)
         if method_name == "on_train_end":
             self.constraint_best_ = {}
             self._check_weights()
@@ -347,12 +387,10 @@ class ConstrainedNet(NeuralNetRegressor):
         )
 
     def _notify_violation(self, violation: Tensor, index: Tensor) -> None:
-        if not self._dual_step_due:
-            return
-        self._dual_step_due = False
-        for _, callback in self.callbacks_:
-            if hook := getattr(callback, "on_violation", None):
-                hook(self, violation, index)
+        if self.dual_step_due_:
+            vars(self)["dual_step_due_"] = False
+            for listener in self.listeners("on_violation"):
+                listener(self, violation, index)
 
     def _randomness(self):
         if not self.stochastic:
@@ -360,3 +398,12 @@ class ConstrainedNet(NeuralNetRegressor):
         batch = len(self.history[-1]["batches"])
         seed = derive_seed(self.seed, 1, len(self.history), batch)
         return borrowed_generator(seed, self.device)
+
+
+@lru_cache(maxsize=16)
+def _bound(targets, dtype, device) -> tuple[Tensor, Tensor | None]:
+    """Return the finite bounds, and their columns; None if these are all."""
+    bounded = targets.bounded
+    columns = torch.as_tensor(np.flatnonzero(bounded)).to(device)
+    bound = torch.as_tensor(targets.bound[bounded], dtype=dtype).to(device)
+    return bound, None if bounded.all() else columns

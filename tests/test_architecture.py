@@ -18,7 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Of our own, each module may import only from the layers below its own.
 LAYERS = [
     {"seeding", "targets", "heads", "modules", "programme", "parameters"},
-    {"strategies.base", "data", "repair", "metrics", "sklearn_callbacks"},
+    {"strategies.base", "data", "loop", "repair", "metrics", "sklearn_callbacks"},
     {f"strategies.{path.stem}" for path in (ROOT / "strategies").glob("[a-z]*.py")}
     - {"strategies.base"},
     {"strategies"},

@@ -102,6 +102,10 @@ class NonnegativeWeights(ConstraintStrategy):
         """Return zeros: there is nothing left to violate."""
         return torch.zeros_like(violation)
 
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return zeros."""
+        return torch.zeros_like(violation)
+
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
         """Put a plain layer back, fold, and undo the rounding of the bias."""
         linear = module.get_submodule(head).plain()
@@ -163,6 +167,10 @@ class Activation(ConstraintStrategy):
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return zeros: there is nothing left to violate."""
+        return torch.zeros_like(violation)
+
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return zeros."""
         return torch.zeros_like(violation)
 
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:

@@ -180,6 +180,29 @@ class ConstraintStrategy(BaseEstimator, ABC):
             Differentiable in ``violation``.
         """
 
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return ``d penalty / d violation``; the default asks autograd.
+
+        The net sends it back through the module. A closed form saves time, and must
+        agree with `penalty`.
+
+        Parameters
+        ----------
+        violation : torch.Tensor of shape (batch, n_bounded)
+            Detached.
+        index : torch.Tensor of shape (batch,)
+
+        Returns
+        -------
+        torch.Tensor of shape (batch, n_bounded)
+        """
+        violation = violation.detach().requires_grad_()
+        with torch.enable_grad():
+            term = self.penalty(violation, index).sum()
+        if not term.requires_grad:
+            return torch.zeros_like(violation)
+        return torch.autograd.grad(term, violation)[0]
+
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Move multipliers and slack of these rows, in place; default: none to move.
 
@@ -229,12 +252,7 @@ class ConstraintStrategy(BaseEstimator, ABC):
         torch.Tensor of shape (batch, n_bounded)
             In the mean convention and scaled units.
         """
-        violation = violation.detach().requires_grad_()
-        with torch.enable_grad():
-            term = self.penalty(violation, index).sum()
-        if not term.requires_grad:
-            return torch.zeros_like(violation)
-        return torch.autograd.grad(term, violation)[0]
+        return self.penalty_gradient(violation, index)
 
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
         """Turn a copy of the trained module into the product, in the unit of y.

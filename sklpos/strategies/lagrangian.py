@@ -52,6 +52,10 @@ class Lagrangian(ConstraintStrategy):
         """Return ``lambda * violation``."""
         return self.state_.multiplier[index] * violation
 
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return the multipliers."""
+        return self.state_.multiplier[index]
+
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend on the rows of the batch; the others keep theirs."""
         self._ascend(violation, index, self.dual_lr)
@@ -124,6 +128,11 @@ class AugmentedLagrangian(Lagrangian):
         tiny = torch.finfo(violation.dtype).tiny  # c -> 0 gives lambda * g
         reach = torch.maximum(violation, -multiplier / curvature.clamp(min=tiny))
         return multiplier * reach + curvature * reach**2 / 2
+
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return ``relu(lambda + c * violation)``."""
+        multiplier, curvature = self.state_.multiplier[index], 2 * self.state_.alpha
+        return torch.relu(torch.addcmul(multiplier, curvature, violation))
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend by a fraction of c, on the rows of the batch."""

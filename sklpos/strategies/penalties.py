@@ -27,6 +27,10 @@ class Unconstrained(ConstraintStrategy):
         """Return zeros."""
         return torch.zeros_like(violation)
 
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return zeros."""
+        return torch.zeros_like(violation)
+
 
 class QuadraticPenalty(ConstraintStrategy):
     """Soft: ``alpha * relu(g)**2``; violations shrink as alpha grows, never vanish.
@@ -58,6 +62,10 @@ class QuadraticPenalty(ConstraintStrategy):
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return ``alpha * relu(violation)**2``."""
         return self.state_.alpha * torch.relu(violation) ** 2
+
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return ``2 * alpha * relu(violation)``."""
+        return 2 * self.state_.alpha * torch.relu(violation)
 
 
 class ExactPenalty(ConstraintStrategy):
@@ -117,6 +125,10 @@ class ExactPenalty(ConstraintStrategy):
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return ``alpha * relu(violation)``."""
         return self.state_.alpha * torch.relu(violation)
+
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return alpha where the bound is violated."""
+        return self.state_.alpha * (violation > 0)
 
     def on_epoch_end(self, max_violation: float) -> None:
         """Double alpha if the bound was violated in every epoch of the window."""

@@ -72,6 +72,11 @@ class SlackMultipliers(ConstraintStrategy):
             residual**2
         )
 
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return ``-(mu + 2 alpha h)``."""
+        residual = -violation - self.state_.slack[index] ** 2
+        return -(self.state_.multiplier[index] + 2 * self.state_.alpha * residual)
+
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend on mu, then descend on s, on the rows of the batch."""
         state, slack = self.state_, self.state_.slack[index]
