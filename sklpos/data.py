@@ -10,6 +10,8 @@ from torch import Tensor
 
 from sklpos.seeding import make_generator
 
+_GATHERED = 2**18  # numbers of X copied at once: little memory, still in the cache
+
 
 class Batch(tuple):
     """The pair (X, y) that skorch unpacks, which also knows its rows.
@@ -29,6 +31,17 @@ class Batch(tuple):
         batch = super().__new__(cls, (X, y))
         batch.index, batch.weight = index, weight
         return batch
+
+    def to(self, device) -> Batch:
+        """Move all parts to a device."""
+        whole = (*self, self.index, self.weight)
+        return Batch(*(part.to(device) for part in whole))
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Go through parts of `size` rows, the last of which may be smaller."""
+        whole = (*self, self.index, self.weight)
+        for parts in zip(*(part.split(size) for part in whole), strict=True):
+            yield Batch(*parts)
 
 
 class RowDataset(Dataset):
@@ -76,6 +89,8 @@ class BatchLoader:
     seed : int, default=0
     first_epoch : int, default=0
         Number of the epoch that the first pass is.
+    device : str or torch.device, optional
+        Where the batches shall be; by default they stay with the data set.
 
     Examples
     --------
@@ -86,7 +101,14 @@ class BatchLoader:
     """
 
     def __init__(
-        self, dataset, batch_size, shuffle=False, drop_last=False, seed=0, first_epoch=0
+        self,
+        dataset,
+        batch_size,
+        shuffle=False,
+        drop_last=False,
+        seed=0,
+        first_epoch=0,
+        device=None,
     ):
         if drop_last and batch_size > len(dataset):
             raise ValueError(
@@ -99,6 +121,7 @@ class BatchLoader:
         self.drop_last = drop_last
         self.seed = seed
         self.epoch = first_epoch
+        self.device = device
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.dataset), self.batch_size)
@@ -107,8 +130,15 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         order = self._order()
         self.epoch += 1
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield self.dataset[order[start : start + self.batch_size]]
+        order = order[: len(self) * self.batch_size]
+        for index in order.split(self._rows_at_once()):
+            rows = self.dataset[index].to(self.device)
+            yield from rows.split(self.batch_size)
+
+    def _rows_at_once(self) -> int:
+        """Gather several batches, since a call costs as much as many rows do."""
+        width = max(self.dataset.X[:1].numel(), 1)
+        return self.batch_size * max(_GATHERED // (width * self.batch_size), 1)
 
     def _order(self) -> Tensor:
         if not self.shuffle:

@@ -145,7 +145,7 @@ class ConstrainedNet(LeanNet):
     @property
     def plain_module_(self) -> torch.nn.Module:
         """The module behind ``torch.compile``."""
-        return getattr(self.module_, "_orig_mod", self.module_)
+        return self.module_._modules.get("_orig_mod", self.module_)
 
     @property
     def may_be_infeasible(self) -> bool:
@@ -203,8 +203,9 @@ class ConstrainedNet(LeanNet):
         return self.dataset(*rows, **self.get_params_for("dataset"))
 
     def get_iterator(self, dataset, training=False):
-        """Continue the order of the batches where the history ends."""
+        """Continue the order of the batches where the history ends, on the device."""
         iterator = super().get_iterator(dataset, training=training)
+        iterator.device = self.device
         if training:
             iterator.seed, iterator.epoch = self.seed, len(self.history)
         return iterator
@@ -281,17 +282,19 @@ class ConstrainedNet(LeanNet):
         self._set_training(True)
         y_pred = self.infer(batch[0], **fit_params)
         outputs, index, weight = self._add_domains(y_pred, batch)
-        violation = self.violation(outputs.detach())
+        reached = outputs.detach()
+        violation = self.violation(reached)
         self._notify_violation(violation, index)
+        term, slope = self.strategy_.penalty_and_gradient(violation, index)
         share = weight / y_pred.numel()
-        constraint = (share * self.strategy_.penalty(violation, index)).sum()
-        pull = share * self.strategy_.penalty_gradient(violation, index)
-        objective, gradient = self._objective_and_gradient(y_pred, batch, share)
-        outputs.backward(self._less_pull(gradient, pull))
+        constraint = (share * term).sum()
+        rows = slice(None, len(batch.index))
+        objective, gradient = self._objective_and_gradient(reached[rows], batch, share)
+        outputs.backward(self._less_pull(gradient, share * slope))
         return {
             "loss": objective + constraint,
             "y_pred": y_pred,
-            "violation": violation[: len(y_pred)],
+            "violation": violation[rows],
             "objective": objective,
             "constraint": constraint,
         }
@@ -301,26 +304,24 @@ class ConstrainedNet(LeanNet):
 
         A domain weighs as much as all rows of the batch.
         """
-        index = to_tensor(batch.index, device=self.device)
-        weight = to_tensor(batch.weight, device=self.device)
         domains = self._domains()
         if domains is None:
-            return y_pred, index, weight
+            return y_pred, batch.index, batch.weight
         lowest, numbers = domains
-        whole = weight.new_full((len(lowest), 1), len(weight))
+        whole = batch.weight.new_full((len(lowest), 1), len(y_pred))
         return (
             torch.cat([y_pred, lowest]),
-            torch.cat([index, numbers]),
-            torch.cat([weight, whole]),
+            torch.cat([batch.index, numbers]),
+            torch.cat([batch.weight, whole]),
         )
 
     def _objective_and_gradient(self, y_pred: Tensor, batch: Batch, share: Tensor):
         """Return the weighted mean loss and its gradient with respect to ``y_pred``."""
-        y_pred = y_pred.detach()
         if type(self.criterion_) is torch.nn.MSELoss:
-            residual = y_pred - to_tensor(batch[1], device=self.device)
+            residual = y_pred - batch[1]
             weighted = share[: len(y_pred)] * residual
             return (weighted * residual).sum(), weighted + weighted
+        y_pred = y_pred.detach()
         y_pred.requires_grad_()
         objective = self.objective(y_pred, batch[1], batch.weight)
         objective.backward()  # a criterion may have weights of its own

@@ -102,9 +102,12 @@ class NonnegativeWeights(ConstraintStrategy):
         """Return zeros: there is nothing left to violate."""
         return torch.zeros_like(violation)
 
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+    def penalty_and_gradient(
+        self, violation: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return zeros."""
-        return torch.zeros_like(violation)
+        none = torch.zeros_like(violation)
+        return none, none
 
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
         """Put a plain layer back, fold, and undo the rounding of the bias."""
@@ -169,9 +172,12 @@ class Activation(ConstraintStrategy):
         """Return zeros: there is nothing left to violate."""
         return torch.zeros_like(violation)
 
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+    def penalty_and_gradient(
+        self, violation: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return zeros."""
-        return torch.zeros_like(violation)
+        none = torch.zeros_like(violation)
+        return none, none
 
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
         """Give the output the unit of y; a shift can only go into free outputs."""

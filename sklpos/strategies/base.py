@@ -180,11 +180,13 @@ class ConstraintStrategy(BaseEstimator, ABC):
             Differentiable in ``violation``.
         """
 
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return ``d penalty / d violation``; the default asks autograd.
+    def penalty_and_gradient(
+        self, violation: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the term and its slope, ``d penalty / d violation``, of a batch.
 
-        The net sends it back through the module. A closed form saves time, and must
-        agree with `penalty`.
+        The net sends the slope back through the module. The default asks autograd; a
+        closed form saves time, and must agree with `penalty`.
 
         Parameters
         ----------
@@ -194,14 +196,14 @@ class ConstraintStrategy(BaseEstimator, ABC):
 
         Returns
         -------
-        torch.Tensor of shape (batch, n_bounded)
+        term, slope : torch.Tensor of shape (batch, n_bounded)
         """
         violation = violation.detach().requires_grad_()
         with torch.enable_grad():
-            term = self.penalty(violation, index).sum()
+            term = self.penalty(violation, index)
         if not term.requires_grad:
-            return torch.zeros_like(violation)
-        return torch.autograd.grad(term, violation)[0]
+            return term, torch.zeros_like(violation)
+        return term.detach(), torch.autograd.grad(term.sum(), violation)[0]
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Move multipliers and slack of these rows, in place; default: none to move.
@@ -252,7 +254,7 @@ class ConstraintStrategy(BaseEstimator, ABC):
         torch.Tensor of shape (batch, n_bounded)
             In the mean convention and scaled units.
         """
-        return self.penalty_gradient(violation, index)
+        return self.penalty_and_gradient(violation, index)[1]
 
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
         """Turn a copy of the trained module into the product, in the unit of y.

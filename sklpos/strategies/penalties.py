@@ -27,9 +27,12 @@ class Unconstrained(ConstraintStrategy):
         """Return zeros."""
         return torch.zeros_like(violation)
 
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+    def penalty_and_gradient(
+        self, violation: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return zeros."""
-        return torch.zeros_like(violation)
+        none = torch.zeros_like(violation)
+        return none, none
 
 
 class QuadraticPenalty(ConstraintStrategy):
@@ -63,9 +66,13 @@ class QuadraticPenalty(ConstraintStrategy):
         """Return ``alpha * relu(violation)**2``."""
         return self.state_.alpha * torch.relu(violation) ** 2
 
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return ``2 * alpha * relu(violation)``."""
-        return 2 * self.state_.alpha * torch.relu(violation)
+    def penalty_and_gradient(
+        self, violation: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the term and ``2 * alpha * relu(violation)``."""
+        reach = torch.relu(violation)
+        half = self.state_.alpha * reach
+        return half * reach, half + half
 
 
 class ExactPenalty(ConstraintStrategy):
@@ -126,9 +133,12 @@ class ExactPenalty(ConstraintStrategy):
         """Return ``alpha * relu(violation)``."""
         return self.state_.alpha * torch.relu(violation)
 
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return alpha where the bound is violated."""
-        return self.state_.alpha * (violation > 0)
+    def penalty_and_gradient(
+        self, violation: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the term and alpha where the bound is violated."""
+        term = self.penalty(violation, index)
+        return term, self.state_.alpha * (violation > 0)
 
     def on_epoch_end(self, max_violation: float) -> None:
         """Double alpha if the bound was violated in every epoch of the window."""

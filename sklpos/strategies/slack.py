@@ -72,10 +72,13 @@ class SlackMultipliers(ConstraintStrategy):
             residual**2
         )
 
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return ``-(mu + 2 alpha h)``."""
+    def penalty_and_gradient(
+        self, violation: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the term and ``-(mu + 2 alpha h)``."""
         residual = -violation - self.state_.slack[index] ** 2
-        return -(self.state_.multiplier[index] + 2 * self.state_.alpha * residual)
+        multiplier, push = self.state_.multiplier[index], self.state_.alpha * residual
+        return (multiplier + push) * residual, -(multiplier + push + push)
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend on mu, then descend on s, on the rows of the batch."""
