@@ -44,13 +44,13 @@ class MultiplierAscent(Callback):
     def initialize(self):
         """Forget the last run."""
         self.infeasible_rows_ = []
-        self.max_violation_ = None
+        self.largest_ = []
         self.looks_ = []
         return self
 
     def on_epoch_begin(self, net, **kwargs):
-        """Start the epoch's maximum."""
-        self.max_violation_ = None
+        """Start collecting the largest violation of each batch."""
+        self.largest_ = []
 
     def on_violation(self, net, violation: Tensor, index: Tensor) -> None:
         """Make the dual step of a batch.
@@ -67,25 +67,21 @@ class MultiplierAscent(Callback):
             return
         if not self.infeasible_rows_:
             net.strategy_.dual_step(violation, index)
-        largest = violation.amax()
-        so_far = self.max_violation_
-        self.max_violation_ = (
-            largest if so_far is None else torch.maximum(so_far, largest)
-        )
+        self.largest_.append(violation.amax())
 
     def on_epoch_end(self, net, dataset_train=None, **kwargs):
         """Hand the epoch's largest violation to the strategy's schedule."""
-        if self.max_violation_ is None:
+        if not self.largest_:
             return
-        largest = max(float(self.max_violation_), 0.0)
-        self.max_violation_ = None
+        largest = max(float(torch.stack(self.largest_).amax()), 0.0)
+        self.largest_ = []
         net.strategy_.on_epoch_end(largest)
         if len(net.history) % self.window == 0 and not self.infeasible_rows_:
             self._look_for_infeasible_rows(net, dataset_train, largest)
 
     def on_train_end(self, net, **kwargs):
         """Let go of a half epoch."""
-        self.max_violation_ = None
+        self.largest_ = []
 
     def _look_for_infeasible_rows(self, net, data, largest: float) -> None:
         multiplier = getattr(net.constraint_, "multiplier", None)
@@ -172,8 +168,8 @@ class ConstraintHistory(Callback):
     def on_batch_end(self, net, batch, training, **step):
         """Collect what one training step computed."""
         if training:
-            names = ("objective", "constraint", "violation")
-            self.steps_.append((batch.index, *(step[name] for name in names)))
+            values = step["objective"], step["constraint"], step["violation"]
+            self.steps_.append((batch.index, *values))
 
     def on_epoch_end(self, net, **kwargs):
         """Write the epoch's record."""

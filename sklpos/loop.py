@@ -40,12 +40,12 @@ class LeanNet(NeuralNetRegressor):
         return args, kwargs
 
     def listeners(self, hook: str) -> list:
-        """Return the methods of the callbacks that define a hook.
+        """Return what is called in every batch: methods of the net, then of callbacks.
 
         Parameters
         ----------
         hook : str
-            Called in every batch. The callbacks are looked through once an epoch.
+            Those that do nothing are left out. Looked up once an epoch.
 
         Returns
         -------
@@ -53,25 +53,22 @@ class LeanNet(NeuralNetRegressor):
         """
         known = vars(self).setdefault("listeners_", {})
         if hook not in known:
-            nothing = getattr(Callback, hook, None)
-            methods = [getattr(callback, hook, None) for _, callback in self.callbacks_]
-            known[hook] = [
-                method
-                for method in methods
-                if getattr(method, "__func__", method) is not nothing
-            ]
+            owners = [self, *(callback for _, callback in self.callbacks_)]
+            methods = [getattr(owner, hook, None) for owner in owners]
+            idle = [getattr(cls, hook, None) for cls in (LeanNet, Callback)]
+            known[hook] = [m for m in methods if getattr(m, "__func__", m) not in idle]
         return known[hook]
 
     def notify(self, method_name, **cb_kwargs):
         """Tell the net and the callbacks; in a batch, only those that want to know."""
-        getattr(self, method_name)(self, **cb_kwargs)
         if method_name in _EACH_BATCH:
             for listener in self.listeners(method_name):
                 listener(self, **cb_kwargs)
-        else:
-            self.listeners_ = {}
-            for name, callback in self.callbacks_:
-                self.tell(name, callback, method_name, **cb_kwargs)
+            return
+        self.listeners_ = {}
+        getattr(self, method_name)(self, **cb_kwargs)
+        for name, callback in self.callbacks_:
+            self.tell(name, callback, method_name, **cb_kwargs)
 
     def tell(self, name, callback, method_name, **cb_kwargs):
         """Tell one callback what happens outside of batches."""
@@ -93,6 +90,7 @@ class LeanNet(NeuralNetRegressor):
         """
         if iterator is None:
             return
+        super()._set_training(training)
         records = self.history[-1]["batches"]
         before = len(records)
         for batch in iterator:
@@ -106,9 +104,8 @@ class LeanNet(NeuralNetRegressor):
         self.history.record(f"{prefix}_batch_count", len(records) - before)
 
     def _set_training(self, training=True):
-        """Switch the modes, which takes a while, only if they have to be switched."""
-        parts = [getattr(self, f"{name}_") for name in self._modules + self._criteria]
-        if any(getattr(part, "training", training) != training for part in parts):
+        """Switch all modes where a callback has switched them since the epoch began."""
+        if self.module_.training != training:
             super()._set_training(training)
 
     def _zero_grad_optimizer(self, set_to_none=None):

@@ -282,19 +282,17 @@ class ConstrainedNet(LeanNet):
         self._set_training(True)
         y_pred = self.infer(batch[0], **fit_params)
         outputs, index, weight = self._add_domains(y_pred, batch)
-        reached = outputs.detach()
-        violation = self.violation(reached)
+        violation = self.violation(outputs.detach())
         self._notify_violation(violation, index)
         term, slope = self.strategy_.penalty_and_gradient(violation, index)
         share = weight / y_pred.numel()
         constraint = (share * term).sum()
-        rows = slice(None, len(batch.index))
-        objective, gradient = self._objective_and_gradient(reached[rows], batch, share)
+        objective, gradient = self._objective_and_gradient(y_pred, batch, share)
         outputs.backward(self._less_pull(gradient, share * slope))
         return {
             "loss": objective + constraint,
             "y_pred": y_pred,
-            "violation": violation[rows],
+            "violation": _first(violation, len(y_pred)),
             "objective": objective,
             "constraint": constraint,
         }
@@ -317,11 +315,11 @@ class ConstrainedNet(LeanNet):
 
     def _objective_and_gradient(self, y_pred: Tensor, batch: Batch, share: Tensor):
         """Return the weighted mean loss and its gradient with respect to ``y_pred``."""
+        y_pred = y_pred.detach()
         if type(self.criterion_) is torch.nn.MSELoss:
             residual = y_pred - batch[1]
-            weighted = share[: len(y_pred)] * residual
+            weighted = _first(share, len(y_pred)) * residual
             return (weighted * residual).sum(), weighted + weighted
-        y_pred = y_pred.detach()
         y_pred.requires_grad_()
         objective = self.objective(y_pred, batch[1], batch.weight)
         objective.backward()  # a criterion may have weights of its own
@@ -345,22 +343,19 @@ class ConstrainedNet(LeanNet):
             loss = self.objective(y_pred, batch[1], batch.weight)
         return {"loss": loss, "y_pred": y_pred}
 
-    def on_train_begin(self, net, **kwargs):
-        """Forget what the last run kept."""
+    def partial_fit(self, X, y=None, classes=None, **fit_params):
+        """Train on; raise if that ends with weights that are not finite."""
         self.constraint_best_ = {}
+        super().partial_fit(X, y, classes, **fit_params)
+        self.constraint_best_ = {}
+        self._check_weights()
+        return self
 
     def tell(self, name, callback, method_name, **cb_kwargs):
         """Tell a callback; what it rewinds, rewind with it."""
         super().tell(name, callback, method_name, **cb_kwargs)
         if getattr(callback, "load_best", False):
             self._follow(name, callback, method_name)
-
-    def notify(self, method_name, **cb_kwargs):
-        """Tell the net and the callbacks; check the weights at the end."""
-        super().notify(method_name, **cb_kwargs)
-        if method_name == "on_train_end":
-            self.constraint_best_ = {}
-            self._check_weights()
 
     def _follow(self, name: str, callback: Callback, method_name: str) -> None:
         """Keep and rewind the multipliers where a callback does so with the weights."""
@@ -408,3 +403,8 @@ def _bound(targets, dtype, device) -> tuple[Tensor, Tensor | None]:
     columns = torch.as_tensor(np.flatnonzero(bounded)).to(device)
     bound = torch.as_tensor(targets.bound[bounded], dtype=dtype).to(device)
     return bound, None if bounded.all() else columns
+
+
+def _first(rows: Tensor, n: int) -> Tensor:
+    """Return ``rows[:n]``, at no cost where these are all."""
+    return rows if len(rows) == n else rows[:n]

@@ -133,7 +133,8 @@ class AugmentedLagrangian(Lagrangian):
         self, violation: Tensor, index: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return ``a (lambda + m) / 2`` and its slope ``m = relu(lambda + c g)``."""
-        multiplier, curvature = self.state_.multiplier[index], 2 * self.state_.alpha
+        multiplier, alpha = self.state_.multiplier[index], self.state_.alpha
+        curvature = alpha + alpha
         slope = torch.relu(torch.addcmul(multiplier, curvature, violation))
         reach = torch.fmax(violation, multiplier / -curvature)  # NaN if c is 0
         return torch.lerp(multiplier, slope, 0.5) * reach, slope

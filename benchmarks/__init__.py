@@ -1,0 +1,1 @@
+"""How fast sklpos trains, predicts and repairs, beside others: ``make bench``."""
