@@ -45,7 +45,7 @@ class Problem:
     @cached_property
     def y(self):
         rng, k = np.random.default_rng(1), self.widths[-1]
-        signal = self.X[:, :k] + self.X[:, k : 2 * k] * self.X[:, 2 * k : 3 * k]
+        signal = self.X[:, :k] + self.X[:, k : 2 * k] * self.X[:, -k:]
         noise = 0.3 * rng.normal(size=signal.shape)
         return np.maximum(1 + signal + noise, 0).astype(np.float32)
 
@@ -266,9 +266,8 @@ def ours(problem, strategy, **params):
 
 
 PEERS = {
-    "cooper-optim, augmented Lagrangian": ("cooper", cooper_lagrangian),
-    "mdmm, one constraint a batch position": ("mdmm", mdmm),
-    "humancompatible-train, ALM": ("humancompatible.train", humancompatible),
+    "cooper-optim": ("cooper", cooper_lagrangian),
+    "humancompatible-train": ("humancompatible.train", humancompatible),
 }
 
 

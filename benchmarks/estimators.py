@@ -1,0 +1,108 @@
+"""Whole estimators: fit, predict, repair, and the memory of a fit."""
+
+import numpy as np
+import torch
+from sklearn.utils.validation import validate_data
+from skorch import NeuralNetRegressor
+
+from benchmarks.competitors import LR, Problem
+from benchmarks.measuring import extra_memory
+
+
+def fits(problem: Problem, n_epochs: int) -> dict:
+    """Everything from arrays to a fitted estimator, for a given number of epochs."""
+    X, y = problem.X, problem.y.squeeze()
+
+    def sklpos(**params):
+        return lambda: problem.estimator(max_epochs=n_epochs, **params).fit(X, y)
+
+    def scikit_learn(**params):
+        return lambda: problem.mlp(max_iter=n_epochs, tol=0.0, **params).fit(X, y)
+
+    def skorch():
+        net = NeuralNetRegressor(
+            problem.module(),
+            optimizer=torch.optim.Adam,
+            lr=LR,
+            batch_size=problem.batch_size,
+            max_epochs=n_epochs,
+            iterator_train__shuffle=True,
+            train_split=None,
+            verbose=0,
+        )
+        net.fit(X, problem.scaled)
+
+    return {
+        "MLPRegressor": scikit_learn(),
+        "MLPRegressor, poisson": scikit_learn(loss="poisson"),
+        "skorch": skorch,
+        "sklpos, unconstrained, no repair": sklpos(strategy="unconstrained"),
+        "sklpos, penalty, no repair": sklpos(strategy="penalty"),
+        "sklpos, default, no repair": sklpos(),
+        "sklpos, default": sklpos(repair="head"),
+    }
+
+
+def predictions(problem: Problem, n_rows: int) -> dict:
+    """Predictions, of the bare module after the same validation, too."""
+    X, y = problem.X[:n_rows], problem.y.squeeze()
+    some = slice(500)
+    model = problem.estimator().fit(problem.X[some], y[some])
+    mlp = problem.mlp(max_iter=1).fit(problem.X[some], y[some])
+
+    @torch.inference_mode()
+    def bare():
+        inputs = validate_data(model, X, reset=False, dtype=[np.float64, np.float32])
+        return model.module_(torch.from_numpy(inputs)).numpy().ravel()
+
+    return {
+        "bare module": bare,
+        "MLPRegressor": lambda: mlp.predict(X),
+        "sklpos": lambda: model.predict(X),
+    }
+
+
+def repair(problem: Problem) -> dict:
+    """Against one epoch; a twentieth of the predictions violates the bound."""
+    model = problem.estimator(strategy="unconstrained", max_epochs=2)
+    model.fit(problem.X, problem.y.squeeze())
+    lowest = np.quantile(model.predict(problem.X), 0.05)
+    model.net_.targets = type(model.net_.targets)(
+        model.net_.targets.shift, model.net_.targets.scale, np.array([lowest])
+    )
+    rows = model.net_.get_dataset(problem.X, torch.as_tensor(problem.scaled))
+    return {
+        "one epoch": lambda: model.net_.partial_fit(rows, epochs=1),
+        "repair": lambda: model.enforce(problem.X),
+    }
+
+
+SETUP = """
+import numpy as np, torch, sklpos
+from benchmarks.competitors import Problem
+torch.set_num_threads(1)
+Problem(500, {widths}, 256).estimator(repair={repair!r}).fit(
+    *(getattr(Problem(500, {widths}, 256), name) for name in ("X", "y"))
+)
+problem = Problem({n}, {widths}, 256)
+X, y = problem.X, problem.y
+"""
+WORK = "problem.estimator(repair={repair!r}).fit(X, y)"
+
+
+def memory(sizes) -> dict:
+    """Megabytes that a fit adds to the peak of a process that holds X and y."""
+    print(f"\nmemory of a fit{'X, MB':>20s}{'fit, MB':>12s}{'with repair':>12s}")
+    rows = {}
+    for n in sizes:
+        for n_outputs in (1, 10):
+            widths = (40, 64, n_outputs)
+            size = n * 40 * 4 / 2**20
+            used = []
+            for finish in (None, "head"):
+                names = {"n": n, "widths": widths, "repair": finish}
+                used.append(extra_memory(SETUP.format(**names), WORK.format(**names)))
+            name = f"n {n:,}, {n_outputs} outputs"
+            rows[name] = {"X": size, "fit": used[0], "repair": used[1]}
+            print(f"{name:25s}{size:10.1f}{used[0]:12.1f}{used[1]:12.1f}", flush=True)
+    return {"title": "memory", "unit": "MB", "rows": rows}
