@@ -53,7 +53,7 @@ def table(title, problem, timings, unit, references):
         }
         rows[name] = row
         ratios = "".join(f"{row['ratio'][r]:22.2f}" for r in references)
-        print(f"{name:42s}{row['median']:10.1f}{row['cpu']:10.1f}{ratios}")
+        print(f"{name:34s}{row['median']:12.1f}{row['cpu']:12.1f}{ratios}")
     sys.stdout.flush()
     return {"title": title, "problem": str(problem), "unit": unit[0], "rows": rows}
 

@@ -44,13 +44,13 @@ class MultiplierAscent(Callback):
     def initialize(self):
         """Forget the last run."""
         self.infeasible_rows_ = []
-        self.largest_ = []
+        self.violations_ = []
         self.looks_ = []
         return self
 
     def on_epoch_begin(self, net, **kwargs):
-        """Start collecting the largest violation of each batch."""
-        self.largest_ = []
+        """Start collecting."""
+        self.violations_ = []
 
     def on_violation(self, net, violation: Tensor, index: Tensor) -> None:
         """Make the dual step of a batch.
@@ -67,21 +67,21 @@ class MultiplierAscent(Callback):
             return
         if not self.infeasible_rows_:
             net.strategy_.dual_step(violation, index)
-        self.largest_.append(violation.amax())
+        self.violations_.append(violation)
 
     def on_epoch_end(self, net, dataset_train=None, **kwargs):
         """Hand the epoch's largest violation to the strategy's schedule."""
-        if not self.largest_:
+        if not self.violations_:
             return
-        largest = max(float(torch.stack(self.largest_).amax()), 0.0)
-        self.largest_ = []
+        largest = max(float(torch.cat(self.violations_).amax()), 0.0)
+        self.violations_ = []
         net.strategy_.on_epoch_end(largest)
         if len(net.history) % self.window == 0 and not self.infeasible_rows_:
             self._look_for_infeasible_rows(net, dataset_train, largest)
 
     def on_train_end(self, net, **kwargs):
         """Let go of a half epoch."""
-        self.largest_ = []
+        self.violations_ = []
 
     def _look_for_infeasible_rows(self, net, data, largest: float) -> None:
         multiplier = getattr(net.constraint_, "multiplier", None)
@@ -152,45 +152,22 @@ class ConstraintHistory(Callback):
 
     Examples
     --------
-    >>> ConstraintHistory().initialize().steps_
-    []
+    >>> isinstance(ConstraintHistory(), Callback)
+    True
     """
-
-    def initialize(self):
-        """Forget the last run."""
-        self.steps_ = []
-        return self
-
-    def on_epoch_begin(self, net, **kwargs):
-        """Start collecting."""
-        self.steps_ = []
-
-    def on_batch_end(self, net, batch, training, **step):
-        """Collect what one training step computed."""
-        if training:
-            values = step["objective"], step["constraint"], step["violation"]
-            self.steps_.append((batch.index, *values))
 
     def on_epoch_end(self, net, **kwargs):
         """Write the epoch's record."""
-        index, *means, violation = zip(*self.steps_, strict=True)
-        self.steps_ = []
-        sizes = torch.tensor([len(part) for part in index], dtype=torch.float64)
-        for name, values in zip(("objective", "constraint"), means, strict=True):
-            mean = (sizes / sizes.sum()) @ torch.stack(values).cpu().double()
-            net.history.record(name, float(mean))
-        summary = self._summary(net, torch.cat(violation), torch.cat(index))
-        for name, value in summary.items():
+        steps = net.steps_
+        for name in ("objective", "constraint"):
+            net.history.record(name, steps.mean(name))
+        for name, value in self._summary(net, steps.violation, steps.index).items():
             net.history.record(name, float(value))
-
-    def on_train_end(self, net, **kwargs):
-        """Let go of a half epoch."""
-        self.steps_ = []
 
     @staticmethod
     def _summary(net, violation: Tensor, index: Tensor) -> dict[str, Tensor | float]:
         strategy = net.strategy_
-        multiplier = strategy.multipliers(violation, index.to(violation.device))
+        multiplier = strategy.multipliers(violation, index)
         empty = violation.numel() == 0
         return {
             "max_violation": 0.0 if empty else violation.amax().clamp(min=0),

@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 
 from sklpos.data import BatchLoader
 from sklpos.heads import head_input
-from sklpos.net import DivergenceError
+from sklpos.training import DivergenceError
 
 _ROWS = 4096  # a pass, so that memory does not grow with the data
 

@@ -98,7 +98,8 @@ class LeanNet(NeuralNetRegressor):
             records.append(record)
             self.notify("on_batch_begin", batch=batch, training=training)
             step = step_fn(batch, **fit_params)
-            record[f"{prefix}_loss"] = step["loss"].item()
+            if step["loss"] is not None:
+                record[f"{prefix}_loss"] = step["loss"].item()
             record[f"{prefix}_batch_size"] = len(batch[0])
             self.notify("on_batch_end", batch=batch, training=training, **step)
         self.history.record(f"{prefix}_batch_count", len(records) - before)

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import copy
-import math
-from contextlib import nullcontext
-from functools import lru_cache
 from typing import ClassVar
 
-import numpy as np
 import torch
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping
-from skorch.utils import is_dataset, to_tensor
-from torch import Tensor
+from skorch.utils import is_dataset
 
 from sklpos.callbacks import ConstraintHistory, MultiplierAscent, QuietPrintLog
 from sklpos.data import Batch, BatchLoader, RowDataset
-from sklpos.loop import LeanNet
-from sklpos.seeding import borrowed_generator, derive_seed
+from sklpos.training import TrainingNet
 
 
-class DivergenceError(ValueError):
-    """The loss, or a weight, is no longer a finite number."""
-
-
-class ConstrainedNet(LeanNet):
+class ConstrainedNet(TrainingNet):
     """skorch net whose loss carries a strategy's constraint term.
 
     Works in scaled units. Between the forward pass and the loss it calls
@@ -71,7 +61,7 @@ class ConstrainedNet(LeanNet):
         "strategy",
         "product_",
     ]
-    prefixes_: ClassVar[list[str]] = [*LeanNet.prefixes_, "product"]
+    prefixes_: ClassVar[list[str]] = [*TrainingNet.prefixes_, "product"]
 
     def __init__(
         self,
@@ -143,11 +133,6 @@ class ConstrainedNet(LeanNet):
         return module if name == "constraint" else super().torch_compile(module, name)
 
     @property
-    def plain_module_(self) -> torch.nn.Module:
-        """The module behind ``torch.compile``."""
-        return self.module_._modules.get("_orig_mod", self.module_)
-
-    @property
     def may_be_infeasible(self) -> bool:
         """Whether no head may obey the bound: one with a bias can, and 0 obeys 0."""
         if self.head is None or not (self.targets.bound > 0).any():
@@ -210,130 +195,9 @@ class ConstrainedNet(LeanNet):
             iterator.seed, iterator.epoch = self.seed, len(self.history)
         return iterator
 
-    def violation(self, y_pred: Tensor) -> Tensor:
-        """Return ``lower_bound - y_pred`` of the bounded outputs, in scaled units.
-
-        Parameters
-        ----------
-        y_pred : torch.Tensor of shape (batch, n_outputs)
-
-        Returns
-        -------
-        torch.Tensor of shape (batch, n_bounded)
-        """
-        bound, columns = _bound(self.targets, y_pred.dtype, y_pred.device)
-        return bound - (y_pred if columns is None else y_pred[:, columns])
-
-    def domain_violation(self) -> tuple[Tensor, Tensor] | None:
-        """Return the violation over the strategy's domains, and their row numbers.
-
-        Returns
-        -------
-        violation : torch.Tensor of shape (n_domains, n_bounded)
-            In scaled units, differentiable in the weights.
-        index : torch.Tensor of shape (n_domains,)
-            -1, -2, ...: the last rows of the strategy's tensors.
-        """
-        domains = self._domains()
-        return None if domains is None else (self.violation(domains[0]), domains[1])
-
-    def _domains(self) -> tuple[Tensor, Tensor] | None:
-        lowest = self.strategy_.lowest_outputs(self.plain_module_)
-        if lowest is None:
-            return None
-        return lowest, -1 - torch.arange(len(lowest)).to(lowest.device)
-
-    def objective(self, y_pred: Tensor, y_true: Tensor, weight: Tensor) -> Tensor:
-        """Return the weighted mean loss over rows and outputs."""
-        loss = self.criterion_(y_pred, to_tensor(y_true, device=self.device))
-        if loss.shape != y_pred.shape:
-            raise ValueError(
-                f"criterion={self.criterion!r} must return one loss for every row and "
-                f"output, of shape {tuple(y_pred.shape)}; it returned one of shape "
-                f"{tuple(loss.shape)}."
-            )
-        return (to_tensor(weight, device=self.device) * loss).mean()
-
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Return the plain mean loss, without weights and constraint term."""
         return self.objective(y_pred, y_true, torch.ones_like(y_pred))
-
-    def train_step(self, batch, **fit_params):
-        """Make one step on the weights, reproducibly, after one dual step."""
-        vars(self)["dual_step_due_"] = True  # once a batch: LBFGS calls again
-        with self._randomness():
-            step = super().train_step(batch, **fit_params)
-        loss = step["loss"].item()
-        if not math.isfinite(loss):
-            raise self._divergence(f"the loss became {loss} in")
-        return step
-
-    def train_step_single(self, batch: Batch, **fit_params):
-        """Compute predictions, violation and loss, and the gradient.
-
-        No graph is built behind the predictions: the gradient of the loss with respect
-        to them is that of the criterion minus that of the strategy's term.
-
-        Returns
-        -------
-        dict
-            ``loss`` = ``objective`` + ``constraint``; ``y_pred``; ``violation``.
-        """
-        self._set_training(True)
-        y_pred = self.infer(batch[0], **fit_params)
-        outputs, index, weight = self._add_domains(y_pred, batch)
-        violation = self.violation(outputs.detach())
-        self._notify_violation(violation, index)
-        term, slope = self.strategy_.penalty_and_gradient(violation, index)
-        share = weight / y_pred.numel()
-        constraint = (share * term).sum()
-        objective, gradient = self._objective_and_gradient(y_pred, batch, share)
-        outputs.backward(self._less_pull(gradient, share * slope))
-        return {
-            "loss": objective + constraint,
-            "y_pred": y_pred,
-            "violation": _first(violation, len(y_pred)),
-            "objective": objective,
-            "constraint": constraint,
-        }
-
-    def _add_domains(self, y_pred: Tensor, batch: Batch):
-        """Return outputs, row numbers and weights of the rows, then of the domains.
-
-        A domain weighs as much as all rows of the batch.
-        """
-        domains = self._domains()
-        if domains is None:
-            return y_pred, batch.index, batch.weight
-        lowest, numbers = domains
-        whole = batch.weight.new_full((len(lowest), 1), len(y_pred))
-        return (
-            torch.cat([y_pred, lowest]),
-            torch.cat([batch.index, numbers]),
-            torch.cat([batch.weight, whole]),
-        )
-
-    def _objective_and_gradient(self, y_pred: Tensor, batch: Batch, share: Tensor):
-        """Return the weighted mean loss and its gradient with respect to ``y_pred``."""
-        y_pred = y_pred.detach()
-        if type(self.criterion_) is torch.nn.MSELoss:
-            residual = y_pred - batch[1]
-            weighted = _first(share, len(y_pred)) * residual
-            return (weighted * residual).sum(), weighted + weighted
-        y_pred.requires_grad_()
-        objective = self.objective(y_pred, batch[1], batch.weight)
-        objective.backward()  # a criterion may have weights of its own
-        return objective.detach(), y_pred.grad
-
-    def _less_pull(self, gradient: Tensor, pull: Tensor) -> Tensor:
-        """Subtract the constraint's part: the violation is the bound minus outputs."""
-        if n_domains := len(pull) - len(gradient):
-            none = gradient.new_zeros(n_domains, gradient.shape[1])
-            gradient = torch.cat([gradient, none])
-        columns = _bound(self.targets, gradient.dtype, gradient.device)[1]
-        if columns is None:
-            return gradient - pull
-        return gradient.index_add(1, columns, pull, alpha=-1)
 
     def validation_step(self, batch: Batch, **fit_params):
         """Return the weighted mean loss; validation rows have no multipliers."""
@@ -347,7 +211,7 @@ class ConstrainedNet(LeanNet):
         """Train on; raise if that ends with weights that are not finite."""
         self.constraint_best_ = {}
         super().partial_fit(X, y, classes, **fit_params)
-        self.constraint_best_ = {}
+        self.constraint_best_, self.batches_, self.steps_ = {}, [], None
         self._check_weights()
         return self
 
@@ -375,36 +239,3 @@ class ConstrainedNet(LeanNet):
         """Raise if the last step, whose loss nobody saw, left no finite weights."""
         if not all(weight.isfinite().all() for weight in self.module_.parameters()):
             raise self._divergence("a weight is no longer a finite number after")
-
-    def _divergence(self, what: str) -> DivergenceError:
-        return DivergenceError(
-            f"{what} epoch {len(self.history)}; training diverged: lower lr (now "
-            f"{self.lr}) or alpha, or standardise X."
-        )
-
-    def _notify_violation(self, violation: Tensor, index: Tensor) -> None:
-        if self.dual_step_due_:
-            vars(self)["dual_step_due_"] = False
-            for listener in self.listeners("on_violation"):
-                listener(self, violation, index)
-
-    def _randomness(self):
-        if not self.stochastic:
-            return nullcontext()
-        batch = len(self.history[-1]["batches"])
-        seed = derive_seed(self.seed, 1, len(self.history), batch)
-        return borrowed_generator(seed, self.device)
-
-
-@lru_cache(maxsize=16)
-def _bound(targets, dtype, device) -> tuple[Tensor, Tensor | None]:
-    """Return the finite bounds, and their columns; None if these are all."""
-    bounded = targets.bounded
-    columns = torch.as_tensor(np.flatnonzero(bounded)).to(device)
-    bound = torch.as_tensor(targets.bound[bounded], dtype=dtype).to(device)
-    return bound, None if bounded.all() else columns
-
-
-def _first(rows: Tensor, n: int) -> Tensor:
-    """Return ``rows[:n]``, at no cost where these are all."""
-    return rows if len(rows) == n else rows[:n]

@@ -18,8 +18,8 @@ from torch import nn
 
 from sklpos import PositiveOutputRegressor
 from sklpos.modules import MLP
-from sklpos.net import DivergenceError
 from sklpos.strategies import STRATEGIES, StrategyState
+from sklpos.training import DivergenceError
 
 COLUMNS = (
     "train_loss",

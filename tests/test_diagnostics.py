@@ -9,9 +9,10 @@ from torch import nn
 from sklpos.data import RowDataset
 from sklpos.diagnostics import KKTResiduals, evaluate_training_state
 from sklpos.modules import MLP
-from sklpos.net import ConstrainedNet, DivergenceError
+from sklpos.net import ConstrainedNet
 from sklpos.strategies import ExactPenalty, Lagrangian, QuadraticPenalty
 from sklpos.targets import TargetScale
+from sklpos.training import DivergenceError
 
 PROBLEMS = [line(), one_hot(), constant(), random_dense(0), random_dense(1)]
 

@@ -17,9 +17,10 @@ from torch import nn
 from sklpos import PositiveOutputRegressor
 from sklpos.data import RowDataset
 from sklpos.diagnostics import evaluate_training_state
-from sklpos.net import ConstrainedNet, DivergenceError
+from sklpos.net import ConstrainedNet
 from sklpos.strategies import STRATEGIES, AugmentedLagrangian, QuadraticPenalty
 from sklpos.targets import TargetScale
+from sklpos.training import DivergenceError
 
 N, D = 40, 3
 

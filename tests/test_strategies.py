@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sklpos import STRATEGIES
+from sklpos import STRATEGIES, ConstraintStrategy
 from sklpos.strategies import (
     Activation,
     AugmentedLagrangian,
@@ -98,6 +98,16 @@ def test_inequality_multipliers_are_the_slope_of_the_penalty():
             0
         ]
         assert torch.allclose(strategy.multipliers(violation, rows), slope)
+
+
+def test_the_gradient_is_the_slope_of_the_penalty(strategy):
+    strategy, violation, rows = set_up(strategy)
+    for _ in range(3):
+        strategy.dual_step(violation, rows)
+    found = strategy.penalty_gradient(violation, rows)
+    by_autograd = ConstraintStrategy.penalty_gradient(strategy, violation, rows)
+    torch.testing.assert_close(found, by_autograd, rtol=1e-12, atol=1e-15)
+    assert not found.requires_grad
 
 
 def test_inequality_multipliers_stay_non_negative():

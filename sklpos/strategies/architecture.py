@@ -88,6 +88,7 @@ class NonnegativeWeights(ConstraintStrategy):
     """
 
     guarantee = "everywhere"
+    row_by_row = True
 
     def wrap(
         self, module: nn.Module, head: str | None, *, X: Tensor, lower_bound: Tensor
@@ -102,12 +103,9 @@ class NonnegativeWeights(ConstraintStrategy):
         """Return zeros: there is nothing left to violate."""
         return torch.zeros_like(violation)
 
-    def penalty_and_gradient(
-        self, violation: Tensor, index: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return zeros."""
-        none = torch.zeros_like(violation)
-        return none, none
+        return torch.zeros_like(violation)
 
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
         """Put a plain layer back, fold, and undo the rounding of the bias."""
@@ -151,6 +149,7 @@ class Activation(ConstraintStrategy):
     """
 
     guarantee = "everywhere"
+    row_by_row = True
     needs_head = False
 
     def __init__(self, function: str = "softplus"):
@@ -172,12 +171,9 @@ class Activation(ConstraintStrategy):
         """Return zeros: there is nothing left to violate."""
         return torch.zeros_like(violation)
 
-    def penalty_and_gradient(
-        self, violation: Tensor, index: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return zeros."""
-        none = torch.zeros_like(violation)
-        return none, none
+        return torch.zeros_like(violation)
 
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
         """Give the output the unit of y; a shift can only go into free outputs."""

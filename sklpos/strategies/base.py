@@ -84,8 +84,20 @@ class ConstraintStrategy(BaseEstimator, ABC):
     needs_alpha: ClassVar[bool] = False
     #: `multipliers` is only a bound; estimate them from the stationarity condition.
     estimates_multipliers: ClassVar[bool] = False
+    #: The term of a row reads that row's tensors, which `dual_step` alone moves, and
+    #: what changes between epochs: it may be computed when the epoch is over.
+    row_by_row: ClassVar[bool] = False
 
     state_: StrategyState
+
+    def __init_subclass__(cls, **kwargs):
+        """Take no shortcut of a parent whose term or dual step the class replaces."""
+        super().__init_subclass__(**kwargs)
+        own = vars(cls).keys()
+        if "penalty" in own and "penalty_gradient" not in own:
+            cls.penalty_gradient = ConstraintStrategy.penalty_gradient
+        if own & {"penalty", "dual_step"} and "row_by_row" not in own:
+            cls.row_by_row = False
 
     @property
     def wraps_module(self) -> bool:
@@ -180,13 +192,11 @@ class ConstraintStrategy(BaseEstimator, ABC):
             Differentiable in ``violation``.
         """
 
-    def penalty_and_gradient(
-        self, violation: Tensor, index: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the term and its slope, ``d penalty / d violation``, of a batch.
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return ``d penalty / d violation``; the default asks autograd.
 
-        The net sends the slope back through the module. The default asks autograd; a
-        closed form saves time, and must agree with `penalty`.
+        The net sends it back through the module. A closed form saves time, and must
+        agree with `penalty`.
 
         Parameters
         ----------
@@ -196,14 +206,14 @@ class ConstraintStrategy(BaseEstimator, ABC):
 
         Returns
         -------
-        term, slope : torch.Tensor of shape (batch, n_bounded)
+        torch.Tensor of shape (batch, n_bounded)
         """
         violation = violation.detach().requires_grad_()
         with torch.enable_grad():
-            term = self.penalty(violation, index)
+            term = self.penalty(violation, index).sum()
         if not term.requires_grad:
-            return term, torch.zeros_like(violation)
-        return term.detach(), torch.autograd.grad(term.sum(), violation)[0]
+            return torch.zeros_like(violation)
+        return torch.autograd.grad(term, violation)[0]
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Move multipliers and slack of these rows, in place; default: none to move.
@@ -254,7 +264,7 @@ class ConstraintStrategy(BaseEstimator, ABC):
         torch.Tensor of shape (batch, n_bounded)
             In the mean convention and scaled units.
         """
-        return self.penalty_and_gradient(violation, index)[1]
+        return self.penalty_gradient(violation, index)
 
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
         """Turn a copy of the trained module into the product, in the unit of y.

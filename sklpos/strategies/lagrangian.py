@@ -38,6 +38,7 @@ class Lagrangian(ConstraintStrategy):
     """
 
     guarantee = "training"
+    row_by_row = True
 
     def __init__(self, dual_lr: float = 0.2):
         self.dual_lr = dual_lr
@@ -52,12 +53,9 @@ class Lagrangian(ConstraintStrategy):
         """Return ``lambda * violation``."""
         return self.state_.multiplier[index] * violation
 
-    def penalty_and_gradient(
-        self, violation: Tensor, index: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the term and the multipliers."""
-        multiplier = self.state_.multiplier[index]
-        return multiplier * violation, multiplier
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return the multipliers."""
+        return self.state_.multiplier[index]
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend on the rows of the batch; the others keep theirs."""
@@ -105,6 +103,7 @@ class AugmentedLagrangian(Lagrangian):
     """
 
     needs_alpha = True
+    row_by_row = True
 
     def __init__(
         self,
@@ -127,17 +126,16 @@ class AugmentedLagrangian(Lagrangian):
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return ``lambda a + c a**2 / 2`` with ``a = max(g, -lambda / c)``."""
-        return self.penalty_and_gradient(violation, index)[0]
+        multiplier, curvature = self.state_.multiplier[index], 2 * self.state_.alpha
+        tiny = torch.finfo(violation.dtype).tiny  # c -> 0 gives lambda * g
+        reach = torch.maximum(violation, -multiplier / curvature.clamp(min=tiny))
+        return multiplier * reach + curvature * reach**2 / 2
 
-    def penalty_and_gradient(
-        self, violation: Tensor, index: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return ``a (lambda + m) / 2`` and its slope ``m = relu(lambda + c g)``."""
-        multiplier, alpha = self.state_.multiplier[index], self.state_.alpha
-        curvature = alpha + alpha
-        slope = torch.relu(torch.addcmul(multiplier, curvature, violation))
-        reach = torch.fmax(violation, multiplier / -curvature)  # NaN if c is 0
-        return torch.lerp(multiplier, slope, 0.5) * reach, slope
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return ``relu(lambda + c * violation)``."""
+        alpha = self.state_.alpha
+        multiplier = self.state_.multiplier[index]
+        return torch.relu(torch.addcmul(multiplier, alpha + alpha, violation))
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend by a fraction of c, on the rows of the batch."""

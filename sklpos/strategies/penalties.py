@@ -22,17 +22,15 @@ class Unconstrained(ConstraintStrategy):
     """
 
     guarantee = "none"
+    row_by_row = True
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return zeros."""
         return torch.zeros_like(violation)
 
-    def penalty_and_gradient(
-        self, violation: Tensor, index: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return zeros."""
-        none = torch.zeros_like(violation)
-        return none, none
+        return torch.zeros_like(violation)
 
 
 class QuadraticPenalty(ConstraintStrategy):
@@ -61,18 +59,16 @@ class QuadraticPenalty(ConstraintStrategy):
     """
 
     guarantee = "none"
+    row_by_row = True
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return ``alpha * relu(violation)**2``."""
         return self.state_.alpha * torch.relu(violation) ** 2
 
-    def penalty_and_gradient(
-        self, violation: Tensor, index: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the term and ``2 * alpha * relu(violation)``."""
-        reach = torch.relu(violation)
-        half = self.state_.alpha * reach
-        return half * reach, half + half
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return ``2 * alpha * relu(violation)``."""
+        half = self.state_.alpha * torch.relu(violation)
+        return half + half
 
 
 class ExactPenalty(ConstraintStrategy):
@@ -108,6 +104,7 @@ class ExactPenalty(ConstraintStrategy):
     """
 
     guarantee = "training"
+    row_by_row = True
     needs_alpha = True
     estimates_multipliers = True
 
@@ -133,12 +130,9 @@ class ExactPenalty(ConstraintStrategy):
         """Return ``alpha * relu(violation)``."""
         return self.state_.alpha * torch.relu(violation)
 
-    def penalty_and_gradient(
-        self, violation: Tensor, index: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the term and alpha where the bound is violated."""
-        term = self.penalty(violation, index)
-        return term, self.state_.alpha * (violation > 0)
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return alpha where the bound is violated."""
+        return self.state_.alpha * (violation > 0)
 
     def on_epoch_end(self, max_violation: float) -> None:
         """Double alpha if the bound was violated in every epoch of the window."""

@@ -45,6 +45,7 @@ class SlackMultipliers(ConstraintStrategy):
     """
 
     guarantee = "training"
+    row_by_row = True
     needs_alpha = True
 
     def __init__(
@@ -72,13 +73,10 @@ class SlackMultipliers(ConstraintStrategy):
             residual**2
         )
 
-    def penalty_and_gradient(
-        self, violation: Tensor, index: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the term and ``-(mu + 2 alpha h)``."""
+    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return ``-(mu + 2 alpha h)``."""
         residual = -violation - self.state_.slack[index] ** 2
-        multiplier, push = self.state_.multiplier[index], self.state_.alpha * residual
-        return (multiplier + push) * residual, -(multiplier + push + push)
+        return -(self.state_.multiplier[index] + 2 * self.state_.alpha * residual)
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend on mu, then descend on s, on the rows of the batch."""
