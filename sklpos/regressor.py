@@ -19,7 +19,8 @@ from sklpos.building import (
     new_net,
     run_epochs,
 )
-from sklpos.certificates.estimator import CertificatesMixin, data_range
+from sklpos.certificates.estimator import CertificatesMixin
+from sklpos.certificates.model import data_range
 from sklpos.diagnostics import evaluate_training_state
 from sklpos.modules import MLP
 from sklpos.parameters import CONSTRAINTS, NetParamsMixin

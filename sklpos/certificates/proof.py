@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklpos.certificates.attack import attack
 from sklpos.certificates.bounds import Interval, crown_bounds, interval_bounds
@@ -19,6 +20,8 @@ from sklpos.certificates.layers import Network
 from sklpos.certificates.milp import is_piecewise_linear, milp_minimum
 from sklpos.certificates.regions import Region
 from sklpos.certificates.rounding import lowest_everywhere, numerical_slack
+
+Predict = Callable[[NDArray], NDArray]  # outputs in the dtype of the model, as float64
 
 _CHUNK = 512  # parts bounded at a time
 _MOST_FEATURES = 8  # beyond, integer programming is tried on ReLU networks
@@ -56,29 +59,11 @@ class Goal:
     seed: int
 
 
-@torch.no_grad()
-def predict_exactly(module: nn.Module, X: NDArray) -> NDArray:
-    """Return outputs in the module's own dtype, as float64.
-
-    Parameters
-    ----------
-    module : nn.Module
-    X : ndarray of shape (n_samples, n_features)
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_outputs)
-    """
-    weight = next(module.parameters())
-    rows = torch.as_tensor(X, dtype=torch.float64).to(weight.device, weight.dtype)
-    return module(rows).double().cpu().numpy()
-
-
 @dataclass
 class Proof:
     """What is known so far, for each part of the domain and each output."""
 
-    module: nn.Module
+    predict: Predict
     network: Network
     domain: Domain
     goal: Goal
@@ -186,7 +171,7 @@ class Proof:
     def _see(self, points: Tensor, parts) -> None:
         """Evaluate points (n, n_outputs, n_features) as `predict` would."""
         shape = points.shape
-        values = predict_exactly(self.module, points.reshape(-1, shape[-1]).numpy())
+        values = self.predict(points.reshape(-1, shape[-1]).numpy())
         values = values.reshape(*shape[:2], -1)
         for j in range(shape[1]):  # every point is good for every output
             better = values[:, j] < self.upper[parts]
