@@ -130,7 +130,7 @@ class Proof:
         self.method = "interval"
         low, high = self.region.low, self.region.high
         self.slack = numerical_slack(self.network, low, high).numpy()
-        self._prove(interval_bounds(self.network, low, high)[0].numpy())
+        self.prove(interval_bounds(self.network, low, high)[0].numpy())
         self.n_boxes += len(self.region)
 
     def _crown(self) -> None:
@@ -145,11 +145,44 @@ class Proof:
         slack = numerical_slack(self.network, low, high, self.hidden).numpy()
         self.lower += self.slack - slack
         self.slack = slack
-        self._prove(torch.cat([f.lower for f in found]).numpy())
+        self.prove(torch.cat([f.lower for f in found]).numpy())
         self.n_boxes += len(self.region)
 
-    def _prove(self, lower: NDArray) -> None:
+    def prove(self, lower: NDArray) -> None:
+        """Add proved lower bounds of the exact network; rounding comes off here.
+
+        Parameters
+        ----------
+        lower : ndarray of shape (n_parts or 1, n_outputs)
+        """
         self.lower = np.maximum(self.lower, lower - self.slack)
+
+    def inherit(self, earlier: Proof, lower: NDArray) -> None:
+        """Take over what follows from the proof of another network.
+
+        Parameters
+        ----------
+        earlier : Proof
+        lower : ndarray of shape (n_parts or 1, n_outputs)
+            Lower bounds of this network, exact.
+        """
+        self.prove(lower)
+        self.method, self.assumptions = earlier.method, earlier.assumptions
+        self.n_boxes += earlier.n_boxes
+
+    def open_witnesses(self, wanted: NDArray) -> NDArray:
+        """Return inputs predicted below `wanted` where the bound is not proved.
+
+        Parameters
+        ----------
+        wanted : ndarray of shape (n_outputs,)
+
+        Returns
+        -------
+        ndarray of shape (n_points, n_features)
+        """
+        unproved = self.lower < self.goal.required
+        return self.witness[unproved & (self.upper < wanted)]
 
     def _look_at_corners(self) -> None:
         candidates = self.region.candidates(torch.zeros_like(self.region.low))
