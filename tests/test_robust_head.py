@@ -74,12 +74,21 @@ def test_a_head_that_holds_stays():
         start, objective, low, high, required=np.array([-1e3]), balance=False
     )
     np.testing.assert_array_equal(head, start)
+
+
+def test_a_free_output_is_balanced_all_the_same():
+    start, objective, low, high = make_problem(0)
     free = np.array([-np.inf])
-    for balance in (True, False):
-        head = nearest_robust_head(
-            start, objective, low, high, required=free, balance=balance
-        )
-        np.testing.assert_array_equal(head, start)
+    same = nearest_robust_head(
+        start, objective, low, high, required=free, balance=False
+    )
+    np.testing.assert_array_equal(same, start)
+    head = nearest_robust_head(start, objective, low, high, required=free, balance=True)
+    np.testing.assert_allclose(head @ objective.mean_features, objective.mean_target)
+    missing = objective.mean_target - start @ objective.mean_features
+    change = head - start
+    cost = np.sum(change @ ridged(objective.gram) * change)
+    assert cost <= missing**2 * (1 + 1e-6)  # a shift of the bias would do
 
 
 def test_a_target_below_the_bound_is_given_up():

@@ -119,7 +119,8 @@ class EnforceMixin:
             balance=self.balance,
             **how,
         )
-        if self.balance and self._objective is not None:
+        kept_so_far = self.balance and self._objective is not None
+        if kept_so_far and how.get("method") != "bias":
             warn_of_lost_balance(found.balanced)
         n_samples = n_samples if X is None else len(X)
         self.net_.product_, self.certificate_ = module, found.certificate

@@ -67,7 +67,8 @@ def nearest_robust_head(
     low, high : ndarray of shape (d,)
         The box; a feature that is unbounded on a side gets a weight of the other sign.
     required : ndarray of shape (n_outputs,)
-        The bound, unit of y; ``-inf`` leaves an output as it is.
+        The bound, unit of y; ``-inf`` leaves an output free of the bound, not of the
+        balance.
     balance : bool
         Whether to keep the mean prediction at the mean target, where that is at least
         `required`.
@@ -80,13 +81,13 @@ def nearest_robust_head(
     """
     root = cholesky(ridged(objective.gram))
     heads = coef.copy()
-    for j in np.flatnonzero(np.isfinite(required)):
-        target = objective.mean_target[j] if balance else -np.inf
-        target = target if target >= required[j] else None
-        held = worst_case(coef[j : j + 1], low, high)[0] >= required[j]
-        if held and target is None:
-            continue
-        heads[j] = _solve(coef[j], root, objective, low, high, required[j], target)
+    held = worst_case(coef, low, high) >= required
+    for j in range(len(coef)):
+        target = objective.mean_target[j] if balance else None
+        if target is not None and target < required[j]:
+            target = None
+        if target is not None or not held[j]:
+            heads[j] = _solve(coef[j], root, objective, low, high, required[j], target)
     return heads
 
 
@@ -105,11 +106,12 @@ def _solve(start, root, objective, low, high, required, target) -> NDArray:
         ends = np.concatenate([ends[usable], [1.0, -1.0]])
     else:
         ends = ends[usable]
-    rows, values = [np.append(ends, -1.0)], [required]
+    rows, values = np.empty((0, len(ends) + 1)), np.empty(0)
+    if np.isfinite(required):
+        rows, values = np.append(ends, -1.0)[None], np.append(values, required)
     if target is not None:
-        rows.append(np.append(objective.mean_features @ split, 0.0))
-        values.append(target)
-    rows, values = np.array(rows), np.array(values)
+        mean = np.append(objective.mean_features @ split, 0.0)
+        rows, values = np.vstack([rows, mean]), np.append(values, target)
     system = np.hstack([root @ split, np.zeros((len(root), 1))])
     size = np.linalg.norm(rows, axis=1) / (_WEIGHT * np.linalg.norm(system))
     system = np.vstack([system, rows / size[:, None]])
