@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklpos.certificates.attack import attack
 from sklpos.certificates.bounds import Interval, crown_bounds, interval_bounds
@@ -19,6 +20,8 @@ from sklpos.certificates.layers import Network
 from sklpos.certificates.milp import is_piecewise_linear, milp_minimum
 from sklpos.certificates.regions import Region
 from sklpos.certificates.rounding import lowest_everywhere, numerical_slack
+
+Predict = Callable[[NDArray], NDArray]  # outputs in the dtype of the model, as float64
 
 _CHUNK = 512  # parts bounded at a time
 _MOST_FEATURES = 8  # beyond, integer programming is tried on ReLU networks
@@ -56,29 +59,11 @@ class Goal:
     seed: int
 
 
-@torch.no_grad()
-def predict_exactly(module: nn.Module, X: NDArray) -> NDArray:
-    """Return outputs in the module's own dtype, as float64.
-
-    Parameters
-    ----------
-    module : nn.Module
-    X : ndarray of shape (n_samples, n_features)
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_outputs)
-    """
-    weight = next(module.parameters())
-    rows = torch.as_tensor(X, dtype=torch.float64).to(weight.device, weight.dtype)
-    return module(rows).double().cpu().numpy()
-
-
 @dataclass
 class Proof:
     """What is known so far, for each part of the domain and each output."""
 
-    module: nn.Module
+    predict: Predict
     network: Network
     domain: Domain
     goal: Goal
@@ -145,7 +130,7 @@ class Proof:
         self.method = "interval"
         low, high = self.region.low, self.region.high
         self.slack = numerical_slack(self.network, low, high).numpy()
-        self._prove(interval_bounds(self.network, low, high)[0].numpy())
+        self.prove(interval_bounds(self.network, low, high)[0].numpy())
         self.n_boxes += len(self.region)
 
     def _crown(self) -> None:
@@ -160,11 +145,44 @@ class Proof:
         slack = numerical_slack(self.network, low, high, self.hidden).numpy()
         self.lower += self.slack - slack
         self.slack = slack
-        self._prove(torch.cat([f.lower for f in found]).numpy())
+        self.prove(torch.cat([f.lower for f in found]).numpy())
         self.n_boxes += len(self.region)
 
-    def _prove(self, lower: NDArray) -> None:
+    def prove(self, lower: NDArray) -> None:
+        """Add proved lower bounds of the exact network; rounding comes off here.
+
+        Parameters
+        ----------
+        lower : ndarray of shape (n_parts or 1, n_outputs)
+        """
         self.lower = np.maximum(self.lower, lower - self.slack)
+
+    def inherit(self, earlier: Proof, lower: NDArray) -> None:
+        """Take over what follows from the proof of another network.
+
+        Parameters
+        ----------
+        earlier : Proof
+        lower : ndarray of shape (n_parts or 1, n_outputs)
+            Lower bounds of this network, exact.
+        """
+        self.prove(lower)
+        self.method, self.assumptions = earlier.method, earlier.assumptions
+        self.n_boxes += earlier.n_boxes
+
+    def open_witnesses(self, wanted: NDArray) -> NDArray:
+        """Return inputs predicted below `wanted` where the bound is not proved.
+
+        Parameters
+        ----------
+        wanted : ndarray of shape (n_outputs,)
+
+        Returns
+        -------
+        ndarray of shape (n_points, n_features)
+        """
+        unproved = self.lower < self.goal.required
+        return self.witness[unproved & (self.upper < wanted)]
 
     def _look_at_corners(self) -> None:
         candidates = self.region.candidates(torch.zeros_like(self.region.low))
@@ -186,7 +204,7 @@ class Proof:
     def _see(self, points: Tensor, parts) -> None:
         """Evaluate points (n, n_outputs, n_features) as `predict` would."""
         shape = points.shape
-        values = predict_exactly(self.module, points.reshape(-1, shape[-1]).numpy())
+        values = self.predict(points.reshape(-1, shape[-1]).numpy())
         values = values.reshape(*shape[:2], -1)
         for j in range(shape[1]):  # every point is good for every output
             better = values[:, j] < self.upper[parts]
