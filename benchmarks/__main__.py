@@ -34,12 +34,14 @@ FITS = [
     (Problem(20_000, (10, 256, 256, 1), 256), 3),
     (Problem(200_000, DEEP, 256), 3),
 ]
+MEMORY = [(n, k) for n in (1_000, 10_000, 100_000, 1_000_000) for k in (1, 10)]
+QUICK_MEMORY = [(1_000, 1)]
 QUICK_STEPS = [(Problem(512, SMALL, 128), 3)]
 QUICK_FITS = [(Problem(256, SMALL, 128), 3)]
 
 
 def table(title, problem, timings, unit, references):
-    """Print medians, and ratios to some of the rows; return them."""
+    """Print medians, and the ratios (of CPU time) to some of the rows; return them."""
     print(f"\n{title}: {problem}")
     print(
         f"{'':42s}{unit[0]:>10s}{'cpu':>10s}" + "".join(f"{r:>22s}" for r in references)
@@ -92,7 +94,7 @@ def run(quick: bool) -> list[dict]:
     problem = Problem(1_000 if quick else 100_000, (100, 100, 1), 128)
     timings = interleave(repair(problem), 3)
     results.append(table("repair", problem, timings, ("ms", 1e3), ["one epoch"]))
-    results.append(memory((1_000,) if quick else (1_000, 10_000, 100_000, 1_000_000)))
+    results.append(memory(QUICK_MEMORY if quick else MEMORY))
     return results
 
 

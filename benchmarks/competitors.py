@@ -40,7 +40,8 @@ class Problem:
     @cached_property
     def X(self):
         rng = np.random.default_rng(0)
-        return rng.normal(size=(self.n_samples, self.widths[0])).astype(np.float32)
+        size = self.n_samples, self.widths[0]
+        return rng.standard_normal(size=size, dtype=np.float32)
 
     @cached_property
     def y(self):

@@ -77,6 +77,7 @@ def repair(problem: Problem) -> dict:
     }
 
 
+N_FEATURES = 40
 SETUP = """
 import numpy as np, torch, sklpos
 from benchmarks.competitors import Problem
@@ -92,17 +93,16 @@ WORK = "problem.estimator(repair={repair!r}).fit(X, y)"
 
 def memory(sizes) -> dict:
     """Megabytes that a fit adds to the peak of a process that holds X and y."""
-    print(f"\nmemory of a fit{'X, MB':>20s}{'fit, MB':>12s}{'with repair':>12s}")
+    print(
+        f"\n{'memory of a fit':34s}{'X, MB':>12s}{'fit, MB':>12s}{'+ repair, MB':>14s}"
+    )
     rows = {}
-    for n in sizes:
-        for n_outputs in (1, 10):
-            widths = (40, 64, n_outputs)
-            size = n * 40 * 4 / 2**20
-            used = []
-            for finish in (None, "head"):
-                names = {"n": n, "widths": widths, "repair": finish}
-                used.append(extra_memory(SETUP.format(**names), WORK.format(**names)))
-            name = f"n {n:,}, {n_outputs} outputs"
-            rows[name] = {"X": size, "fit": used[0], "repair": used[1]}
-            print(f"{name:25s}{size:10.1f}{used[0]:12.1f}{used[1]:12.1f}", flush=True)
+    for n, n_outputs in sizes:
+        row = {"X": n * N_FEATURES * 4 / 2**20}
+        for name, finish in (("fit", None), ("repair", "head")):
+            params = {"n": n, "widths": (N_FEATURES, 64, n_outputs), "repair": finish}
+            row[name] = extra_memory(SETUP.format(**params), WORK.format(**params))
+        rows[f"n {n:,}, {n_outputs} outputs"] = row
+        values = f"{row['X']:12.1f}{row['fit']:12.1f}{row['repair']:14.1f}"
+        print(f"{f'n {n:,}, {n_outputs} outputs':34s}{values}", flush=True)
     return {"title": "memory", "unit": "MB", "rows": rows}

@@ -25,11 +25,12 @@ class Timing:
         return statistics.median(self.cpu)
 
     def ratio(self, other: "Timing") -> float:
-        """The median of the ratios to a neighbour, which was measured at the same time.
+        """The median ratio of CPU times to those that were measured in the same round.
 
-        On a busy machine it is far steadier than the ratio of the medians.
+        Where others use the machine it is far steadier than the ratio of the medians,
+        and than wall time.
         """
-        pairs = zip(self.wall, other.wall, strict=True)
+        pairs = zip(self.cpu, other.cpu, strict=True)
         return statistics.median(own / its for own, its in pairs)
 
 
@@ -56,19 +57,20 @@ def interleave(runs: dict, repeats: int) -> dict[str, Timing]:
 
 
 PEAK = """
-import resource, sys
-def peak():  # kilobytes on Linux, bytes on macOS
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used / (2**20 if sys.platform == "darwin" else 2**10)
+def kilobytes(field):
+    with open("/proc/self/status") as status:
+        return next(int(row.split()[1]) for row in status if row.startswith(field))
 {setup}
-before = peak()
+with open("/proc/self/clear_refs", "w") as peak:
+    peak.write("5")  # forget the peak so far
+before = kilobytes("VmRSS")
 {work}
-print(peak() - before)
+print((kilobytes("VmHWM") - before) / 1024)
 """
 
 
 def extra_memory(setup: str, work: str) -> float:
-    """Megabytes by which `work` raises the peak that `setup` left, in a new process."""
+    """Megabytes that `work` needs above what `setup` holds; on Linux, a new process."""
     script = PEAK.format(setup=setup, work=work)
     done = subprocess.run(
         [sys.executable, "-c", script],

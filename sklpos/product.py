@@ -50,24 +50,32 @@ def predict_rows(module: nn.Module, X: np.ndarray, rows: int = _ROWS) -> np.ndar
     -------
     ndarray of shape (n_samples, n_outputs)
     """
+    if len(X) <= rows:
+        return _outputs(module, X)
     return np.concatenate(list(_forward(module, X, rows)))
 
 
-@torch.inference_mode()
 def _forward(module, X, rows=_ROWS) -> Iterator[np.ndarray]:
-    weight = next(module.parameters())
     for start in range(0, len(X), rows):
-        part = torch.as_tensor(X[start : start + rows], dtype=weight.dtype)
-        yield module(part.to(weight.device)).cpu().numpy()
+        yield _outputs(module, X[start : start + rows])
+
+
+@torch.inference_mode()
+def _outputs(module, X) -> np.ndarray:
+    weight = next(module.parameters())
+    inputs = torch.as_tensor(X, dtype=weight.dtype, device=weight.device)
+    return module(inputs).cpu().numpy()
 
 
 def _features(module, head: str, X) -> Iterator[np.ndarray]:
     with head_input(module, head) as seen:
         for _ in _forward(module, X):
-            hidden = seen.pop().cpu().double().numpy()
-            if module.get_submodule(head).bias is not None:
-                hidden = np.hstack([hidden, np.ones((len(hidden), 1))])
-            yield hidden
+            hidden = seen.pop().cpu().numpy()
+            n_rows, width = hidden.shape
+            has_bias = module.get_submodule(head).bias is not None
+            features = np.ones((n_rows, width + has_bias))
+            features[:, :width] = hidden
+            yield features
 
 
 def feature_source(module, head: str, X) -> Callable[[], Iterable[np.ndarray]]:

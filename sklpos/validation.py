@@ -98,7 +98,9 @@ def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> Train
         raise ValueError("sample_weight is 0 in every row; at least one must be > 0.")
     lower_bound = check_lower_bound(estimator.lower_bound, y.shape[1])
     kept = np.flatnonzero(weight)
-    rows = (X[kept], y[kept], weight[kept] / weight.max())
+    if len(kept) < len(X) or not X.flags.writeable:  # torch wants it writeable
+        X = X[kept]
+    rows = (X, y[kept], weight[kept] / weight.max())
     _report_low_targets(rows[1], lower_bound, estimator.on_negative_y)
     return TrainingData(*rows, lower_bound, kept, len(y), y_ndim)
 
