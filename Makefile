@@ -1,5 +1,6 @@
 # Every target works from a fresh clone with Python >= 3.11, its venv module and make.
-# Variables: PYTHON (the interpreter), PYTEST_ARGS (two processes by default).
+# Variables: PYTHON (the interpreter), PYTEST_ARGS (two processes by default),
+# BENCH_ARGS.
 
 PYTHON ?= python3
 PYTEST_ARGS ?= --numprocesses 2
@@ -15,13 +16,17 @@ export OMP_NUM_THREADS := 1
 
 PYTEST = SCIPY_ARRAY_API=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-.PHONY: all check clean demo doctest test test-slow
+.PHONY: all bench check clean demo doctest test test-slow
 .DELETE_ON_ERROR:
 
 all: check test test-slow demo
 
 demo: $(VENV)/demo.stamp
 	MPLBACKEND=Agg $(BIN)/python examples/plot_first_fit.py
+
+# BENCH_ARGS=--quick for a look
+bench: $(VENV)/bench.stamp
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 test: $(VENV)/test.stamp
 	$(PYTEST)
@@ -53,6 +58,10 @@ $(VENV)/base.stamp: $(PINS)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
 		--constraint $(PINS) pip
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/base.stamp pyproject.toml
+	$(INSTALL) --editable . --group bench
 	@touch $@
 
 $(VENV)/demo.stamp: $(VENV)/base.stamp pyproject.toml

@@ -1,0 +1,32 @@
+"""The benchmarks run; what they measure is asserted nowhere."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_quick_run_prints_tables_and_writes_json(tmp_path):
+    output = tmp_path / "results.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--output", str(output)],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(output.read_text())
+    titles = [result["title"] for result in report["results"]]
+    for title in ("one epoch", "fit", "predict 1 rows", "repair", "memory"):
+        assert title in titles
+        assert title in done.stdout
+    steps = next(r for r in report["results"] if r["title"] == "one epoch")["rows"]
+    assert {"bare loop", "skorch", "MLPRegressor"} <= steps.keys()
+    assert all(row["median"] > 0 and row["cpu"] > 0 for row in steps.values())
