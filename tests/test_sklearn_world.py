@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from joblib import parallel_config
 from properties import assert_obeys, assert_same_bits, assert_same_training_state
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
@@ -75,6 +76,15 @@ def test_grid_search_in_processes_over_a_pipeline_of_a_frame(small, data):
     assert widths == parallel.best_params_[f"{STEP}module__hidden_layer_sizes"]
     with pytest.raises(ValueError, match="feature names"):
         parallel.predict(frame.rename(columns={"age": "years"}))
+
+
+def test_search_in_threads(small, data):
+    grid = {"strategy": ["penalty", "slack"], "module__dropout": [0.0, 0.3]}
+    serial = GridSearchCV(small(), grid, cv=2).fit(data.X, data.Y)
+    with parallel_config("threading", n_jobs=2):
+        threaded = GridSearchCV(small(), grid, cv=2).fit(data.X, data.Y)
+    scores = [s.cv_results_["mean_test_score"] for s in (serial, threaded)]
+    assert_same_bits(*scores)
 
 
 def test_a_frame_in_and_out(small, data):

@@ -67,7 +67,7 @@ class Lagrangian(ConstraintStrategy):
 
     def _ascend(self, violation: Tensor, index: Tensor, step) -> None:
         multiplier = self.state_.multiplier
-        multiplier[index] = torch.relu(multiplier[index] + step * violation)
+        multiplier[index] = (step * violation).add_(multiplier[index]).relu_()
 
 
 class AugmentedLagrangian(Lagrangian):
@@ -135,7 +135,7 @@ class AugmentedLagrangian(Lagrangian):
         """Return ``relu(lambda + c * violation)``."""
         alpha = self.state_.alpha
         multiplier = self.state_.multiplier[index]
-        return torch.relu(torch.addcmul(multiplier, alpha + alpha, violation))
+        return torch.addcmul(multiplier, alpha + alpha, violation).relu_()
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend by a fraction of c, on the rows of the batch."""
