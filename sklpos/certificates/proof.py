@@ -50,6 +50,8 @@ class Goal:
     deadline : float
         Of `time.monotonic`.
     seed : int
+    to_bound : bool
+        With a tolerance: what is above the bound need not be closer.
     """
 
     required: NDArray
@@ -57,6 +59,7 @@ class Goal:
     tolerance: float | None
     deadline: float
     seed: int
+    to_bound: bool = False
 
 
 @dataclass
@@ -91,6 +94,13 @@ class Proof:
         return (self.lower < self.goal.required) & (self.upper >= self.goal.required)
 
     @property
+    def wanted(self) -> NDArray:
+        """Parts and outputs of which more has to be known."""
+        if self.goal.tolerance is None:
+            return self.open_
+        return (self.lower < self.goal.required) | (not self.goal.to_bound)
+
+    @property
     def settled(self) -> bool:
         """Whether more work changes no verdict."""
         parts = (self.upper < self.goal.required).any(axis=1)
@@ -99,11 +109,14 @@ class Proof:
         return not self.open_[~parts].any()
 
     @property
+    def finished(self) -> bool:
+        """Whether the goal is reached."""
+        return self.settled if self.goal.tolerance is None else not self.wanted.any()
+
+    @property
     def done(self) -> bool:
         """Whether the goal is reached, or time is up."""
-        if time.monotonic() > self.goal.deadline:
-            return True
-        return self.settled and self.goal.tolerance is None
+        return time.monotonic() > self.goal.deadline or self.finished
 
     def everywhere(self) -> None:
         """Over all inputs: intervals, then near and far points."""
@@ -223,9 +236,7 @@ class Proof:
     def _complete(self, method: str) -> None:
         self.method = method
         search = {"milp": self._milp, "branch_and_bound": self._branch}[method]
-        outputs = np.arange(self.network.n_outputs)
-        if self.goal.tolerance is None:
-            outputs = np.flatnonzero(self.open_.any(axis=0))
+        outputs = np.flatnonzero(self.wanted.any(axis=0))
         for count, j in enumerate(outputs):
             now = time.monotonic()
             search(j, now + (self.goal.deadline - now) / (len(outputs) - count))
@@ -233,9 +244,7 @@ class Proof:
                 break
 
     def _branch(self, j: int, deadline: float) -> None:
-        parts = np.arange(len(self.region))
-        if self.goal.tolerance is None:
-            parts = np.flatnonzero(self.open_[:, j])
+        parts = np.flatnonzero(self.wanted[:, j])
         index = torch.as_tensor(parts)
         hidden = self.hidden.items()
         found = branch_and_bound(
@@ -255,7 +264,9 @@ class Proof:
     def _stops(self, j: int, slack: float) -> dict[str, float]:
         """When the search of an output may end; what it bounds is not yet rounded."""
         if self.goal.tolerance is not None:
-            return {"tolerance": self.goal.tolerance * self.goal.scale[j]}
+            target = self.goal.required[j] + slack if self.goal.to_bound else np.inf
+            gap = self.goal.tolerance * self.goal.scale[j]
+            return {"tolerance": gap, "target": target}
         required = self.goal.required[j]
         return {
             "tolerance": _GAP * self.goal.scale[j] + slack / 4,
