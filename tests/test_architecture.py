@@ -28,7 +28,12 @@ LAYERS = [
     {"validation", "callbacks", "product"},
     {"splitting", "net"},
     {"building", "diagnostics"},
-    {"certificates.bodies", "certificates.relaxations", "certificates.risk"},
+    {
+        "certificates.goal",
+        "certificates.bodies",
+        "certificates.relaxations",
+        "certificates.risk",
+    },
     {"certificates.activations", "certificates.regions"},
     {"certificates.layers", "certificates.domains"},
     {"certificates.bounds", "certificates.attack", "certificates.certificate"},

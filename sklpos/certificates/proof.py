@@ -16,6 +16,7 @@ from sklpos.certificates.bounds import Interval, crown_bounds, interval_bounds
 from sklpos.certificates.branch_and_bound import branch_and_bound
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains import Ball, Domain
+from sklpos.certificates.goal import Goal
 from sklpos.certificates.layers import Network
 from sklpos.certificates.milp import is_piecewise_linear, milp_minimum
 from sklpos.certificates.regions import Region
@@ -33,33 +34,6 @@ _ASSUMPTIONS = (
     "activations accurate to 8 units in the last place",
     "no overflow",
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Goal:
-    """What is asked.
-
-    Attributes
-    ----------
-    required : ndarray of shape (n_outputs,)
-        The bound, unit of y.
-    scale : ndarray of shape (n_outputs,)
-        Unit of y.
-    tolerance : float or None
-        Gap to reach, in scales; None to stop when decided.
-    deadline : float
-        Of `time.monotonic`.
-    seed : int
-    to_bound : bool
-        With a tolerance: what is above the bound need not be closer.
-    """
-
-    required: NDArray
-    scale: NDArray
-    tolerance: float | None
-    deadline: float
-    seed: int
-    to_bound: bool = False
 
 
 @dataclass

@@ -12,8 +12,9 @@ from torch import nn
 
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains import All, Domain
+from sklpos.certificates.goal import Goal
 from sklpos.certificates.layers import Network, read_network
-from sklpos.certificates.proof import Goal, Predict, Proof
+from sklpos.certificates.proof import Predict, Proof
 from sklpos.modules import BoundedOutput
 
 METHODS = ("auto", "interval", "crown", "branch_and_bound", "milp")

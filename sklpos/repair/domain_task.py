@@ -15,8 +15,9 @@ from sklpos.certificates.attack import local_minima
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains import All, Domain
 from sklpos.certificates.features import feature_bounds
+from sklpos.certificates.goal import Goal
 from sklpos.certificates.layers import read_network
-from sklpos.certificates.proof import Goal, Proof
+from sklpos.certificates.proof import Proof
 from sklpos.certificates.regions import Region
 from sklpos.certificates.verify import predict_exactly
 from sklpos.heads import read_head, write_head
