@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sklpos.certificates.alpha_crown import alpha_crown_bounds
 from sklpos.certificates.attack import attack
 from sklpos.certificates.bounds import Interval, crown_bounds, interval_bounds
 from sklpos.certificates.branch_and_bound import branch_and_bound
@@ -20,7 +21,7 @@ from sklpos.certificates.milp import is_piecewise_linear, milp_minimum
 from sklpos.certificates.regions import Region
 from sklpos.certificates.rounding import lowest_everywhere, numerical_slack
 
-_CHUNK = 512  # parts bounded at a time
+_CHUNK, _FEW = 512, 4  # parts bounded at a time, by CROWN and with the best slopes
 _MOST_FEATURES = 8  # beyond, integer programming is tried on ReLU networks
 _GAP = 1e-6  # in scales, at which a search that cannot decide gives up
 _FAR = (1.0, 1e2, 1e4)  # where an input is looked for in an infinite domain
@@ -137,6 +138,8 @@ class Proof:
         self._look_at_corners()
         if method in ("interval", "crown") or self.done:
             return
+        if method == "alpha_crown":
+            return self._alpha_crown()
         self._attack()
         if not self.done:
             self._complete(self._choose() if method == "auto" else method)
@@ -162,6 +165,25 @@ class Proof:
         self.slack = slack
         self._prove(torch.cat([f.lower for f in found]).numpy())
         self.n_boxes += len(self.region)
+
+    def _alpha_crown(self) -> None:
+        self.method = "alpha_crown"
+        for part in torch.as_tensor(self._wanted(slice(None))).split(_FEW):
+            if time.monotonic() > self.goal.deadline:
+                break
+            region, hidden = self.region.take(part), self._hidden(part)
+            lower = alpha_crown_bounds(self.network, region, hidden).numpy()
+            proved = lower - self.slack[part]
+            self.lower[part] = np.maximum(self.lower[part], proved)
+
+    def _wanted(self, outputs) -> NDArray:
+        """Return the parts where more is to be proved of some outputs."""
+        if self.goal.tolerance is not None:
+            return np.arange(len(self.region))
+        return np.flatnonzero(self.open_[:, outputs].any(axis=1))
+
+    def _hidden(self, part: Tensor) -> dict[int, Interval]:
+        return {k: (low[part], high[part]) for k, (low, high) in self.hidden.items()}
 
     def _prove(self, lower: NDArray) -> None:
         self.lower = np.maximum(self.lower, lower - self.slack)
@@ -215,17 +237,14 @@ class Proof:
                 break
 
     def _branch(self, j: int, deadline: float) -> None:
-        parts = np.arange(len(self.region))
-        if self.goal.tolerance is None:
-            parts = np.flatnonzero(self.open_[:, j])
+        parts = self._wanted([j])
         index = torch.as_tensor(parts)
-        hidden = self.hidden.items()
         found = branch_and_bound(
             self.network.output(j),
             self.region.take(index),
             start=torch.as_tensor(self.witness[parts, j]),
             deadline=deadline,
-            known={k: (low[index], high[index]) for k, (low, high) in hidden},
+            known=self._hidden(index),
             **self._stops(j, self.slack[parts, j].max()),
         )
         self.n_boxes += found.n_boxes
