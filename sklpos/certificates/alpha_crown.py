@@ -41,7 +41,7 @@ def alpha_crown_bounds(
     Returns
     -------
     Tensor of shape (n_parts, n_outputs)
-        Lower bounds; not always above CROWN's own.
+        Lower bounds.
     """
     tight: dict[int, Interval] = {}
     for number, (low, high) in hidden.items():
@@ -98,9 +98,9 @@ def ascend(
 
     Where an activation admits several lines, any choice is sound, so gradient ascent
     on the choices gives a proved bound at every step, of which the best is returned.
-    Steps go along the signs of the gradient, by 1/2, 1/4, 1/6, ..., and are cut off at
-    the ends. (Adam, as in the source, was nearer to the optimum on some networks,
-    farther on others, and slower.)
+    From CROWN's choice, steps go along the signs of the gradient, by 1/2, 1/4, 1/6,
+    ..., and are cut off at the ends. (Adam, as in the source, was nearer to the optimum
+    on some networks, farther on others, and slower.)
 
     Parameters
     ----------
@@ -125,8 +125,8 @@ def ascend(
         for k, (low, high) in hidden.items()
     }
     mixes = {
-        k: torch.full((*shape, low.shape[1]), 0.5, dtype=torch.float64)
-        for k, (low, _) in hidden.items()
+        k: network.layers[k].usual_mix(low, high)[:, None].repeat(1, len(rows), 1)
+        for k, (low, high) in hidden.items()
     }
     rows = rows.repeat(len(region), 1)[:, None]  # a batch of one row each
 

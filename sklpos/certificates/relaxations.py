@@ -64,6 +64,10 @@ class Relaxation(ABC):
             which slope is taken where there is a choice. None takes the usual one.
         """
 
+    def usual_mix(self, low: Tensor, high: Tensor) -> Tensor:
+        """Return the mix that None stands for in `family`."""
+        return torch.full_like(low, 0.5)
+
     def lines(self, low: Tensor, high: Tensor) -> Lines:
         """Return a line below and one above the function over each finite interval.
 
@@ -109,6 +113,9 @@ class OneKink(Relaxation):
         lowest = low if self.negative_slope >= 0 else origin
         return self(lowest), torch.maximum(self(low), self(high))
 
+    def usual_mix(self, low: Tensor, high: Tensor) -> Tensor:  # noqa: D102
+        return (high > -low).to(low)
+
     def family(self, low: Tensor, high: Tensor) -> Family:  # noqa: D102
         a = self.negative_slope
         crossing = (low < 0) & (high > 0)
@@ -116,7 +123,7 @@ class OneKink(Relaxation):
         width = torch.where(crossing, high - low, 1.0)
         chord = torch.where(crossing, (high - a * low) / width, fixed)
         offset = torch.where(crossing, a * low - chord * low, 0.0)
-        usual, zero = (high > -low).to(low), torch.zeros_like(low)
+        usual, zero = self.usual_mix(low, high), torch.zeros_like(low)
 
         def lines(mix: Tensor | None) -> Lines:
             slope = a + (usual if mix is None else mix) * (1 - a)
