@@ -1,5 +1,6 @@
 """Neural-network regression whose weights are guided to positive outputs."""
 
+from sklpos.certificates import certify
 from sklpos.modules import MLP
 from sklpos.regressor import PositiveOutputRegressor
 from sklpos.strategies import STRATEGIES, ConstraintStrategy
@@ -12,4 +13,5 @@ __all__ = [
     "ConstraintStrategy",
     "PositiveOutputRegressor",
     "__version__",
+    "certify",
 ]

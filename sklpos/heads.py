@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 _NONNEGATIVE = (
@@ -187,3 +188,36 @@ def head_input(module: nn.Module, head: str) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         hook.remove()
+
+
+def read_head(head: nn.Linear) -> NDArray:
+    """Return the weights of a head, and its bias last if it has one.
+
+    Parameters
+    ----------
+    head : nn.Linear
+
+    Returns
+    -------
+    ndarray of shape (n_outputs, n_hidden) or (n_outputs, n_hidden + 1)
+        float64.
+    """
+    parts = [head.weight] if head.bias is None else [head.weight, head.bias]
+    parts = [part.detach().cpu().double().reshape(len(part), -1) for part in parts]
+    return torch.cat(parts, dim=1).numpy()
+
+
+@torch.no_grad()
+def write_head(head: nn.Linear, coef: NDArray) -> None:
+    """Set the weights of a head, and its bias, in place.
+
+    Parameters
+    ----------
+    head : nn.Linear
+    coef : ndarray of shape (n_outputs, n_hidden) or (n_outputs, n_hidden + 1)
+        As `read_head` returns it.
+    """
+    values = torch.as_tensor(coef)
+    head.weight.copy_(values[:, : head.in_features])
+    if head.bias is not None:
+        head.bias.copy_(values[:, -1])

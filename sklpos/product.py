@@ -3,59 +3,19 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from sklpos.heads import head_input
-from sklpos.repair import HeadObjective, HeadRepair, nearest_feasible_head
+from sklpos.heads import head_input, read_head, write_head
+from sklpos.repair.nearest import HeadObjective, HeadRepair, nearest_feasible_head
 
 _ROWS = 4096  # rows of one forward pass
 _CACHED = 2**22  # features held in memory between the rounds of a repair
 _ATTEMPTS = 8
 _SINGLES = 256
-
-
-@dataclass(frozen=True, eq=False)
-class Repair:
-    """What the repair of the head did.
-
-    Attributes
-    ----------
-    multipliers_ : ndarray of shape (n_samples, n_outputs)
-        Multipliers of the head's quadratic programme, unit of y, mean convention.
-    n_cuts_ : ndarray of shape (n_outputs,)
-        Rows that hold the head up, earlier cuts included.
-    feasible_ : ndarray of bool of shape (n_outputs,)
-        False: no head obeys the bound, and the output is as trained.
-    balanced_ : ndarray of bool of shape (n_outputs,)
-        Whether the mean prediction equals the mean target.
-    smallest_violation_ : ndarray of shape (n_outputs,)
-        Smallest largest violation any head can reach, unit of y; 0 where feasible.
-    cost_ : ndarray of shape (n_outputs,)
-        Mean squared change of the predictions, unit of y squared.
-    margin_ : ndarray of shape (n_outputs,)
-        Distance kept from the bound against rounding, unit of y.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> one = np.ones(1)
-    >>> Repair(0 * one, one, one > 0, one > 0, 0 * one, 0 * one, 1e-9 * one).n_cuts_
-    array([1.])
-    """
-
-    multipliers_: np.ndarray
-    n_cuts_: np.ndarray
-    feasible_: np.ndarray
-    balanced_: np.ndarray
-    smallest_violation_: np.ndarray
-    cost_: np.ndarray
-    margin_: np.ndarray
 
 
 def make_product(net) -> nn.Module:
@@ -184,8 +144,8 @@ def repaired_product(
     if objective is None:
         has_bias = linear.bias is not None
         objective = HeadObjective.from_rows(rows(), has_bias=has_bias)
-    start = _head_coef(linear)
-    margin = _rounding_margin(module, X, rows, start, net.targets.scale)
+    start = read_head(linear)
+    margin = rounding_margin(module, X, rows, start, net.targets.scale)
     for _ in range(_ATTEMPTS):
         repair = nearest_feasible_head(
             start,
@@ -198,89 +158,33 @@ def repaired_product(
             weights=weights,
             kept=kept,
         )
-        _set_head_coef(linear, repair.coef)
+        write_head(linear, repair.coef)
         bound = np.where(repair.feasible, net.targets.lower_bound, -np.inf)
-        if _obeys(module, X, bound, margin):
+        if obeys(module, X, bound, margin):
             break
         margin = 4 * margin
     return module, repair, margin
 
 
-def summarise(repair: HeadRepair, margin, rows, n_samples: int) -> Repair:
-    """Spread a repair's multipliers over all samples.
+def rounding_margin(module, X, rows, coef, scale) -> np.ndarray:
+    """Bound the rounding of predictions: measured in float32, and by magnitude.
 
     Parameters
     ----------
-    repair : HeadRepair
-    margin : ndarray of shape (n_outputs,)
-    rows : ndarray of shape (n_rows,)
-        Sample number of each row that was repaired.
-    n_samples : int
+    module : nn.Module
+    X : ndarray of shape (n_samples, n_features)
+    rows : callable
+        Its features, see `feature_source`.
+    coef : ndarray of shape (n_outputs, d1)
+        The head.
+    scale : ndarray of shape (n_outputs,)
+        Unit of y.
 
     Returns
     -------
-    Repair
+    ndarray of shape (n_outputs,)
+        Unit of y.
     """
-    multipliers = np.zeros((n_samples, len(repair.coef)))
-    for j, (cuts, values) in enumerate(
-        zip(repair.cuts, repair.multipliers, strict=True)
-    ):
-        multipliers[rows[cuts[cuts >= 0]], j] = values[cuts >= 0]
-    return Repair(
-        multipliers_=multipliers,
-        n_cuts_=np.array([len(cuts) for cuts in repair.cuts]),
-        feasible_=repair.feasible,
-        balanced_=repair.balanced,
-        smallest_violation_=repair.smallest_violation,
-        cost_=repair.cost,
-        margin_=margin,
-    )
-
-
-def warn_of_limits(repair: HeadRepair, *, balance: bool) -> None:
-    """Warn of outputs without a feasible or nearest head, and of dropped balance."""
-    for output in np.flatnonzero(~repair.feasible):
-        warnings.warn(
-            f"no head without bias obeys lower_bound for output {output}: the smallest "
-            f"achievable violation is {repair.smallest_violation[output]:.6g}; the "
-            "output is left as trained. Give the head a bias or lower the bound.",
-            UserWarning,
-            stacklevel=4,
-        )
-    makeshift = np.flatnonzero(repair.feasible & ~repair.nearest)
-    if len(makeshift):
-        warnings.warn(
-            f"the nearest head of outputs {makeshift.tolist()} was lost to rounding; a "
-            "flatter one that obeys lower_bound was taken. Standardise X.",
-            UserWarning,
-            stacklevel=4,
-        )
-    dropped = np.flatnonzero(repair.feasible & ~repair.balanced)
-    if balance and len(dropped):
-        warnings.warn(
-            f"balance was dropped for outputs {dropped.tolist()}: no feasible head has "
-            "the mean of y as its mean prediction (is lower_bound above that mean?).",
-            UserWarning,
-            stacklevel=4,
-        )
-
-
-def _head_coef(linear: nn.Linear) -> np.ndarray:
-    parts = [linear.weight] if linear.bias is None else [linear.weight, linear.bias]
-    parts = [part.detach().cpu().double().reshape(len(part), -1) for part in parts]
-    return torch.cat(parts, dim=1).numpy()
-
-
-@torch.no_grad()
-def _set_head_coef(linear: nn.Linear, coef: np.ndarray) -> None:
-    values = torch.as_tensor(coef)
-    linear.weight.copy_(values[:, : linear.in_features])
-    if linear.bias is not None:
-        linear.bias.copy_(values[:, -1])
-
-
-def _rounding_margin(module, X, rows, coef, scale) -> np.ndarray:
-    """Bound the rounding of a prediction: measured in float32, and by magnitude."""
     dtype = next(module.parameters()).dtype
     size = np.max([np.max(np.abs(part) @ np.abs(coef).T, axis=0) for part in rows()], 0)
     margin = 1e-9 * scale + 8 * torch.finfo(dtype).eps * size
@@ -291,7 +195,22 @@ def _rounding_margin(module, X, rows, coef, scale) -> np.ndarray:
     return margin
 
 
-def _obeys(module, X, bound, margin) -> bool:
+def obeys(module, X, bound, margin) -> bool:
+    """Whether all predictions obey the bound, in large batches and row by row.
+
+    Parameters
+    ----------
+    module : nn.Module
+    X : ndarray of shape (n_samples, n_features)
+    bound : ndarray of shape (n_outputs,)
+        In the unit of y.
+    margin : ndarray of shape (n_outputs,)
+        Rows within 8 margins of the bound are predicted alone, too.
+
+    Returns
+    -------
+    bool
+    """
     predictions = predict_rows(module, X)
     if (predictions < bound).any():
         return False

@@ -19,18 +19,13 @@ from sklpos.building import (
     new_net,
     run_epochs,
 )
-from sklpos.certificates.estimator import CertificatesMixin, data_range
+from sklpos.certificates.estimator import CertificatesMixin
+from sklpos.certificates.model import data_range, make_domain, read_model
 from sklpos.diagnostics import evaluate_training_state
 from sklpos.modules import MLP
 from sklpos.parameters import CONSTRAINTS, NetParamsMixin
-from sklpos.product import (
-    head_objective,
-    make_product,
-    predict_rows,
-    repaired_product,
-    summarise,
-    warn_of_limits,
-)
+from sklpos.product import head_objective, make_product, predict_rows
+from sklpos.repair.estimator import EnforceMixin
 from sklpos.seeding import draw_seed
 from sklpos.sklearn_callbacks import (
     CallbackSupportMixin,
@@ -42,6 +37,7 @@ from sklpos.validation import check_training_data
 
 class PositiveOutputRegressor(
     CertificatesMixin,
+    EnforceMixin,
     NetParamsMixin,
     CallbackSupportMixin,
     RegressorMixin,
@@ -125,6 +121,9 @@ class PositiveOutputRegressor(
         Of the training state; None after `partial_fit`.
     repair_ : Repair or None
         None if nothing was repaired.
+    certificate_ : Certificate or None
+        Of the last repair on a domain, by `enforce` or by ``strategy="certified"``;
+        None if something else changed the head since.
     loss_curve_ : list of float
         Training loss with the constraint term, scaled units, one an epoch.
     history_, optimizer_, criterion_, callbacks_
@@ -283,27 +282,6 @@ class PositiveOutputRegressor(
         predictions = predict_rows(self.module_, X)
         return predictions.ravel() if self._y_ndim == 1 else predictions
 
-    def enforce(self, X):
-        """Repair the head so that the predictions for X obey the bound, in place.
-
-        The bound holds on X and on the rows that held earlier repairs up; for a
-        promise on all training rows too, pass them stacked. No targets are needed.
-        After `partial_fit` the nearest head is measured on X, and without balance.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        self
-            Unchanged if the strategy's guarantee is ``"everywhere"``.
-        """
-        X = self._check_inputs(X)
-        if self.strategy_.guarantee != "everywhere":
-            self._repair(X, np.arange(len(X)), len(X))
-        return self
-
     def _check_inputs(self, X) -> np.ndarray:
         check_is_fitted(self)
         return validate_data(
@@ -365,7 +343,8 @@ class PositiveOutputRegressor(
         self.multipliers_[np.ix_(rows.index, targets.bounded)] = (
             multipliers * targets.scale[targets.bounded]
         )
-        self.kkt_, self.repair_, self._objective, self._kept = None, None, None, None
+        self.kkt_, self.repair_, self.certificate_ = None, None, None
+        self._objective, self._kept = None, None
         self.net_.product_ = make_product(self.net_)
         return objective, kkt
 
@@ -381,22 +360,19 @@ class PositiveOutputRegressor(
             )
         if self.strategy_.guarantee != "everywhere":
             self._objective = head_objective(self.net_, data)
-            if self.repair is not None:
-                self._repair(data.X, data.kept, data.n_samples, data.weight)
+        if self.strategy_.guarantee == "domain":
+            self._hold_on_domain(data)
+        elif self.strategy_.guarantee != "everywhere" and self.repair is not None:
+            self._repair(data.X, data.kept, data.n_samples, data.weight)
 
-    def _repair(self, X, rows, n_samples: int, weights=None) -> None:
-        module, repair, margin = repaired_product(
-            self.net_,
-            X,
-            self._objective,
-            balance=self.balance,
-            weights=weights,
-            kept=self._kept,
-        )
-        balance = self.balance and self._objective is not None
-        warn_of_limits(repair, balance=balance)
-        self.net_.product_, self._kept = module, repair.kept
-        self.repair_ = summarise(repair, margin, rows, n_samples)
+    def _hold_on_domain(self, data) -> None:
+        """Repair with intervals alone, which time limits cannot change, and certify."""
+        own = self.strategy_
+        domain = make_domain(read_model(self), own.domain, data.X, margin=own.margin)
+        if self.repair is None:
+            self._certify_domain(domain)
+        else:
+            self._repair_domain(domain, n_samples=data.n_samples, exchange=False)
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "net_") and hasattr(self.net_, "product_")

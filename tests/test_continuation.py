@@ -271,7 +271,7 @@ def test_an_interrupted_repair_loses_nothing(small, data, monkeypatch, warm_star
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sklpos.regressor.repaired_product", interrupt)
+    monkeypatch.setattr("sklpos.repair.estimator.repaired_product", interrupt)
     for work in (lambda: model.fit(data.X, data.Y), lambda: model.enforce(data.X_new)):
         with pytest.raises(KeyboardInterrupt):
             work()

@@ -53,7 +53,7 @@ def test_repair_with_weights_and_a_bound_per_output(
 def test_a_margin_that_is_too_small_is_raised(small, data, monkeypatch):
     """Bounding the rounding is an estimate; predictions are looked at all the same."""
     monkeypatch.setattr(
-        "sklpos.product._rounding_margin", lambda *args: 1e-9 * data.Y.std(axis=0)
+        "sklpos.product.rounding_margin", lambda *args: 1e-9 * data.Y.std(axis=0)
     )
     model = small(strategy="unconstrained", dtype="float32", lower_bound=0.3)
     model.fit(data.X, data.Y + 0.3)

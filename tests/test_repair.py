@@ -451,7 +451,7 @@ def test_survives_a_failing_solver(monkeypatch, failure, balance):
         x, residual = nnls(system, target)
         return (0.0 * x, 1.0) if failure == "empty" else (x * (x == x.max()), residual)
 
-    monkeypatch.setattr("sklpos.programme.nnls", broken)
+    monkeypatch.setattr("sklpos.repair.programme.nnls", broken)
     problem = Problem()
     result = problem.repair(balance=balance)
     assert_feasible(problem, result)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from sklpos.certificates.certificate import Certificate
-from sklpos.certificates.domains import All, Ball, Box, Domain, Hull
+from sklpos.certificates.model import make_domain, read_model
 from sklpos.certificates.risk import RiskCertificate, certify_risk
 from sklpos.certificates.rows import certified_radius, output_bounds
-from sklpos.certificates.verify import certify_module
-
-_NAMES = ("box", "hull", "ball", "all")
+from sklpos.certificates.verify import certify_bounded, certify_network
+from sklpos.modules import BoundedOutput
 
 
 class CertificatesMixin:
@@ -48,7 +46,9 @@ class CertificatesMixin:
             Integer features, and groups of one-hot features, of a box.
         margin : float, optional
             Widens the "box" by this share of its width, on both sides.
-        method : {"auto", "interval", "crown", "branch_and_bound", "milp"}
+        method : str, default="auto"
+            Or "interval", "crown", "alpha_crown", "branch_and_bound", "milp"; see
+            `certify_module`.
         time_limit : float, default=60.0
             Seconds.
 
@@ -62,12 +62,13 @@ class CertificatesMixin:
         ValueError
             For a domain that is not understood, or a module with a layer that is not.
         """
-        check_is_fitted(self)
-        return certify_module(
-            self.module_,
-            self._domain(domain, X, radius, categorical, margin),
-            lower_bound=self.net_.targets.lower_bound,
-            scale=self.net_.targets.scale,
+        return certify(
+            self,
+            domain,
+            X=X,
+            radius=radius,
+            categorical=categorical,
+            margin=margin,
             method=method,
             time_limit=time_limit,
         )
@@ -87,23 +88,34 @@ class CertificatesMixin:
         lower, upper : ndarray of shape (n_boxes, n_outputs)
             Unit of y.
         """
-        return output_bounds(self.module_, self._rows(X_low), self._rows(X_high))
+        return output_bounds(
+            self.module_, read_model(self).rows(X_low), read_model(self).rows(X_high)
+        )
 
-    def certified_radius(self, X: ArrayLike) -> NDArray:
+    def certified_radius(
+        self, X: ArrayLike, *, scale: ArrayLike | None = None
+    ) -> NDArray:
         """Return how far each row may move before the bound is no longer proved.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+        scale : array-like of shape (n_features,), optional
+            Unit in which each feature moves, such as its standard deviation; 0 holds
+            one still. By default 1, in the unit of X.
 
         Returns
         -------
         ndarray of shape (n_samples,)
-            Largest change of every feature at once, unit of X, at most 10; 0 where the
-            prediction itself is below the bound.
+            Largest change of every feature at once, in scales, at most 10; 0 where the
+            prediction itself is not proved.
         """
-        X = self._rows(X)
-        return certified_radius(self.module_, X, self.net_.targets.lower_bound)
+        return certified_radius(
+            self.module_,
+            read_model(self).rows(X),
+            self.net_.targets.lower_bound,
+            scale=1.0 if scale is None else scale,
+        )
 
     def certify_risk(
         self,
@@ -136,60 +148,68 @@ class CertificatesMixin:
             confidence=confidence,
         )
 
-    def _rows(self, X) -> NDArray:
-        check_is_fitted(self)
-        return validate_data(self, X, reset=False, dtype=np.float64)
 
-    def _domain(self, domain, X, radius, categorical, margin) -> Domain:
-        if isinstance(domain, Domain):
-            return domain
-        if not isinstance(domain, str):
-            return Box(*_low_and_high(domain), categorical=categorical or ())
-        if domain not in _NAMES:
-            raise ValueError(
-                f"domain={domain!r} is unknown; choose one of {_NAMES} or pass "
-                "(low, high)."
-            )
-        if domain in ("hull", "ball") and X is None:
-            raise ValueError(f"domain={domain!r} needs X, the rows to put it around.")
-        if domain == "ball" and radius is None:
-            raise ValueError("domain='ball' needs radius, in the unit of X.")
-        if domain == "hull":
-            return Hull(self._rows(X))
-        if domain == "ball":
-            return Ball(self._rows(X), radius)
-        if domain == "all":
-            return All(self.n_features_in_)
-        low, high = self._range
-        widened = (margin or 0.0) * (high - low)
-        return Box(low - widened, high + widened, categorical=categorical or ())
+def certify(
+    model,
+    domain="box",
+    *,
+    X: ArrayLike | None = None,
+    radius: ArrayLike | None = None,
+    categorical=None,
+    margin: float | None = None,
+    method: str = "auto",
+    time_limit: float = 60.0,
+) -> Certificate:
+    """Prove or disprove that a model's predictions obey the bound on a domain.
 
-
-def _low_and_high(domain) -> tuple:
-    try:
-        low, high = domain
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"domain={domain!r} must be one of {_NAMES} or a pair (low, high)."
-        ) from None
-    return tuple(
-        check_array(side, ensure_2d=False, dtype=np.float64, input_name="domain")
-        for side in (low, high)
-    )
-
-
-def data_range(X: NDArray, known: NDArray | None = None) -> NDArray:
-    """Return the smallest and largest value of each feature, of earlier rows too.
+    The domain, the counterexample and every number are in the unit of the data that
+    the model takes: of a pipeline, before its scalers, which are folded into the first
+    layer of the net.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
-    known : ndarray of shape (2, n_features), optional
-        What was returned for earlier rows.
+    model : PositiveOutputRegressor, Pipeline or search
+        Fitted. In a Pipeline, StandardScaler, MinMaxScaler, RobustScaler and
+        MaxAbsScaler may come before the regressor; of a search its best estimator
+        counts.
+    domain, X, radius, categorical, margin, method, time_limit
+        As in `PositiveOutputRegressor.certify`.
 
     Returns
     -------
-    ndarray of shape (2, n_features)
+    Certificate
+
+    Raises
+    ------
+    ValueError
+        For a domain that is not understood, a step that is not an affine scaler, or a
+        module with a layer that is not understood.
+
+    Examples
+    --------
+    >>> import sklpos
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> net = sklpos.PositiveOutputRegressor(
+    ...     strategy="nonnegative_weights", max_epochs=5, random_state=0
+    ... )
+    >>> X = np.arange(20.0).reshape(-1, 1)
+    >>> model = make_pipeline(StandardScaler(), net).fit(X, X.ravel())
+    >>> sklpos.certify(model, ([0.0], [1000.0])).status_
+    'verified'
     """
-    rows = X if known is None else np.vstack([X, known])
-    return np.stack([rows.min(axis=0), rows.max(axis=0)]).astype(np.float64)
+    fitted = read_model(model)
+    where = make_domain(fitted, domain, X, radius, categorical, margin)
+    targets, module = fitted.regressor.net_.targets, fitted.regressor.module_
+    if type(module) is BoundedOutput:
+        where.check_features(fitted.n_features)
+        return certify_bounded(module, where, targets.lower_bound, fitted.predict)
+    return certify_network(
+        fitted.network(),
+        where,
+        fitted.predict,
+        lower_bound=targets.lower_bound,
+        scale=targets.scale,
+        method=method,
+        time_limit=time_limit,
+    )

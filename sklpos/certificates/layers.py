@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from sklpos.certificates.activations import find_relaxation, known_activations
 from sklpos.certificates.relaxations import Relaxation
+from sklpos.inputs import InputScale
 from sklpos.modules import MLP
 
 _DROPOUTS = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _NORM_TERMS = 8  # roundings of one batch-norm value
+_SCALER_TERMS = 4  # roundings of one scaled value, and of its way into the net
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -130,21 +132,24 @@ def read_network(module: nn.Module) -> Network:
     )
 
 
-def prepend_scaling(network: Network, scale: Tensor, shift: Tensor) -> Network:
-    """Return the network on ``scale * x + shift``, in terms of x.
+def fold_inputs(network: Network, scale: InputScale) -> Network:
+    """Return the network behind scalers, in terms of what enters these.
 
     Parameters
     ----------
     network : Network
-    scale, shift : Tensor of shape (n_features,)
+    scale : InputScale
 
     Returns
     -------
     Network
     """
-    weight, terms = torch.diag(scale), 3
-    scaling = Affine(weight, shift, shift.abs(), terms)
-    return replace(network, layers=(scaling, *network.layers))
+    first, *rest = network.layers
+    weight, bias = scale.fold(first.weight, first.bias)
+    size = first.weight.abs() @ torch.as_tensor(scale.offset_size)
+    n_terms = first.n_terms + _SCALER_TERMS * len(scale.steps)
+    folded = Affine(weight, bias, first.bias_size + size, n_terms)
+    return replace(network, layers=(folded, *rest))
 
 
 def _flat(module: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:

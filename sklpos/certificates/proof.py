@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklpos.certificates.alpha_crown import alpha_crown_bounds
 from sklpos.certificates.attack import attack
@@ -16,14 +17,16 @@ from sklpos.certificates.bounds import Interval, crown_bounds, interval_bounds
 from sklpos.certificates.branch_and_bound import branch_and_bound
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains import Ball, Domain
+from sklpos.certificates.goal import Goal
 from sklpos.certificates.layers import Network
 from sklpos.certificates.milp import is_piecewise_linear, milp_minimum
 from sklpos.certificates.regions import Region
 from sklpos.certificates.rounding import lowest_everywhere, numerical_slack
 
+Predict = Callable[[NDArray], NDArray]  # outputs in the dtype of the model, as float64
+
 _CHUNK, _FEW = 512, 4  # parts bounded at a time, by CROWN and with the best slopes
 _MOST_FEATURES = 8  # beyond, integer programming is tried on ReLU networks
-_GAP = 1e-6  # in scales, at which a search that cannot decide gives up
 _FAR = (1.0, 1e2, 1e4)  # where an input is looked for in an infinite domain
 _ASSUMPTIONS = (
     "sums in the dtype of the module, in any order, with one rounding an operation "
@@ -33,53 +36,11 @@ _ASSUMPTIONS = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Goal:
-    """What is asked.
-
-    Attributes
-    ----------
-    required : ndarray of shape (n_outputs,)
-        The bound, unit of y.
-    scale : ndarray of shape (n_outputs,)
-        Unit of y.
-    tolerance : float or None
-        Gap to reach, in scales; None to stop when decided.
-    deadline : float
-        Of `time.monotonic`.
-    seed : int
-    """
-
-    required: NDArray
-    scale: NDArray
-    tolerance: float | None
-    deadline: float
-    seed: int
-
-
-@torch.no_grad()
-def predict_exactly(module: nn.Module, X: NDArray) -> NDArray:
-    """Return outputs in the module's own dtype, as float64.
-
-    Parameters
-    ----------
-    module : nn.Module
-    X : ndarray of shape (n_samples, n_features)
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_outputs)
-    """
-    weight = next(module.parameters())
-    rows = torch.as_tensor(X, dtype=torch.float64).to(weight.device, weight.dtype)
-    return module(rows).double().cpu().numpy()
-
-
 @dataclass
 class Proof:
     """What is known so far, for each part of the domain and each output."""
 
-    module: nn.Module
+    predict: Predict
     network: Network
     domain: Domain
     goal: Goal
@@ -148,7 +109,7 @@ class Proof:
         self.method = "interval"
         low, high = self.region.low, self.region.high
         self.slack = numerical_slack(self.network, low, high).numpy()
-        self._prove(interval_bounds(self.network, low, high)[0].numpy())
+        self.prove(interval_bounds(self.network, low, high)[0].numpy())
         self.n_boxes += len(self.region)
 
     def _crown(self) -> None:
@@ -163,7 +124,7 @@ class Proof:
         slack = numerical_slack(self.network, low, high, self.hidden).numpy()
         self.lower += self.slack - slack
         self.slack = slack
-        self._prove(torch.cat([f.lower for f in found]).numpy())
+        self.prove(torch.cat([f.lower for f in found]).numpy())
         self.n_boxes += len(self.region)
 
     def _alpha_crown(self) -> None:
@@ -173,8 +134,7 @@ class Proof:
                 break
             region, hidden = self.region.take(part), self._hidden(part)
             lower = alpha_crown_bounds(self.network, region, hidden).numpy()
-            proved = lower - self.slack[part]
-            self.lower[part] = np.maximum(self.lower[part], proved)
+            self.lower[part] = np.maximum(self.lower[part], lower - self.slack[part])
 
     def _wanted(self, outputs) -> NDArray:
         """Return the parts where more is to be proved of some outputs."""
@@ -185,8 +145,41 @@ class Proof:
     def _hidden(self, part: Tensor) -> dict[int, Interval]:
         return {k: (low[part], high[part]) for k, (low, high) in self.hidden.items()}
 
-    def _prove(self, lower: NDArray) -> None:
+    def prove(self, lower: NDArray) -> None:
+        """Add proved lower bounds of the exact network; rounding comes off here.
+
+        Parameters
+        ----------
+        lower : ndarray of shape (n_parts or 1, n_outputs)
+        """
         self.lower = np.maximum(self.lower, lower - self.slack)
+
+    def inherit(self, earlier: Proof, lower: NDArray) -> None:
+        """Take over what follows from the proof of another network.
+
+        Parameters
+        ----------
+        earlier : Proof
+        lower : ndarray of shape (n_parts or 1, n_outputs)
+            Lower bounds of this network, exact.
+        """
+        self.prove(lower)
+        self.method, self.assumptions = earlier.method, earlier.assumptions
+        self.n_boxes += earlier.n_boxes
+
+    def open_witnesses(self, wanted: NDArray) -> NDArray:
+        """Return inputs predicted below `wanted` where the bound is not proved.
+
+        Parameters
+        ----------
+        wanted : ndarray of shape (n_outputs,)
+
+        Returns
+        -------
+        ndarray of shape (n_points, n_features)
+        """
+        unproved = self.lower < self.goal.required
+        return self.witness[unproved & (self.upper < wanted)]
 
     def _look_at_corners(self) -> None:
         candidates = self.region.candidates(torch.zeros_like(self.region.low))
@@ -208,7 +201,7 @@ class Proof:
     def _see(self, points: Tensor, parts) -> None:
         """Evaluate points (n, n_outputs, n_features) as `predict` would."""
         shape = points.shape
-        values = predict_exactly(self.module, points.reshape(-1, shape[-1]).numpy())
+        values = self.predict(points.reshape(-1, shape[-1]).numpy())
         values = values.reshape(*shape[:2], -1)
         for j in range(shape[1]):  # every point is good for every output
             better = values[:, j] < self.upper[parts]
@@ -245,24 +238,13 @@ class Proof:
             start=torch.as_tensor(self.witness[parts, j]),
             deadline=deadline,
             known=self._hidden(index),
-            **self._stops(j, self.slack[parts, j].max()),
+            **self.goal.stops(j, self.slack[parts, j].max()),
         )
         self.n_boxes += found.n_boxes
         proved = found.lower.numpy() - self.slack[parts, j]
         self.lower[parts, j] = np.maximum(self.lower[parts, j], proved)
         points = found.minimiser[:, None].expand(-1, self.network.n_outputs, -1)
         self._see(points, parts)
-
-    def _stops(self, j: int, slack: float) -> dict[str, float]:
-        """When the search of an output may end; what it bounds is not yet rounded."""
-        if self.goal.tolerance is not None:
-            return {"tolerance": self.goal.tolerance * self.goal.scale[j]}
-        required = self.goal.required[j]
-        return {
-            "tolerance": _GAP * self.goal.scale[j] + slack / 4,
-            "target": required + slack,
-            "hopeless": required - slack,
-        }
 
     def _milp(self, j: int, deadline: float) -> None:
         limit = max(deadline - time.monotonic(), 0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from torch import nn
 
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains import All, Domain
-from sklpos.certificates.layers import read_network
-from sklpos.certificates.proof import Goal, Proof, predict_exactly
+from sklpos.certificates.goal import Goal
+from sklpos.certificates.layers import Network, read_network
+from sklpos.certificates.proof import Predict, Proof
 from sklpos.modules import BoundedOutput
 
 METHODS = ("auto", "interval", "crown", "alpha_crown", "branch_and_bound", "milp")
@@ -76,12 +78,53 @@ def certify_module(
     >>> certify_module(module, Box([0.0], [1.0])).status_
     'verified'
     """
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is unknown; choose one of {METHODS}.")
-    begun = time.monotonic()
+    _check_method(method)
+    predict = partial(predict_exactly, module)
     if type(module) is BoundedOutput:
-        return _certify_bounded(module, domain, lower_bound, begun)
-    network = read_network(module)
+        return certify_bounded(module, domain, lower_bound, predict)
+    return certify_network(
+        read_network(module),
+        domain,
+        predict,
+        lower_bound=lower_bound,
+        scale=scale,
+        method=method,
+        time_limit=time_limit,
+        tolerance=tolerance,
+        seed=seed,
+    )
+
+
+def certify_network(
+    network: Network,
+    domain: Domain,
+    predict: Predict,
+    *,
+    lower_bound: ArrayLike = 0.0,
+    scale: ArrayLike = 1.0,
+    method: str = "auto",
+    time_limit: float = 60.0,
+    tolerance: float | None = None,
+    seed: int = 0,
+) -> Certificate:
+    """Prove or disprove that what computes a network stays above its bound.
+
+    Parameters
+    ----------
+    network : Network
+    domain : Domain
+    predict : callable
+        Maps (n_samples, n_features) to (n_samples, n_outputs) as the model does,
+        rounding and all.
+    lower_bound, scale, method, time_limit, tolerance, seed
+        As in `certify_module`.
+
+    Returns
+    -------
+    Certificate
+    """
+    _check_method(method)
+    begun = time.monotonic()
     domain.check_features(network.n_features)
     goal = Goal(
         required=_as_outputs(lower_bound, "lower_bound", network.n_outputs),
@@ -90,12 +133,35 @@ def certify_module(
         deadline=begun + time_limit,
         seed=seed,
     )
-    proof = Proof(module, network, domain, goal)
+    proof = Proof(predict, network, domain, goal)
     if isinstance(domain, All):
         proof.everywhere()
     else:
         proof.run(method)
     return proof.certificate(begun)
+
+
+@torch.no_grad()
+def predict_exactly(module: nn.Module, X: NDArray) -> NDArray:
+    """Return outputs in the module's own dtype, as float64.
+
+    Parameters
+    ----------
+    module : nn.Module
+    X : ndarray of shape (n_samples, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_outputs)
+    """
+    weight = next(module.parameters())
+    rows = torch.as_tensor(X, dtype=torch.float64).to(weight.device, weight.dtype)
+    return module(rows).double().cpu().numpy()
+
+
+def _check_method(method: str) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is unknown; choose one of {METHODS}.")
 
 
 def _as_outputs(values: ArrayLike, name: str, n_outputs: int) -> NDArray:
@@ -105,8 +171,24 @@ def _as_outputs(values: ArrayLike, name: str, n_outputs: int) -> NDArray:
     return np.broadcast_to(array, (n_outputs,)).copy()
 
 
-def _certify_bounded(module, domain, lower_bound, begun) -> Certificate:
-    """By construction: ``offset + scale * act`` with ``act >= 0``."""
+def certify_bounded(
+    module: BoundedOutput, domain: Domain, lower_bound: ArrayLike, predict: Predict
+) -> Certificate:
+    """Certify by construction: ``offset + scale * act`` with ``act >= 0``.
+
+    Parameters
+    ----------
+    module : BoundedOutput
+    domain : Domain
+    lower_bound : float or array-like of shape (n_outputs,)
+    predict : callable
+        As in `certify_network`.
+
+    Returns
+    -------
+    Certificate
+    """
+    begun = time.monotonic()
     holds = module.bounded & (module.scale >= 0) & torch.isfinite(module.scale)
     lower = torch.where(holds, module.offset.double(), -torch.inf).cpu().numpy()
     required = _as_outputs(lower_bound, "lower_bound", len(lower))
@@ -115,7 +197,7 @@ def _certify_bounded(module, domain, lower_bound, begun) -> Certificate:
     return Certificate(
         status_="verified" if (lower >= required).all() else "unknown",
         lower_bound_=lower,
-        upper_bound_=predict_exactly(module, np.nan_to_num(points)).min(axis=0),
+        upper_bound_=predict(np.nan_to_num(points)).min(axis=0),
         counterexample_=None,
         required_=required,
         domain_=domain,

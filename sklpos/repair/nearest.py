@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cholesky, solve_triangular
 
-from sklpos.programme import HeadProgramme
+from sklpos.repair.programme import HeadProgramme
 
 Rows = Callable[[], Iterable[NDArray]]
 
@@ -230,9 +230,23 @@ def nearest_feasible_head(
 
 def _whitener(gram: NDArray) -> NDArray:
     """Matrix of `u -> v - v0` that makes the objective the squared length of `u`."""
+    return solve_triangular(cholesky(ridged(gram)), np.eye(len(gram)))
+
+
+def ridged(gram: NDArray) -> NDArray:
+    """Return the matrix of the objective: the Gram matrix plus epsilon.
+
+    Parameters
+    ----------
+    gram : ndarray of shape (d1, d1)
+
+    Returns
+    -------
+    ndarray of shape (d1, d1)
+        Positive definite.
+    """
     ridge = RIDGE * np.trace(gram) / len(gram) or 1.0
-    identity = np.eye(len(gram))
-    return solve_triangular(cholesky(gram + ridge * identity), identity)
+    return gram + ridge * np.eye(len(gram))
 
 
 def _offer_rows(programmes, chunks, first):

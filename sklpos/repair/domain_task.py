@@ -1,0 +1,209 @@
+"""A head that shall obey the bound on a domain: what is given, and what is proved."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from sklpos.certificates.certificate import Certificate
+from sklpos.certificates.domains import All, Domain
+from sklpos.certificates.features import feature_bounds
+from sklpos.certificates.goal import Goal
+from sklpos.certificates.layers import read_network
+from sklpos.certificates.proof import Proof
+from sklpos.certificates.regions import Region
+from sklpos.certificates.verify import predict_exactly
+from sklpos.heads import read_head, write_head
+from sklpos.product import feature_source, obeys, rounding_margin
+from sklpos.repair.nearest import HeadObjective
+from sklpos.repair.robust import lifted_head
+
+_SAMPLE = 1000  # inputs that stand for unknown training rows
+_ROUNDING = 4 * np.finfo(np.float64).eps
+
+
+@dataclass(frozen=True, eq=False)
+class ProvableHead:
+    """A head that obeys the bound on a domain, with the proof.
+
+    Attributes
+    ----------
+    coef : ndarray of shape (n_outputs, d1)
+        As the module holds it, unit of y.
+    certificate : Certificate
+    cost : ndarray of shape (n_outputs,)
+        Weighted mean squared change of the training predictions, unit of y squared.
+    balanced : ndarray of bool of shape (n_outputs,)
+        Whether the mean training prediction is the mean target.
+    margin : ndarray of shape (n_outputs,)
+        Distance kept from the bound, unit of y.
+    n_counterexamples : int
+        Points that the exchange method took in.
+    """
+
+    coef: NDArray
+    certificate: Certificate
+    cost: NDArray
+    balanced: NDArray
+    margin: NDArray
+    n_counterexamples: int
+
+
+@dataclass(eq=False)
+class DomainTask:
+    """What a head must obey, and the tools to prove that it does.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+    module : nn.Module
+        Its product; the head is changed in place.
+    domain : Domain
+    given : HeadObjective or None
+        Of the training rows, if they are known.
+    X : ndarray of shape (n_samples, n_features) or None
+        Rows that shall obey the bound, too.
+    kept : ndarray of shape (n_kept, d1) or None
+        Features of more such rows.
+    balance : bool
+    """
+
+    net: object
+    module: nn.Module
+    domain: Domain
+    given: HeadObjective | None
+    X: NDArray | None
+    kept: NDArray | None
+    balance: bool
+
+    def __post_init__(self):
+        self.begun = time.monotonic()
+        self.head = self.module.get_submodule(self.net.head)
+        self.start = read_head(self.head)
+        self.has_bias = self.head.bias is not None
+        self.bound, self.scale = self.net.targets.lower_bound, self.net.targets.scale
+        network = read_network(self.module)
+        self.domain.check_features(network.n_features)
+        self.region = self.domain.region()
+        self.features = feature_bounds(network, self.region)
+
+    @cached_property
+    def objective(self) -> HeadObjective:
+        """The distance between heads: of the training rows, X, or a sample."""
+        if self.given is not None:
+            return self.given
+        rows = self._sample() if self.X is None else self.X
+        chunks = feature_source(self.module, self.net.head, rows)()
+        return HeadObjective.from_rows(chunks, has_bias=self.has_bias)
+
+    def _sample(self) -> NDArray:
+        one = torch.ones_like(self.region.low)
+        infinite = isinstance(self.domain, All)
+        region = Region(-one, one) if infinite else self.region
+        points = region.sample(_SAMPLE, torch.Generator().manual_seed(0))
+        return points.flatten(0, 1)[:: points.shape[1]].numpy()
+
+    @cached_property
+    def rows(self) -> NDArray:
+        """Features of the rows that shall obey the bound, (n_rows, d1)."""
+        parts = [self.start[:0] if self.kept is None else self.kept]
+        if self.X is not None:
+            parts += feature_source(self.module, self.net.head, self.X)()
+        return np.vstack(parts)
+
+    @cached_property
+    def margin(self) -> NDArray:
+        """What rounding may cost, and a little more, (n_outputs,)."""
+        margin = 1e-9 * self.scale
+        if self.X is not None:
+            rows = feature_source(self.module, self.net.head, self.X)
+            margin = rounding_margin(self.module, self.X, rows, self.start, self.scale)
+        if isinstance(self.domain, All):
+            return margin
+        return margin + 2 * self.prove(self.start).slack.max(axis=0)
+
+    def prove_present(
+        self, method="auto", *, deadline=np.inf, seed: int = 0, tolerance=None
+    ) -> Proof:
+        """Prove what a method can of the head that is in place, see `Goal`."""
+        goal = Goal(self.bound, self.scale, tolerance, deadline, seed)
+        predict = partial(predict_exactly, self.module)
+        proof = Proof(predict, read_network(self.module), self.domain, goal)
+        if isinstance(self.domain, All):
+            proof.everywhere()
+        else:
+            proof.run(method)
+        return proof
+
+    def prove(self, coef: NDArray) -> Proof:
+        """Put a head in place, and prove what is cheap."""
+        write_head(self.head, coef)
+        return self.prove_present("crown")
+
+    def lift(self, coef, lowest, required) -> tuple[NDArray, NDArray]:
+        """Raise heads, and with them what is proved of the domain, to what is required.
+
+        The rows count as the domain does. Without a bias, nothing can be raised.
+        """
+        if not self.has_bias:
+            return coef, lowest
+        least = np.minimum(lowest, (self.rows @ coef.T).min(axis=0, initial=np.inf))
+        coef, lowest = coef.copy(), lowest.copy()
+        for j in np.flatnonzero((least < required) & np.isfinite(least)):
+            how = required[j] - least[j], least[j], self._constant(j, required[j])
+            coef[j] = lifted_head(coef[j], *how)
+            lowest[j] = lifted_head(lowest[j : j + 1], *how)[0]
+        return coef, lowest
+
+    def _constant(self, j: int, required: float) -> float | None:
+        """Mean that an output keeps, if there is one that can be kept."""
+        if not self.balance or self.objective.mean_target is None:
+            return None
+        mean = self.objective.mean_target[j]
+        return mean if mean >= required else None
+
+    def distance(self, one: NDArray, other: NDArray) -> NDArray:
+        """Bound how far two heads' predictions are apart, rounding of `lift` included.
+
+        Returns
+        -------
+        ndarray of shape (n_outputs,)
+        """
+        size = np.maximum(*map(np.abs, self.features))
+        reach = np.append(size, np.ones(one.shape[1] - len(size)))
+        return (np.abs(one - other) + _ROUNDING * np.abs(other)) @ reach
+
+    def finish(self, proof: Proof, margin, n_found: int = 0) -> ProvableHead | None:
+        """Return the head that is in place, if it is proved and the rows obey."""
+        certificate, coef = proof.certificate(self.begun), read_head(self.head)
+        if not certificate or not self._rows_obey(coef, margin):
+            return None
+        change = coef - self.start
+        return ProvableHead(
+            coef=coef,
+            certificate=certificate,
+            cost=np.maximum(np.sum(change @ self.objective.gram * change, axis=1), 0),
+            balanced=self._is_balanced(coef),
+            margin=margin,
+            n_counterexamples=n_found,
+        )
+
+    def _rows_obey(self, coef: NDArray, margin) -> bool:
+        if ((self.rows @ coef.T).min(axis=0, initial=np.inf) < self.bound).any():
+            return False
+        return self.X is None or obeys(self.module, self.X, self.bound, margin)
+
+    def _is_balanced(self, coef: NDArray) -> NDArray:
+        """Whether mean predictions are mean targets, up to the rounding of the head."""
+        mean = self.objective.mean_target
+        if mean is None:
+            return np.zeros(len(coef), dtype=bool)
+        rounding = torch.finfo(self.head.weight.dtype).eps
+        tolerance = max(1e-9, 100 * rounding) * (self.scale + np.abs(mean))
+        return np.abs(coef @ self.objective.mean_features - mean) <= tolerance

@@ -1,0 +1,159 @@
+r"""The nearest head that obeys the bound for all features of a box, in closed form.
+
+Where the features are only known to lie in a box, ``low <= h <= high``, a linear head
+obeys its bound for all of them exactly if its worst corner does. With the weights split
+into ``p - q``, both at least 0, this is one linear constraint,
+
+.. math::
+
+    b + p \cdot low - q \cdot high \ge \ell + m ,
+
+and the nearest head (see `sklpos.repair`) is a non-negative least-squares problem: the
+constraint is a heavily weighted row [1]_.
+
+References
+----------
+.. [1] C. L. Lawson and R. J. Hanson, *Solving Least Squares Problems*, 1974, ch. 22-23.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cholesky
+from scipy.optimize import nnls
+
+from sklpos.repair.nearest import HeadObjective, ridged
+
+_WEIGHT = 1e6  # of the constraint's row, relative to the objective's
+
+
+def worst_case(coef: NDArray, low: NDArray, high: NDArray) -> NDArray:
+    """Return the smallest predictions over a box of features.
+
+    Parameters
+    ----------
+    coef : ndarray of shape (n_outputs, d1)
+        Heads; with ``d1 = d + 1``, the bias last, or ``d1 = d``.
+    low, high : ndarray of shape (d,)
+        May be infinite where the weight is 0.
+
+    Returns
+    -------
+    ndarray of shape (n_outputs,)
+    """
+    weight, bias = coef[:, : len(low)], coef[:, len(low) :].sum(axis=1)
+    corner = np.where(weight > 0, low, high)
+    return bias + np.sum(weight * np.where(weight == 0, 0.0, corner), axis=1)
+
+
+def nearest_robust_head(
+    coef: NDArray,
+    objective: HeadObjective,
+    low: NDArray,
+    high: NDArray,
+    *,
+    required: NDArray,
+    balance: bool,
+) -> NDArray:
+    """Move heads as little as possible so that they obey the bound on a box.
+
+    Parameters
+    ----------
+    coef : ndarray of shape (n_outputs, d1)
+        The heads, in the unit of y.
+    objective : HeadObjective
+        The distance between heads, and the balance.
+    low, high : ndarray of shape (d,)
+        The box; a feature that is unbounded on a side gets a weight of the other sign.
+    required : ndarray of shape (n_outputs,)
+        The bound, unit of y; ``-inf`` leaves an output free of the bound, not of the
+        balance.
+    balance : bool
+        Whether to keep the mean prediction at the mean target, where that is at least
+        `required`.
+
+    Returns
+    -------
+    ndarray of shape (n_outputs, d1)
+        To about 1e-9 of their size; see `lifted_head` for the rest. Without a bias a
+        head may not exist: check `worst_case`.
+    """
+    root = cholesky(ridged(objective.gram))
+    heads = coef.copy()
+    held = worst_case(coef, low, high) >= required
+    for j in range(len(coef)):
+        target = objective.mean_target[j] if balance else None
+        if target is not None and target < required[j]:
+            target = None
+        if target is not None or not held[j]:
+            heads[j] = _solve(coef[j], root, objective, low, high, required[j], target)
+    return heads
+
+
+def _solve(start, root, objective, low, high, required, target) -> NDArray:
+    """Non-negative least squares in ``z = (p, q, b+, b-, s)``, ``head = split @ z``.
+
+    s is the slack of the constraint, whose rows have the size of the objective's.
+    """
+    d, has_bias = len(low), len(start) > len(low)
+    ends = np.concatenate([low, -high])
+    usable = np.isfinite(ends)
+    split = np.hstack([np.eye(len(start), d), -np.eye(len(start), d)])[:, usable]
+    if has_bias:
+        bias = np.eye(len(start))[:, -1:]
+        split = np.hstack([split, bias, -bias])
+        ends = np.concatenate([ends[usable], [1.0, -1.0]])
+    else:
+        ends = ends[usable]
+    rows, values = np.empty((0, len(ends) + 1)), np.empty(0)
+    if np.isfinite(required):
+        rows, values = np.append(ends, -1.0)[None], np.append(values, required)
+    if target is not None:
+        mean = np.append(objective.mean_features @ split, 0.0)
+        rows, values = np.vstack([rows, mean]), np.append(values, target)
+    system = np.hstack([root @ split, np.zeros((len(root), 1))])
+    size = np.linalg.norm(rows, axis=1) / (_WEIGHT * np.linalg.norm(system))
+    system = np.vstack([system, rows / size[:, None]])
+    wanted = np.append(root @ start, values / size)
+    solution, _ = nnls(system, wanted, maxiter=30 * system.shape[1])
+    head = split @ solution[:-1]
+    if target is not None and has_bias:
+        head[-1] += target - objective.mean_features @ head
+    return head
+
+
+def lifted_head(
+    head: NDArray, missing: float, lowest: float, constant: float | None
+) -> NDArray:
+    """Raise the smallest prediction of a head over a domain, whatever the domain.
+
+    Every prediction of a mix with a constant head is the mix of the predictions. So
+    the smallest one rises by `missing` for the share
+    ``missing / (constant - lowest)``, and the mean stays if it is the constant.
+
+    Parameters
+    ----------
+    head : ndarray of shape (d1,)
+        With the bias last, unless the constant is 0.
+    missing : float
+        At least 0.
+    lowest : float
+        The smallest prediction now.
+    constant : float or None
+        The prediction of the constant head; below ``lowest + missing``, this head is
+        the result. None: add `missing` to the bias.
+
+    Returns
+    -------
+    ndarray of shape (d1,)
+    """
+    lifted = head.copy()
+    if constant is None:
+        lifted[-1] += missing
+    elif missing > 0:
+        share = min(missing / (constant - lowest), 1.0)
+        lifted *= 1 - share
+        if constant:
+            lifted[-1] += share * constant
+    return lifted

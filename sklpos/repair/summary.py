@@ -1,0 +1,141 @@
+"""What a repair of the head did, for the user: a summary, and warnings."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from sklpos.repair.nearest import HeadRepair
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """What the repair of the head did.
+
+    Attributes
+    ----------
+    multipliers_ : ndarray of shape (n_samples, n_outputs)
+        Multipliers of the head's quadratic programme, unit of y, mean convention; 0
+        after a repair on a domain and after a shift of the bias.
+    n_cuts_ : ndarray of shape (n_outputs,)
+        Rows that hold the head up, earlier cuts included; counterexamples of a domain.
+    feasible_ : ndarray of bool of shape (n_outputs,)
+        False: no head obeys the bound, and the output is as trained.
+    balanced_ : ndarray of bool of shape (n_outputs,)
+        Whether the mean prediction equals the mean target.
+    smallest_violation_ : ndarray of shape (n_outputs,)
+        Smallest largest violation any head can reach, unit of y; 0 where feasible.
+    cost_ : ndarray of shape (n_outputs,)
+        Mean squared change of the predictions, unit of y squared.
+    margin_ : ndarray of shape (n_outputs,)
+        Distance kept from the bound against rounding, unit of y.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> one = np.ones(1)
+    >>> Repair(0 * one, one, one > 0, one > 0, 0 * one, 0 * one, 1e-9 * one).n_cuts_
+    array([1.])
+    """
+
+    multipliers_: np.ndarray
+    n_cuts_: np.ndarray
+    feasible_: np.ndarray
+    balanced_: np.ndarray
+    smallest_violation_: np.ndarray
+    cost_: np.ndarray
+    margin_: np.ndarray
+
+
+def summarise(repair: HeadRepair, margin, rows, n_samples: int) -> Repair:
+    """Spread a repair's multipliers over all samples.
+
+    Parameters
+    ----------
+    repair : HeadRepair
+    margin : ndarray of shape (n_outputs,)
+    rows : ndarray of shape (n_rows,)
+        Sample number of each row that was repaired.
+    n_samples : int
+
+    Returns
+    -------
+    Repair
+    """
+    multipliers = np.zeros((n_samples, len(repair.coef)))
+    for j, (cuts, values) in enumerate(
+        zip(repair.cuts, repair.multipliers, strict=True)
+    ):
+        multipliers[rows[cuts[cuts >= 0]], j] = values[cuts >= 0]
+    return Repair(
+        multipliers_=multipliers,
+        n_cuts_=np.array([len(cuts) for cuts in repair.cuts]),
+        feasible_=repair.feasible,
+        balanced_=repair.balanced,
+        smallest_violation_=repair.smallest_violation,
+        cost_=repair.cost,
+        margin_=margin,
+    )
+
+
+def summarise_change(
+    cost: np.ndarray, balanced: np.ndarray, margin: np.ndarray, n_samples: int, n_cuts
+) -> Repair:
+    """Summarise a repair that is not the solution of a quadratic programme.
+
+    Parameters
+    ----------
+    cost, balanced, margin : ndarray of shape (n_outputs,)
+    n_samples : int
+    n_cuts : int
+
+    Returns
+    -------
+    Repair
+        All multipliers are 0.
+    """
+    return Repair(
+        multipliers_=np.zeros((n_samples, len(cost))),
+        n_cuts_=np.full(len(cost), n_cuts),
+        feasible_=np.ones(len(cost), dtype=bool),
+        balanced_=balanced,
+        smallest_violation_=np.zeros(len(cost)),
+        cost_=cost,
+        margin_=margin,
+    )
+
+
+def warn_of_limits(repair: HeadRepair, *, balance: bool) -> None:
+    """Warn of outputs without a feasible or nearest head, and of dropped balance."""
+    for output in np.flatnonzero(~repair.feasible):
+        warnings.warn(
+            f"no head without bias obeys lower_bound for output {output}: the smallest "
+            f"achievable violation is {repair.smallest_violation[output]:.6g}; the "
+            "output is left as trained. Give the head a bias or lower the bound.",
+            UserWarning,
+            stacklevel=4,
+        )
+    makeshift = np.flatnonzero(repair.feasible & ~repair.nearest)
+    if len(makeshift):
+        warnings.warn(
+            f"the nearest head of outputs {makeshift.tolist()} was lost to rounding; a "
+            "flatter one that obeys lower_bound was taken. Standardise X.",
+            UserWarning,
+            stacklevel=4,
+        )
+    if balance:
+        warn_of_lost_balance(repair.balanced | ~repair.feasible)
+
+
+def warn_of_lost_balance(balanced: np.ndarray) -> None:
+    """Warn of outputs whose mean prediction could not be kept at the mean of y."""
+    dropped = np.flatnonzero(~balanced)
+    if len(dropped):
+        warnings.warn(
+            f"balance was dropped for outputs {dropped.tolist()}: no feasible head has "
+            "the mean of y as its mean prediction (is lower_bound above that mean?).",
+            UserWarning,
+            stacklevel=5,
+        )

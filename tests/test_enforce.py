@@ -1,0 +1,345 @@
+"""`enforce`: on a domain with a proof, for a share of a population, by the bias."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sklpos import PositiveOutputRegressor
+from sklpos.certificates import Box, Hull
+from sklpos.repair.provable import provable_product
+
+SLOPE = np.array([[1.0, -0.6], [-0.5, 0.8]])
+
+
+def make_data(n=100, outputs=1, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, 2))
+    return X, np.maximum(X @ SLOPE[:, :outputs] - 0.3, 0) * 5
+
+
+def make_model(outputs=1, **params):
+    X, y = make_data(outputs=outputs)
+    defaults = {"module__hidden_layer_sizes": (10, 10), "max_epochs": 25, "lr": 0.02}
+    model = PositiveOutputRegressor(**(defaults | {"random_state": 0} | params))
+    return model.fit(X, y if outputs > 1 else y.ravel())
+
+
+def inside(domain, X, low, high, n=4000, seed=1):
+    """Points of a domain: its corners, its border, and random ones."""
+    rng = np.random.default_rng(seed)
+    if domain == "hull":
+        mixed = rng.dirichlet(np.full(len(X), 0.03), size=n) @ X
+        return np.vstack([X, mixed])
+    corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), -1).reshape(-1, 2)
+    points = rng.uniform(low, high, size=(n, 2))
+    border = points.copy()
+    border[: n // 2, 0] = low[0]
+    border[n // 2 :, 1] = high[1]
+    return np.vstack([corners, points, border])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("domain", ["box", "hull", "own"])
+@pytest.mark.parametrize("balance", [True, False])
+def test_the_bound_holds_on_the_domain(domain, dtype, balance):
+    model = make_model(dtype=dtype, balance=balance)
+    X, y = make_data()
+    low, high = X.min(axis=0), X.max(axis=0)
+    if domain == "own":
+        low, high = low - 0.5, high + 0.5
+    rows = 2 * X if domain == "hull" else None
+    points = inside(domain, rows, low, high)
+    assert model.predict(points).min() < 0  # there is something to repair
+    asked = (low, high) if domain == "own" else domain
+    assert model.enforce(rows, domain=asked, time_limit=5) is model
+    assert model.certificate_
+    lowest = model.predict(points).min()
+    assert lowest >= model.certificate_.lower_bound_[0] >= 0
+    assert model.predict(X).min() >= 0
+    assert type(model.module_.head) is nn.Linear
+    assert model.repair_.balanced_.tolist() == [balance]
+    if balance:
+        tolerance = 1e-9 if dtype == "float64" else 1e-5
+        assert abs(model.predict(X).mean() - y.mean()) <= tolerance * y.std()
+
+
+def test_the_proof_is_one_of_the_module_it_comes_with():
+    model = make_model().enforce(domain="box")
+    again = model.certify("box", time_limit=20)
+    assert again.status_ == "verified"
+    np.testing.assert_array_equal(again.domain_.low, model.certificate_.domain_.low)
+    assert "box" not in repr(model.certificate_).lower().split("verified")[0]
+    assert pickle.loads(pickle.dumps(model)).certificate_
+
+
+def test_balls_and_integers():
+    model = make_model()
+    X, _ = make_data()
+    model.enforce(X, domain="ball", radius=0.3)
+    assert (model.certificate_.rows_ == "verified").all()
+    moved = X[:, None] + 0.3 * np.random.default_rng(0).uniform(-1, 1, (100, 50, 2))
+    assert model.predict(moved.reshape(-1, 2)).min() >= 0
+    model.enforce(domain=([-3, -3], [3, 3]), categorical=[0])
+    assert model.certificate_
+    grid = np.stack(np.meshgrid(np.arange(-3, 4), np.linspace(-3, 3, 301)), -1)
+    assert model.predict(grid.reshape(-1, 2)).min() >= 0
+
+
+def test_every_real_input():
+    model = make_model()
+    far = 1e6 * np.random.default_rng(0).normal(size=(1000, 2))
+    assert model.predict(far).min() < 0
+    model.enforce(domain="all")
+    assert model.certificate_
+    assert model.predict(far).min() >= 0
+    assert (model.module_.head.weight >= 0).all()  # over ReLU nothing else holds
+
+
+def test_exchange_is_nearer_than_intervals():
+    model = make_model()
+    domain = Box([-3, -3], [3, 3])
+    costs = [
+        provable_product(
+            model.net_, domain, model._objective, kept=model._kept, exchange=exchange
+        )[1].cost[0]
+        for exchange in (False, True)
+    ]
+    on_rows = model.repair_.cost_[0]
+    assert on_rows * (1 - 1e-6) < costs[1] < on_rows + 0.7 * (costs[0] - on_rows)
+
+
+def test_outputs_are_independent_and_free_ones_stay():
+    model = make_model(outputs=2, lower_bound=[0.0, -np.inf])
+    X, _ = make_data()
+    before = model.predict(X)
+    model.enforce(domain="box")
+    np.testing.assert_allclose(model.predict(X)[:, 1], before[:, 1], atol=1e-6)
+    points = inside("box", X, X.min(axis=0), X.max(axis=0))
+    assert model.predict(points)[:, 0].min() >= 0
+    assert model.predict(points)[:, 1].min() < 0
+    both = make_model(outputs=2, lower_bound=[0.0, -0.1]).enforce(domain="box")
+    assert (both.predict(points).min(axis=0) >= [0.0, -0.1]).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_without_time_the_rest_is_closed(seed):
+    """10 features: branch and bound has no chance; nothing is promised that is not."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(200, 10))
+    y = np.maximum(X[:, 0] * X[:, 1] - X[:, 2], 0)
+    model = PositiveOutputRegressor(
+        strategy="penalty", max_epochs=15, random_state=seed
+    ).fit(X, y)
+    low, high = X.min(axis=0), X.max(axis=0)
+    for limit in (0.0, 0.3):
+        model.enforce(domain="box", time_limit=limit)
+        assert model.certificate_
+        points = rng.uniform(low, high, size=(5000, 10))
+        corners = np.where(rng.random((5000, 10)) < 0.5, low, high)
+        assert model.predict(np.vstack([points, corners])).min() >= 0
+        assert abs(model.predict(X).mean() - y.mean()) < 1e-9 * y.std()
+
+
+def test_rows_are_held_beside_the_domain():
+    model = make_model()
+    X, _ = make_data()
+    far = 6 * np.random.default_rng(3).normal(size=(200, 2))
+    model.enforce(far, domain=([0.0, 0.0], [0.2, 0.2]))
+    assert model.certificate_
+    assert model.predict(far).min() >= 0
+    kept = model.enforce(np.vstack([X, far])).predict(X).min()
+    assert kept >= 0
+    assert model.certificate_ is None
+    held = model.predict(far).argmin()
+    model.enforce(domain=([0.0, 0.0], [0.2, 0.2]))  # rows that held it up are kept
+    assert model.predict(far[[held]])[0] >= 0
+
+
+def test_after_partial_fit_there_is_no_balance():
+    X, y = make_data()
+    model = make_model().partial_fit(X, y.ravel())
+    assert model.certificate_ is None
+    model.enforce(domain="box", time_limit=5)
+    assert model.certificate_
+    assert not model.repair_.balanced_.any()
+    assert make_model().partial_fit(X, y.ravel()).enforce(domain="all").certificate_
+
+
+@pytest.mark.parametrize("domain", ["box", "all"])
+def test_a_head_without_bias(domain):
+    model = make_model(module__bias=False)
+    X, _ = make_data()
+    model.enforce(domain=domain, time_limit=5)
+    assert model.certificate_
+    points = inside("box", X, X.min(axis=0), X.max(axis=0))
+    assert model.predict(points).min() >= 0
+
+
+def test_what_cannot_be_is_refused_and_nothing_is_lost():
+    model = make_model(module__bias=False, lower_bound=-0.1)
+    model.enforce(domain="box", time_limit=2)
+    X, _ = make_data()
+    before, certificate = model.predict(X), model.certificate_
+    model.net_.targets.lower_bound[:] = 1.0  # 0 features give 0
+    with pytest.raises(ValueError, match="no head was proved"):
+        model.enforce(domain=([-9, -9], [9, 9]), time_limit=0.5)
+    np.testing.assert_array_equal(model.predict(X), before)
+    assert model.certificate_ is certificate
+
+
+def test_balance_that_cannot_be_kept_is_dropped():
+    X, _ = make_data()
+    with pytest.warns(UserWarning, match="balance was dropped"):
+        model = make_model(lower_bound=3.0, on_negative_y="ignore")
+    with pytest.warns(UserWarning, match="balance was dropped"):
+        model.enforce(domain="box", time_limit=5)
+    assert model.certificate_
+    assert model.predict(X).min() >= 3.0
+
+
+def test_a_domain_that_holds_already_changes_little():
+    model = make_model()
+    X, _ = make_data()
+    before, cost = model.predict(X), model.repair_.cost_
+    best = X[np.argmax(before)]
+    model.enforce(domain=(best - 0.01, best + 0.01))
+    assert model.certificate_
+    np.testing.assert_allclose(model.repair_.cost_, cost, rtol=0.1)
+    np.testing.assert_allclose(model.predict(X), before, atol=0.05 * before.std())
+
+
+def test_everywhere_needs_no_repair(everywhere_strategy):
+    model = make_model(strategy=everywhere_strategy)
+    before = pickle.dumps(model.module_.state_dict())
+    for request in ({"domain": "box"}, {"domain": "all"}):
+        assert model.enforce(**request).certificate_
+    model.enforce(make_data()[0], method="bias", risk_level=0.1)
+    assert pickle.dumps(model.module_.state_dict()) == before
+    assert model.repair_ is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bias_shift_by_the_largest_violation(dtype):
+    model = make_model(dtype=dtype, outputs=2, lower_bound=[0.0, -np.inf])
+    rows = 3 * np.random.default_rng(5).normal(size=(300, 2))
+    before = model.predict(rows).astype(float)
+    assert before.min() < 0
+    model.enforce(rows, method="bias")
+    change = model.predict(rows) - before
+    assert model.predict(rows)[:, 0].min() >= 0
+    np.testing.assert_allclose(change[:, 0], -before[:, 0].min(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(change[:, 1], 0)
+    assert not model.repair_.balanced_[0]
+    assert model.repair_.balanced_[1]
+    again = model.predict(rows)
+    np.testing.assert_array_equal(
+        model.enforce(rows, method="bias").predict(rows), again
+    )
+
+
+def test_bias_shift_on_a_domain():
+    model, head = make_model(), make_model().enforce(domain="box", time_limit=5)
+    X, y = make_data()
+    before = model.predict(X)
+    model.enforce(domain="box", method="bias", time_limit=5)
+    assert model.certificate_
+    change = model.predict(X) - before
+    np.testing.assert_allclose(change, change[0])
+    points = inside("box", X, X.min(axis=0), X.max(axis=0))
+    assert 0 <= model.predict(points).min() < 0.05 * y.std()
+    assert model.score(X, y) < head.score(X, y)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("risk_level", [0.05, 0.1])
+def test_statistical_shift_is_the_smallest(risk_level, dtype):
+    model = make_model(dtype=dtype)
+    holdout = 2 * np.random.default_rng(7).normal(size=(200, 2))
+    assert not model.certify_risk(holdout, risk_level=risk_level)
+    before = model.predict(holdout).astype(float)
+    model.enforce(holdout, method="bias", risk_level=risk_level)
+    certificate = model.certify_risk(holdout, risk_level=risk_level)
+    assert certificate
+    assert certificate.violation_rate_[0] > 0  # not more than is needed
+    shift = (model.predict(holdout) - before).mean()
+    one_less = np.sort(before + shift)[np.count_nonzero(before + shift < -1e-5)]
+    assert one_less == pytest.approx(0, abs=1e-4)
+
+
+def test_the_shifted_risk_is_controlled_in_the_population():
+    model = make_model()
+    rng = np.random.default_rng(0)
+    population = model.predict(2 * rng.normal(size=(100_000, 2)))
+    bias = model.module_.head.bias.item()
+    failures = 0
+    for _ in range(200):
+        holdout = 2 * rng.normal(size=(100, 2))
+        with torch.no_grad():
+            model.module_.head.bias.fill_(bias)
+        model.enforce(holdout, method="bias", risk_level=0.1, confidence=0.9)
+        shift = model.module_.head.bias.item() - bias
+        failures += np.mean(population + shift < 0) > 0.1
+    assert failures / 200 <= 0.1 + 3 * np.sqrt(0.1 * 0.9 / 200)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({}, "needs X, rows to protect, or domain"),
+        ({"domain": "cube"}, "domain='cube' is unknown"),
+        ({"domain": "hull"}, "needs X"),
+        ({"domain": "ball", "X": make_data()[0]}, "needs radius"),
+        ({"domain": "box", "method": "luck"}, "method='luck' is unknown"),
+        ({"domain": "box", "risk_level": 0.1}, "risk_level=0.1 needs method='bias'"),
+        (
+            {"X": make_data()[0], "risk_level": 0.1},
+            "risk_level=0.1 needs method='bias'",
+        ),
+        (
+            {"X": make_data(20)[0], "risk_level": 0.01, "method": "bias"},
+            "20 rows prove no risk",
+        ),
+        ({"domain": ([1, 1], [0, 0])}, "low > high"),
+        ({"domain": ([0.0], [1.0])}, "1 features"),
+        ({"X": np.empty((0, 2)), "method": "bias"}, "minimum of 1 is required"),
+    ],
+)
+def test_bad_requests_are_refused_and_nothing_is_lost(request_, message):
+    model = make_model()
+    X, _ = make_data()
+    before, repair = model.predict(X), model.repair_
+    with pytest.raises(ValueError, match=message):
+        model.enforce(**request_)
+    np.testing.assert_array_equal(model.predict(X), before)
+    assert model.repair_ is repair
+
+
+def test_the_bias_cannot_be_shifted_where_there_is_none():
+    model = make_model(module__bias=False)
+    with pytest.raises(ValueError, match="needs a head with a bias"):
+        model.enforce(make_data()[0], method="bias")
+
+
+def test_layers_that_are_not_understood_are_refused():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return x.sin()
+
+    def build(n_features_in):
+        return nn.Sequential(nn.Linear(n_features_in, 8), Odd(), nn.Linear(8, 1))
+
+    X, y = make_data()
+    model = PositiveOutputRegressor(build, max_epochs=5, random_state=0)
+    model.fit(X, y.ravel())
+    before = model.predict(X)
+    with pytest.raises(ValueError, match="Odd"):
+        model.enforce(domain="box")
+    np.testing.assert_array_equal(model.predict(X), before)
+
+
+def test_a_domain_object_can_be_given():
+    X, _ = make_data()
+    assert make_model().enforce(domain=Hull(X[:10])).certificate_
