@@ -118,7 +118,13 @@ def bounds_of(problem):
     return problem.X.min(axis=0), problem.X.max(axis=0)
 
 
-CONVEX = [problems.line(), problems.constant(), problems.random_dense(0)]
+CONVEX = [
+    problems.line(),
+    problems.constant(),
+    pytest.param(problems.random_dense(0), marks=pytest.mark.slow),
+]
+# The best weights are 0, where the bound has kinks: steps that decay to nothing.
+CORNERED = decaying(torch.optim.SGD, 0.02, 1e-3, 2000)
 
 
 @pytest.mark.parametrize("problem", CONVEX, ids=str)
@@ -128,7 +134,7 @@ def test_certified_linear_model_is_the_best_of_those_positive_over_the_box(probl
     The head's bias has slope 1 in it, so all multipliers, those of the rows in the
     mean convention, sum up to the mean slope of the loss.
     """
-    settings = DENSE if len(problem.X) > 4 else DEFAULT
+    settings = CORNERED if len(problem.X) > 4 else DEFAULT
     model = fit(problem, strategy=Certified(safety=0.0, dual_lr=0.5), **settings)
     prediction, objective = solve_over_corners(problem)
     reached = model.predict(problem.X)
@@ -140,7 +146,7 @@ def test_certified_linear_model_is_the_best_of_those_positive_over_the_box(probl
     assert lowest == pytest.approx(0, abs=1e-3 * scale)
     domain = scale * model.strategy_.state_.multiplier[-1].item()
     total = model.multipliers_.mean() + domain
-    assert total == pytest.approx(2 * (prediction - problem.y).mean(), rel=1e-2)
+    assert total == pytest.approx(2 * (prediction - problem.y).mean(), rel=2e-2)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 10.0])
