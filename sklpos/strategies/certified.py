@@ -60,7 +60,7 @@ class Certified(AugmentedLagrangian):
     >>> strategy.setup(torch.zeros(2, 1), lower_bound=torch.zeros(1), alpha=1.0)
     >>> module = torch.nn.Linear(2, 1).eval()
     >>> _ = torch.nn.init.ones_(module.weight), torch.nn.init.ones_(module.bias)
-    >>> float(strategy.lowest_outputs(module))  # at the corner (0, 0)
+    >>> strategy.lowest_outputs(module).item()  # at the corner (0, 0)
     1.0
     """
 
