@@ -27,6 +27,12 @@ def make_model(outputs=1, **params):
     return model.fit(X, y if outputs > 1 else y.ravel())
 
 
+@pytest.fixture(scope="module")
+def model():
+    """For tests that leave it as it is."""
+    return make_model()
+
+
 def inside(domain, X, low, high, n=4000, seed=1):
     """Points of a domain: its corners, its border, and random ones."""
     rng = np.random.default_rng(seed)
@@ -241,14 +247,15 @@ def test_bias_shift_by_the_largest_violation(dtype):
 
 
 def test_bias_shift_on_a_domain():
-    model, head = make_model(), make_model().enforce(domain="box", time_limit=5)
+    wide = ([-3, -3], [3, 3])
+    model, head = make_model(), make_model().enforce(domain=wide, time_limit=5)
     X, y = make_data()
     before = model.predict(X)
-    model.enforce(domain="box", method="bias", time_limit=5)
+    model.enforce(domain=wide, method="bias", time_limit=5)
     assert model.certificate_
     change = model.predict(X) - before
     np.testing.assert_allclose(change, change[0])
-    points = inside("box", X, X.min(axis=0), X.max(axis=0))
+    points = inside("box", X, *wide)
     assert 0 <= model.predict(points).min() < 0.05 * y.std()
     assert model.score(X, y) < head.score(X, y)
 
@@ -307,8 +314,7 @@ def test_the_shifted_risk_is_controlled_in_the_population():
         ({"X": np.empty((0, 2)), "method": "bias"}, "minimum of 1 is required"),
     ],
 )
-def test_bad_requests_are_refused_and_nothing_is_lost(request_, message):
-    model = make_model()
+def test_bad_requests_are_refused_and_nothing_is_lost(request_, message, model):
     X, _ = make_data()
     before, repair = model.predict(X), model.repair_
     with pytest.raises(ValueError, match=message):

@@ -43,6 +43,35 @@ def attack(
     Tensor of shape (n_parts, n_outputs, n_features)
         Best point found; inside the region.
     """
+    points, values = local_minima(
+        network, region, restarts=restarts, steps=steps, seed=seed
+    )
+    index = values.argmin(0, keepdim=True)[..., None].expand(1, *points.shape[1:])
+    best = points.gather(0, index)[0].transpose(0, 1)
+    return _polish(network, region, best)
+
+
+def local_minima(
+    network: Network,
+    region: Region,
+    *,
+    restarts: int = 32,
+    steps: int = _STEPS,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Return where each start of the descent ends, see `attack`.
+
+    Parameters
+    ----------
+    network, region, restarts, steps, seed
+        As in `attack`.
+
+    Returns
+    -------
+    points : Tensor of shape (restarts, n_outputs, n_parts, n_features)
+    values : Tensor of shape (restarts, n_outputs, n_parts)
+        Of the output that was made small.
+    """
     generator = torch.Generator().manual_seed(seed)
     m = network.n_outputs
     start = region.sample(restarts, generator)
@@ -55,9 +84,7 @@ def attack(
         better = value < lowest
         best = torch.where(better[..., None], x, best)
         lowest = torch.where(better, value, lowest)
-    index = lowest.argmin(0, keepdim=True)[..., None].expand(1, *best.shape[1:])
-    best = best.gather(0, index)[0].transpose(0, 1)
-    return _polish(network, region, best)
+    return best, lowest
 
 
 def _polish(network: Network, region: Region, x: Tensor) -> Tensor:

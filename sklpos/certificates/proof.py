@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sklpos.certificates.alpha_crown import alpha_crown_bounds
 from sklpos.certificates.attack import attack
 from sklpos.certificates.bounds import Interval, crown_bounds, interval_bounds
 from sklpos.certificates.branch_and_bound import branch_and_bound
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains import Ball, Domain
+from sklpos.certificates.goal import Goal
 from sklpos.certificates.layers import Network
 from sklpos.certificates.milp import is_piecewise_linear, milp_minimum
 from sklpos.certificates.regions import Region
@@ -23,9 +25,8 @@ from sklpos.certificates.rounding import lowest_everywhere, numerical_slack
 
 Predict = Callable[[NDArray], NDArray]  # outputs in the dtype of the model, as float64
 
-_CHUNK = 512  # parts bounded at a time
+_CHUNK, _FEW = 512, 4  # parts bounded at a time, by CROWN and with the best slopes
 _MOST_FEATURES = 8  # beyond, integer programming is tried on ReLU networks
-_GAP = 1e-6  # in scales, at which a search that cannot decide gives up
 _FAR = (1.0, 1e2, 1e4)  # where an input is looked for in an infinite domain
 _ASSUMPTIONS = (
     "sums in the dtype of the module, in any order, with one rounding an operation "
@@ -33,30 +34,6 @@ _ASSUMPTIONS = (
     "activations accurate to 8 units in the last place",
     "no overflow",
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Goal:
-    """What is asked.
-
-    Attributes
-    ----------
-    required : ndarray of shape (n_outputs,)
-        The bound, unit of y.
-    scale : ndarray of shape (n_outputs,)
-        Unit of y.
-    tolerance : float or None
-        Gap to reach, in scales; None to stop when decided.
-    deadline : float
-        Of `time.monotonic`.
-    seed : int
-    """
-
-    required: NDArray
-    scale: NDArray
-    tolerance: float | None
-    deadline: float
-    seed: int
 
 
 @dataclass
@@ -91,6 +68,13 @@ class Proof:
         return (self.lower < self.goal.required) & (self.upper >= self.goal.required)
 
     @property
+    def wanted(self) -> NDArray:
+        """Parts and outputs of which more has to be known."""
+        if self.goal.tolerance is None:
+            return self.open_
+        return (self.lower < self.goal.required) | (not self.goal.to_bound)
+
+    @property
     def settled(self) -> bool:
         """Whether more work changes no verdict."""
         parts = (self.upper < self.goal.required).any(axis=1)
@@ -99,11 +83,14 @@ class Proof:
         return not self.open_[~parts].any()
 
     @property
+    def finished(self) -> bool:
+        """Whether the goal is reached."""
+        return self.settled if self.goal.tolerance is None else not self.wanted.any()
+
+    @property
     def done(self) -> bool:
         """Whether the goal is reached, or time is up."""
-        if time.monotonic() > self.goal.deadline:
-            return True
-        return self.settled and self.goal.tolerance is None
+        return time.monotonic() > self.goal.deadline or self.finished
 
     def everywhere(self) -> None:
         """Over all inputs: intervals, then near and far points."""
@@ -122,6 +109,8 @@ class Proof:
         self._look_at_corners()
         if method in ("interval", "crown") or self.done:
             return
+        if method == "alpha_crown":
+            return self._alpha_crown()
         self._attack()
         if not self.done:
             self._complete(self._choose() if method == "auto" else method)
@@ -147,6 +136,19 @@ class Proof:
         self.slack = slack
         self.prove(torch.cat([f.lower for f in found]).numpy())
         self.n_boxes += len(self.region)
+
+    def _alpha_crown(self) -> None:
+        self.method = "alpha_crown"
+        parts = np.flatnonzero(self.wanted.any(axis=1))
+        for part in torch.as_tensor(parts).split(_FEW):
+            if time.monotonic() > self.goal.deadline:
+                break
+            region, hidden = self.region.take(part), self._hidden(part)
+            lower = alpha_crown_bounds(self.network, region, hidden).numpy()
+            self.lower[part] = np.maximum(self.lower[part], lower - self.slack[part])
+
+    def _hidden(self, part: Tensor) -> dict[int, Interval]:
+        return {k: (low[part], high[part]) for k, (low, high) in self.hidden.items()}
 
     def prove(self, lower: NDArray) -> None:
         """Add proved lower bounds of the exact network; rounding comes off here.
@@ -223,9 +225,7 @@ class Proof:
     def _complete(self, method: str) -> None:
         self.method = method
         search = {"milp": self._milp, "branch_and_bound": self._branch}[method]
-        outputs = np.arange(self.network.n_outputs)
-        if self.goal.tolerance is None:
-            outputs = np.flatnonzero(self.open_.any(axis=0))
+        outputs = np.flatnonzero(self.wanted.any(axis=0))
         for count, j in enumerate(outputs):
             now = time.monotonic()
             search(j, now + (self.goal.deadline - now) / (len(outputs) - count))
@@ -233,35 +233,21 @@ class Proof:
                 break
 
     def _branch(self, j: int, deadline: float) -> None:
-        parts = np.arange(len(self.region))
-        if self.goal.tolerance is None:
-            parts = np.flatnonzero(self.open_[:, j])
+        parts = np.flatnonzero(self.wanted[:, j])
         index = torch.as_tensor(parts)
-        hidden = self.hidden.items()
         found = branch_and_bound(
             self.network.output(j),
             self.region.take(index),
             start=torch.as_tensor(self.witness[parts, j]),
             deadline=deadline,
-            known={k: (low[index], high[index]) for k, (low, high) in hidden},
-            **self._stops(j, self.slack[parts, j].max()),
+            known=self._hidden(index),
+            **self.goal.stops(j, self.slack[parts, j].max()),
         )
         self.n_boxes += found.n_boxes
         proved = found.lower.numpy() - self.slack[parts, j]
         self.lower[parts, j] = np.maximum(self.lower[parts, j], proved)
         points = found.minimiser[:, None].expand(-1, self.network.n_outputs, -1)
         self._see(points, parts)
-
-    def _stops(self, j: int, slack: float) -> dict[str, float]:
-        """When the search of an output may end; what it bounds is not yet rounded."""
-        if self.goal.tolerance is not None:
-            return {"tolerance": self.goal.tolerance * self.goal.scale[j]}
-        required = self.goal.required[j]
-        return {
-            "tolerance": _GAP * self.goal.scale[j] + slack / 4,
-            "target": required + slack,
-            "hopeless": required - slack,
-        }
 
     def _milp(self, j: int, deadline: float) -> None:
         limit = max(deadline - time.monotonic(), 0.1)

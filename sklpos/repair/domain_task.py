@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sklpos.certificates.attack import local_minima
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains import All, Domain
 from sklpos.certificates.features import feature_bounds
+from sklpos.certificates.goal import Goal
 from sklpos.certificates.layers import read_network
-from sklpos.certificates.proof import Goal, Proof
+from sklpos.certificates.proof import Proof
 from sklpos.certificates.regions import Region
 from sklpos.certificates.verify import predict_exactly
 from sklpos.heads import read_head, write_head
@@ -23,6 +25,7 @@ from sklpos.product import feature_source, obeys, rounding_margin
 from sklpos.repair.nearest import HeadObjective
 from sklpos.repair.robust import lifted_head
 
+_MOST_POINTS = 32  # counterexamples taken in at a time
 _SAMPLE = 1000  # inputs that stand for unknown training rows
 _ROUNDING = 4 * np.finfo(np.float64).eps
 
@@ -128,10 +131,10 @@ class DomainTask:
         return margin + 2 * self.prove(self.start).slack.max(axis=0)
 
     def prove_present(
-        self, method="auto", *, deadline=np.inf, seed: int = 0, tolerance=None
+        self, method="auto", *, deadline=np.inf, seed=0, tolerance=None, to_bound=False
     ) -> Proof:
         """Prove what a method can of the head that is in place, see `Goal`."""
-        goal = Goal(self.bound, self.scale, tolerance, deadline, seed)
+        goal = Goal(self.bound, self.scale, tolerance, deadline, seed, to_bound)
         predict = partial(predict_exactly, self.module)
         proof = Proof(predict, read_network(self.module), self.domain, goal)
         if isinstance(self.domain, All):
@@ -144,6 +147,19 @@ class DomainTask:
         """Put a head in place, and prove what is cheap."""
         write_head(self.head, coef)
         return self.prove_present("crown")
+
+    def low_points(self, wanted: NDArray, *, seed: int = 0) -> NDArray:
+        """Search for inputs of the domain predicted below `wanted`, the worst of them.
+
+        Returns
+        -------
+        ndarray of shape (n_points, n_features)
+        """
+        network = read_network(self.module)
+        points, values = local_minima(network, self.region, seed=seed)
+        missing = torch.as_tensor(wanted)[:, None] - values
+        worst = missing.flatten().topk(min(_MOST_POINTS, missing.numel()))
+        return points.flatten(0, 2)[worst.indices[worst.values > 0]].numpy()
 
     def lift(self, coef, lowest, required) -> tuple[NDArray, NDArray]:
         """Raise heads, and with them what is proved of the domain, to what is required.
@@ -166,6 +182,10 @@ class DomainTask:
             return None
         mean = self.objective.mean_target[j]
         return mean if mean >= required else None
+
+    def size(self, cost: NDArray) -> float:
+        """Return a cost of all outputs together, without unit."""
+        return float(np.sum(cost / self.scale**2))
 
     def distance(self, one: NDArray, other: NDArray) -> NDArray:
         """Bound how far two heads' predictions are apart, rounding of `lift` included.

@@ -22,6 +22,8 @@ from sklpos.repair.robust import nearest_robust_head, worst_case
 _ATTEMPTS = 8
 _GAP = 1e-3  # in scales, to which the smallest prediction is found for a shift
 _ROOM = 1e-2  # in scales: distance from the bound that lets a complete method close
+_SLICES = 30  # of the time limit: how long the verifier works at first
+_ENOUGH = 1.05  # of the smallest cost possible
 
 
 def provable_product(
@@ -97,13 +99,12 @@ def provable_product(
         found = [_by_intervals(task), _by_exchange(task, deadline)]
     else:
         found = [_by_intervals(task)]
-    candidates = [head for head in found if head is not None]
-    if not candidates:
+    best = _nearer(task, *found)
+    if best is None:
         raise ValueError(
             "no head was proved to obey lower_bound on the domain: a head without bias "
             "may have none; give it a bias or lower the bound."
         )
-    best = min(candidates, key=lambda head: np.sum(head.cost / task.scale**2))
     write_head(task.head, best.coef)
     return task.module, best
 
@@ -130,28 +131,53 @@ def _by_intervals(task: DomainTask) -> ProvableHead | None:
 
 
 def _by_exchange(task: DomainTask, deadline: float) -> ProvableHead | None:
-    """Take the nearest head for points of the domain, until none is below."""
+    """Take the nearest head for points of the domain, until none is below.
+
+    Gradient descent finds most points, the complete verifier the others: it works in
+    slices of time, that grow when one ends without any. The nearest head for points is
+    nearer than any for the domain, so the search may end when the lifted one is hardly
+    farther away.
+    """
     margin = task.margin + _ROOM * task.scale
-    corners = task.region.candidates(torch.zeros_like(task.region.low))
-    points = corners.flatten(0, 1).numpy()
-    for round_ in count():
+    points = task.region.candidates(torch.zeros_like(task.region.low))
+    points, best, n_first = points.flatten(0, 1).numpy(), None, points[..., 0].numel()
+    slice_ = max(deadline - time.monotonic(), 0.0) / _SLICES
+    for seed in count():
         nearest = _nearest_for_points(task, points, margin)
         if not nearest.feasible.all():
-            return None
+            return best
         write_head(task.head, nearest.coef)
-        proof = task.prove_present(deadline=deadline, seed=round_)
-        found = proof.open_witnesses(task.bound + margin / 2)
-        if not len(found) or time.monotonic() > deadline:
-            n_found = len(points) - corners.shape[0] * corners.shape[1]
-            return _close(task, proof, margin, n_found)
+        found, now = (
+            task.low_points(task.bound + margin / 2, seed=seed),
+            time.monotonic(),
+        )
+        if now > deadline or not len(found):
+            proof = task.prove_present(
+                deadline=min(now + slice_, deadline),
+                seed=seed,
+                tolerance=_ROOM / 2,
+                to_bound=True,
+            )
+            found = proof.open_witnesses(task.bound + task.margin)
+            slice_ = slice_ if len(found) else 2 * slice_
+            lifted = _lifted(task, proof, margin, len(points) - n_first)
+            best = _nearer(task, best, lifted)
+            enough = best and task.size(best.cost) <= _ENOUGH * task.size(nearest.cost)
+            if enough or proof.finished or time.monotonic() > deadline:
+                return best
         points = np.vstack([points, found])
     return None
 
 
+def _nearer(task: DomainTask, *heads: ProvableHead | None) -> ProvableHead | None:
+    proved = [head for head in heads if head is not None]
+    return min(proved, key=lambda head: task.size(head.cost), default=None)
+
+
 def _by_bias(task: DomainTask, deadline: float) -> ProvableHead | None:
     """Raise the bias by what the smallest predictions are missing."""
-    proof = task.prove_present(deadline=deadline, tolerance=_GAP)
-    return _close(task, proof, task.margin, 0)
+    proof = task.prove_present(deadline=deadline, tolerance=_GAP, to_bound=True)
+    return _lifted(task, proof, task.margin, 0)
 
 
 def _nearest_for_points(task: DomainTask, points: NDArray, margin) -> HeadRepair:
@@ -167,7 +193,9 @@ def _nearest_for_points(task: DomainTask, points: NDArray, margin) -> HeadRepair
     )
 
 
-def _close(task: DomainTask, proof: Proof, margin, n_found: int) -> ProvableHead | None:
+def _lifted(
+    task: DomainTask, proof: Proof, margin, n_found: int
+) -> ProvableHead | None:
     """Lift what the verifier could not prove, and carry its bounds over."""
     exact = (proof.lower + proof.slack).min(axis=0)
     lifted, raised = task.lift(read_head(task.head), exact, task.bound + task.margin)

@@ -73,8 +73,8 @@ class ConstraintStrategy(BaseEstimator, ABC):
     -----
     ``guarantee`` says what holds after training, before any repair: ``"none"`` (a
     soft strategy), ``"training"`` (the optimiser's limit on a convex problem is
-    feasible on the training rows), ``"domain"`` or ``"everywhere"`` (by
-    construction, for every finite input).
+    feasible on the training rows), ``"domain"`` (and on every input of a domain) or
+    ``"everywhere"`` (by construction, for every finite input).
     """
 
     guarantee: ClassVar[str]
