@@ -115,16 +115,21 @@ class ByAutograd(ConstrainedNet):
     def train_step_single(self, batch, **fit_params):
         self._set_training(True)
         y_pred = self.infer(batch[0])
-        violation = self.violation(y_pred)
-        self._notify_violation(violation.detach(), batch.index)
+        violation, index, weight = self.violation(y_pred), batch.index, batch.weight
+        if domains := self.domain_violation():
+            violation = torch.cat([violation, domains[0]])
+            index = torch.cat([index, domains[1]])
+            weight = torch.cat([weight, weight.new_full((1, 1), len(y_pred))])
+        self._notify_violation(violation.detach(), index)
         objective = self.objective(y_pred, batch[1], batch.weight)
-        term = batch.weight * self.strategy_.penalty(violation, batch.index)
+        term = weight * self.strategy_.penalty(violation, index)
         loss = objective + term.sum() / y_pred.numel()
         loss.backward()
         names = ("loss", "objective", "constraint")
         values = (v.detach() for v in (loss, objective, loss - objective))
         step = dict(zip(names, values, strict=True))
-        return {"y_pred": y_pred, "violation": violation.detach(), **step}
+        own = violation[: len(y_pred)].detach()
+        return {"y_pred": y_pred, "violation": own, **step}
 
 
 @pytest.mark.parametrize("criterion", [nn.MSELoss, nn.HuberLoss])

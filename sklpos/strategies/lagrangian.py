@@ -133,9 +133,8 @@ class AugmentedLagrangian(Lagrangian):
 
     def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return ``relu(lambda + c * violation)``."""
-        alpha = self.state_.alpha
-        multiplier = self.state_.multiplier[index]
-        return torch.addcmul(multiplier, alpha + alpha, violation).relu_()
+        multiplier, curvature = self.state_.multiplier[index], self._curvature(index)
+        return torch.addcmul(multiplier, curvature, violation).relu_()
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend by a fraction of c, on the rows of the batch."""
@@ -146,4 +145,4 @@ class AugmentedLagrangian(Lagrangian):
         double_alpha_if_stalled(self.state_, max_violation, self.tolerance)
 
     def _curvature(self, index: Tensor) -> Tensor:
-        return 2 * self.state_.alpha
+        return self.state_.alpha + self.state_.alpha
