@@ -1,8 +1,7 @@
 """Bounds of a network's values: by intervals, and by linear bounds (CROWN).
 
 Sources: Gowal et al. (2018), doi:10.48550/arXiv.1810.12715 (intervals); Zhang et al.
-(2018), doi:10.48550/arXiv.1811.00866 (CROWN); Xu et al. (2021),
-doi:10.48550/arXiv.2011.13824 (optimised slopes, alpha-CROWN).
+(2018), doi:10.48550/arXiv.1811.00866 (CROWN).
 """
 
 from __future__ import annotations

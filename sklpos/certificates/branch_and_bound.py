@@ -9,12 +9,15 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from sklpos.certificates.alpha_crown import raised_bounds
 from sklpos.certificates.bounds import Interval, crown_bounds
-from sklpos.certificates.layers import Network
+from sklpos.certificates.layers import Affine, Network
 from sklpos.certificates.regions import Region
+from sklpos.certificates.relaxations import OneKink
 
 _BATCH = 256
 _MOST_BOXES = 2**19  # held at a time
+_ASCENT_STEPS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +56,8 @@ def branch_and_bound(
     """Bound the minimum of a network's only output over each part of a region.
 
     The open boxes with the smallest bounds are halved, each along the feature most to
-    blame for the gap between its lines, and the halves bounded by CROWN. A box is
+    blame for the gap between its lines, and the halves bounded by CROWN (if all
+    activations are (leaky) ReLUs, with a few steps of `raised_bounds`). A box is
     dropped when its bound is within `tolerance` of the smallest value seen in its part,
     or at least `target`. The result is the minimum over open and dropped boxes, so it
     holds whenever the search ends.
@@ -148,6 +152,11 @@ class _Search:
         self._drop()
 
     @property
+    def rays(self) -> bool:
+        """Whether slopes are cheap to try: of smooth activations, they do not pay."""
+        return all(isinstance(part, Affine | OneKink) for part in self.network.layers)
+
+    @property
     def active(self) -> bool:
         return 0 < len(self.open_) < _MOST_BOXES
 
@@ -182,6 +191,10 @@ class _Search:
         slope = found.slope[:, 0].expand(len(region), -1)
         self._look(region.candidates(slope), part)
         bound = torch.maximum(found.lower[:, 0], floor)
+        if self.rays:
+            steps = _ASCENT_STEPS
+            raised = raised_bounds(self.network, region, found.hidden, steps=steps)
+            bound = torch.maximum(bound, raised[:, 0])
         feature = _most_important(region, found.blame, slope)
         return Boxes(region, part, bound, feature)
 

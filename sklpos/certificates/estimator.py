@@ -46,7 +46,9 @@ class CertificatesMixin:
             Integer features, and groups of one-hot features, of a box.
         margin : float, optional
             Widens the "box" by this share of its width, on both sides.
-        method : {"auto", "interval", "crown", "branch_and_bound", "milp"}
+        method : str, default="auto"
+            Or "interval", "crown", "alpha_crown", "branch_and_bound", "milp"; see
+            `certify_module`.
         time_limit : float, default=60.0
             Seconds.
 

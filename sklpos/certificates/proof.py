@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sklpos.certificates.alpha_crown import alpha_crown_bounds
 from sklpos.certificates.attack import attack
 from sklpos.certificates.bounds import Interval, crown_bounds, interval_bounds
 from sklpos.certificates.branch_and_bound import branch_and_bound
@@ -24,9 +25,8 @@ from sklpos.certificates.rounding import lowest_everywhere, numerical_slack
 
 Predict = Callable[[NDArray], NDArray]  # outputs in the dtype of the model, as float64
 
-_CHUNK = 512  # parts bounded at a time
+_CHUNK, _FEW = 512, 4  # parts bounded at a time, by CROWN and with the best slopes
 _MOST_FEATURES = 8  # beyond, integer programming is tried on ReLU networks
-_GAP = 1e-6  # in scales, at which a search that cannot decide gives up
 _FAR = (1.0, 1e2, 1e4)  # where an input is looked for in an infinite domain
 _ASSUMPTIONS = (
     "sums in the dtype of the module, in any order, with one rounding an operation "
@@ -109,6 +109,8 @@ class Proof:
         self._look_at_corners()
         if method in ("interval", "crown") or self.done:
             return
+        if method == "alpha_crown":
+            return self._alpha_crown()
         self._attack()
         if not self.done:
             self._complete(self._choose() if method == "auto" else method)
@@ -134,6 +136,19 @@ class Proof:
         self.slack = slack
         self.prove(torch.cat([f.lower for f in found]).numpy())
         self.n_boxes += len(self.region)
+
+    def _alpha_crown(self) -> None:
+        self.method = "alpha_crown"
+        parts = np.flatnonzero(self.wanted.any(axis=1))
+        for part in torch.as_tensor(parts).split(_FEW):
+            if time.monotonic() > self.goal.deadline:
+                break
+            region, hidden = self.region.take(part), self._hidden(part)
+            lower = alpha_crown_bounds(self.network, region, hidden).numpy()
+            self.lower[part] = np.maximum(self.lower[part], lower - self.slack[part])
+
+    def _hidden(self, part: Tensor) -> dict[int, Interval]:
+        return {k: (low[part], high[part]) for k, (low, high) in self.hidden.items()}
 
     def prove(self, lower: NDArray) -> None:
         """Add proved lower bounds of the exact network; rounding comes off here.
@@ -220,33 +235,19 @@ class Proof:
     def _branch(self, j: int, deadline: float) -> None:
         parts = np.flatnonzero(self.wanted[:, j])
         index = torch.as_tensor(parts)
-        hidden = self.hidden.items()
         found = branch_and_bound(
             self.network.output(j),
             self.region.take(index),
             start=torch.as_tensor(self.witness[parts, j]),
             deadline=deadline,
-            known={k: (low[index], high[index]) for k, (low, high) in hidden},
-            **self._stops(j, self.slack[parts, j].max()),
+            known=self._hidden(index),
+            **self.goal.stops(j, self.slack[parts, j].max()),
         )
         self.n_boxes += found.n_boxes
         proved = found.lower.numpy() - self.slack[parts, j]
         self.lower[parts, j] = np.maximum(self.lower[parts, j], proved)
         points = found.minimiser[:, None].expand(-1, self.network.n_outputs, -1)
         self._see(points, parts)
-
-    def _stops(self, j: int, slack: float) -> dict[str, float]:
-        """When the search of an output may end; what it bounds is not yet rounded."""
-        if self.goal.tolerance is not None:
-            target = self.goal.required[j] + slack if self.goal.to_bound else np.inf
-            gap = self.goal.tolerance * self.goal.scale[j]
-            return {"tolerance": gap, "target": target}
-        required = self.goal.required[j]
-        return {
-            "tolerance": _GAP * self.goal.scale[j] + slack / 4,
-            "target": required + slack,
-            "hopeless": required - slack,
-        }
 
     def _milp(self, j: int, deadline: float) -> None:
         limit = max(deadline - time.monotonic(), 0.1)

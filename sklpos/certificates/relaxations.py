@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,9 @@ class Lines(NamedTuple):
     upper_intercept: Tensor
 
 
+Family = Callable[[Tensor | None], Lines]
+
+
 class Relaxation(ABC):
     """An activation function, elementwise, and what can be proved of it.
 
@@ -46,15 +50,32 @@ class Relaxation(ABC):
         """Return the smallest and largest value over each interval."""
 
     @abstractmethod
-    def lines(self, low: Tensor, high: Tensor, mix: Tensor | None = None) -> Lines:
+    def family(self, low: Tensor, high: Tensor) -> Family:
+        """Return the lines below and above the function over each finite interval.
+
+        Parameters
+        ----------
+        low, high : Tensor of shape (...)
+
+        Returns
+        -------
+        callable
+            Of `mix`, a tensor that can be broadcast with the intervals: from 0 to 1,
+            which slope is taken where there is a choice. None takes the usual one.
+        """
+
+    def usual_mix(self, low: Tensor, high: Tensor) -> Tensor:
+        """Return the mix that None stands for in `family`."""
+        return torch.full_like(low, 0.5)
+
+    def lines(self, low: Tensor, high: Tensor) -> Lines:
         """Return a line below and one above the function over each finite interval.
 
         Parameters
         ----------
         low, high : Tensor of shape (...)
-        mix : Tensor, optional
-            In [0, 1], which of the admissible lines; ignored where there is one.
         """
+        return self.family(low, high)(None)
 
     @abstractmethod
     def steepness(self, low: Tensor, high: Tensor) -> Tensor:
@@ -92,19 +113,26 @@ class OneKink(Relaxation):
         lowest = low if self.negative_slope >= 0 else origin
         return self(lowest), torch.maximum(self(low), self(high))
 
-    def lines(self, low: Tensor, high: Tensor, mix: Tensor | None = None) -> Lines:  # noqa: D102
+    def usual_mix(self, low: Tensor, high: Tensor) -> Tensor:  # noqa: D102
+        return (high > -low).to(low)
+
+    def family(self, low: Tensor, high: Tensor) -> Family:  # noqa: D102
         a = self.negative_slope
         crossing = (low < 0) & (high > 0)
         fixed = torch.where(low >= 0, torch.ones_like(low), a)
         width = torch.where(crossing, high - low, 1.0)
         chord = torch.where(crossing, (high - a * low) / width, fixed)
         offset = torch.where(crossing, a * low - chord * low, 0.0)
-        free = (high > -low).to(low) if mix is None else mix
-        ray = torch.where(crossing, a + free * (1 - a), fixed)
-        zero = torch.zeros_like(ray)
-        if a <= 1:  # convex
-            return Lines(ray, zero, chord, offset)
-        return Lines(chord, offset, ray, zero)
+        usual, zero = self.usual_mix(low, high), torch.zeros_like(low)
+
+        def lines(mix: Tensor | None) -> Lines:
+            slope = a + (usual if mix is None else mix) * (1 - a)
+            ray = torch.where(crossing, slope, fixed)
+            if a <= 1:  # convex
+                return Lines(ray, zero, chord, offset)
+            return Lines(chord, offset, ray, zero)
+
+        return lines
 
     def steepness(self, low: Tensor, high: Tensor) -> Tensor:  # noqa: D102
         return torch.full_like(low, max(1.0, abs(self.negative_slope)))
@@ -174,12 +202,16 @@ class Smooth(Relaxation):
             torch.where(finite, highest, unknown),
         )
 
-    def lines(self, low: Tensor, high: Tensor, mix: Tensor | None = None) -> Lines:  # noqa: D102
+    def family(self, low: Tensor, high: Tensor) -> Family:  # noqa: D102
         x, y, error = self._grid(low, high)
-        middle = (low + high)[..., None] / 2
-        below = _supporting_line(x, y, error, middle)
-        above = _supporting_line(x, -y, error, middle)
-        return Lines(*below, -above[0], -above[1])
+        slopes, opposite = _Slopes(x, y), _Slopes(x, -y)
+
+        def lines(mix: Tensor | None) -> Lines:
+            below = _supporting_line(x, y, error, slopes(mix))
+            above = _supporting_line(x, -y, error, opposite(mix))
+            return Lines(*below, -above[0], -above[1])
+
+        return lines
 
     def steepness(self, low: Tensor, high: Tensor) -> Tensor:  # noqa: D102
         x, y, _ = self._grid(low, high)
@@ -224,12 +256,36 @@ def _slope(run: Tensor, rise: Tensor) -> Tensor:
     return torch.where(short, 0.0, rise / torch.where(short, 1.0, run))
 
 
-def _supporting_line(x, y, error, middle) -> tuple[Tensor, Tensor]:
+def _supporting_line(x, y, error, slope) -> tuple[Tensor, Tensor]:
     """Slope and intercept of a line below a function known on a grid."""
-    slope = _envelope_slope(x, y, middle)
     rest = y - slope * x
     intercept = torch.minimum(rest[..., 1:], rest[..., :-1]) - error
     return slope.squeeze(-1), intercept.amin(-1)
+
+
+class _Slopes:
+    """Slopes of the lower convex envelope of a function known on a grid.
+
+    From that at the left end (mix 0) by that over the middle (1/2) to that at the right
+    end (1), the last and the first of which are looked for when they are needed.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor):
+        self.x, self.y = x, y
+        self.middle = _envelope_slope(x, y, (x[..., :1] + x[..., -1:]) / 2)
+
+    @cached_property
+    def _fall_and_rise(self) -> tuple[Tensor, Tensor]:
+        ends = self.x[..., :1], self.x[..., -1:]
+        return tuple(_envelope_slope(self.x, self.y, end) - self.middle for end in ends)
+
+    def __call__(self, mix: Tensor | None) -> Tensor:
+        if mix is None:
+            return self.middle
+        fall, rise = self._fall_and_rise
+        right = 2 * mix[..., None] - 1
+        # not abs(), which has no gradient at 0
+        return self.middle + right.clamp(min=0) * rise + (-right).clamp(min=0) * fall
 
 
 def _envelope_slope(x: Tensor, y: Tensor, middle: Tensor) -> Tensor:

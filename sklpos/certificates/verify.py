@@ -17,7 +17,7 @@ from sklpos.certificates.layers import Network, read_network
 from sklpos.certificates.proof import Predict, Proof
 from sklpos.modules import BoundedOutput
 
-METHODS = ("auto", "interval", "crown", "branch_and_bound", "milp")
+METHODS = ("auto", "interval", "crown", "alpha_crown", "branch_and_bound", "milp")
 
 
 def certify_module(
@@ -36,7 +36,9 @@ def certify_module(
     `method` "auto" takes interval bounds, CROWN, projected gradient descent to find a
     counterexample, and then, where still undecided, branch and bound; integer
     programming (see `milp_minimum`) on networks of ReLU alone with more than 8
-    features. The other methods stop at their own step.
+    features. The other methods stop at their own step. Before the complete methods,
+    "alpha_crown" saved less time than it took, so it is a method of its own: tighter
+    than CROWN, in a time that is known beforehand.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ def certify_module(
         Unit of y; ``-inf`` leaves an output free.
     scale : float or array-like of shape (n_outputs,), default=1.0
         Size of the outputs, such as the standard deviation of y.
-    method : {"auto", "interval", "crown", "branch_and_bound", "milp"}
+    method : {"auto", "interval", "crown", "alpha_crown", "branch_and_bound", "milp"}
     time_limit : float, default=60.0
         Seconds. What is proved by then is reported.
     tolerance : float, optional
