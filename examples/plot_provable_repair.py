@@ -145,19 +145,19 @@ for title, problem in problems.items():
 # ten features almost all of the box is beyond them.
 #
 # The shift for a risk of 5 % is smaller, and promises less: with a confidence of 95 %,
-# at most 5 % of the population are below zero. The fewer rows in the holdout, the larger
-# it is. The holdout has proved that promise; to prove it once more from the fresh rows
-# can fail, and does so for the rain.
+# at most 5 % of the population are below zero. The fewer rows the holdout has, the
+# larger it is. The holdout has proved that promise; to prove it once more from the
+# fresh rows can fail, and does so for the rain.
 #
 # What it does not show: rows outside hull and box, where nothing is promised; and wide
-# nets, for which the search for the nearest head ends at its time limit. They are proved
-# all the same, with a head that is farther away.
+# nets, for which the search for the nearest head ends at its time limit. These are
+# proved all the same, with a head that is farther away.
 
 # %%
 # Look at it
 # ----------
-# Left, where each fresh row goes: the shift lifts all alike, the nearest head lifts what
-# is low and lets the rest fall a little, to keep the mean. Right, what that costs.
+# Left, where each fresh row goes: the shift lifts all alike, the nearest head lifts
+# what is low and lets the rest fall a little, to keep the mean. Right, what that costs.
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "0.6"  # told apart by all kinds of sight
 colors = {"head": BLUE, "bias": ORANGE, "as trained": GREY}
