@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
-LONG = ("plot_search_strategies.py", "plot_thread_question.py")  # more than 30 s
+# more than 15 s
+LONG = ("certificate", "provable_repair", "search_strategies", "thread_question")
 
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```\n", re.M | re.S)
 QUOTE = re.compile(r"<!-- printed by (\S+) -->\n```text\n(.*?)^```\n", re.M | re.S)
@@ -85,7 +86,7 @@ def test_code_of_a_page_prints_what_the_page_says(page, tmp_path):
 
 
 def slow_if_long(path):
-    marks = [pytest.mark.slow] if path.name in LONG else []
+    marks = [pytest.mark.slow] if path.stem.removeprefix("plot_") in LONG else []
     return pytest.param(path, id=path.name, marks=marks)
 
 
