@@ -12,7 +12,6 @@ from skorch.helper import predefined_split
 from skorch.utils import noop
 from torch import nn
 
-from sklpos.data import RowDataset
 from sklpos.heads import check_output, find_head, trace
 from sklpos.modules import make_module
 from sklpos.net import ConstrainedNet
@@ -76,7 +75,7 @@ def new_net(estimator, data: TrainingData, seed: int) -> tuple:
     _start_head(estimator.module, module, head, targets, strategy, bound)
     module = strategy.wrap(module, head, X=example, lower_bound=bound)
     rows = split_rows(estimator, data, targets, dtype, seed)
-    set_up_strategy(strategy, rows.train, targets, estimator.alpha)
+    set_up_strategy(strategy, rows, targets, estimator.alpha)
     net = ConstrainedNet(
         module,
         strategy=strategy,
@@ -132,9 +131,10 @@ def continue_net(estimator, net: ConstrainedNet, data: TrainingData, same_rows: 
     dtype = next(net.module_.parameters()).dtype
     rows = split_rows(estimator, data, net.targets, dtype, net.seed)
     if changed or not same_rows:
+        set_up_strategy(strategy, rows, net.targets, estimator.alpha)
+        strategy.take_over(net.strategy_)
         net.strategy = net.strategy_ = strategy
         net.alpha = estimator.alpha
-        set_up_strategy(strategy, rows.train, net.targets, estimator.alpha)
         net.renew_constraint()
     _apply_live_params(estimator, net)
     return rows
@@ -186,12 +186,13 @@ def check_built_in_params(estimator, built_in: dict) -> None:
             )
 
 
-def set_up_strategy(strategy, rows: RowDataset, targets, alpha: float) -> None:
+def set_up_strategy(strategy, rows: TrainingRows, targets, alpha: float) -> None:
     """Allocate a strategy's tensors for the rows and the bounded outputs."""
+    y = rows.train.y
     bounded = torch.as_tensor(targets.bounded)
-    bound = torch.as_tensor(targets.bound[targets.bounded], dtype=rows.y.dtype)
+    bound = torch.as_tensor(targets.bound[targets.bounded], dtype=y.dtype)
     strategy.see_inputs(rows.X)
-    strategy.setup(rows.y[:, bounded], lower_bound=bound, alpha=alpha)
+    strategy.setup(y[:, bounded], lower_bound=bound, alpha=alpha)
 
 
 def _new_module(estimator, example, n_outputs: int, seed: int) -> nn.Module:

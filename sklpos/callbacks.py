@@ -30,7 +30,7 @@ class MultiplierAscent(Callback):
     Attributes
     ----------
     infeasible_rows_ : list of int
-        Rows (of the training set) for which no head was found; their ascent stopped.
+        Rows (of the training set) for which no head was found; all ascent stopped.
 
     Examples
     --------
@@ -61,7 +61,7 @@ class MultiplierAscent(Callback):
         violation : torch.Tensor of shape (batch, n_bounded)
             Detached, scaled units.
         index : torch.Tensor of shape (batch,)
-            Row numbers in the training set.
+            Row numbers in the training set; those of domains are negative.
         """
         if violation.numel() == 0:
             return
@@ -91,7 +91,8 @@ class MultiplierAscent(Callback):
         multiplier = getattr(net.constraint_, "multiplier", None)
         if multiplier is None or not net.may_be_infeasible:
             return
-        look = (multiplier.abs().cpu().double().numpy(), largest)
+        own = multiplier[: len(data)]  # those of domains come last
+        look = (own.abs().cpu().double().numpy(), largest)
         self.looks_ = [*self.looks_[-2:], look]
         rows = _infeasible_rows(net, data, _growing(self.looks_))
         if rows:

@@ -19,12 +19,14 @@ _ROWS = 4096  # a pass, so that memory does not grow with the data
 class KKTResiduals:
     """Residuals of the optimality conditions of the training state, in scaled units.
 
+    A strategy's domains count as further rows, each with a mean of its own.
+
     Attributes
     ----------
     stationarity : float
         Norm of the gradient of ``mean(loss + lambda * g)`` over all weights.
     max_violation : float
-        Largest ``g`` on the training rows, at least 0.
+        Largest ``g`` on the training rows (and domains), at least 0.
     min_multiplier : float
         Smallest multiplier, at most 0; negative entries occur with slack only.
     complementarity : float
@@ -73,15 +75,21 @@ def evaluate_training_state(net, rows):
         )
     if net.strategy_.estimates_multipliers:
         multiplier = torch.as_tensor(_least_squares_multipliers(net, rows, violation))
-    gradient = _lagrangian_gradient(net, rows, multiplier)
-    products = (violation * multiplier.to(violation)).abs()
-    kkt = KKTResiduals(
-        stationarity=float(gradient),
+    kkt = _residuals(net, rows, violation, multiplier.to(violation))
+    return multiplier.cpu().double().numpy(), objective, kkt
+
+
+def _residuals(net, rows, violation, multiplier) -> KKTResiduals:
+    stationarity = _lagrangian_gradient(net, rows, multiplier)
+    if domains := net.domain_violation():
+        violation = torch.cat([violation, domains[0].detach()])
+        multiplier = torch.cat([multiplier, net.strategy_.multipliers(*domains)])
+    return KKTResiduals(
+        stationarity=stationarity,
         max_violation=_extreme(violation, max),
         min_multiplier=_extreme(multiplier, min),
-        complementarity=_extreme(products, max),
+        complementarity=_extreme((violation * multiplier).abs(), max),
     )
-    return multiplier.cpu().double().numpy(), objective, kkt
 
 
 def _extreme(values: torch.Tensor, which) -> float:
@@ -107,21 +115,26 @@ def _pass(net, rows):
 def _lagrangian_gradient(net, rows, multiplier: torch.Tensor) -> float:
     weights = [p for p in net.module_.parameters() if p.requires_grad]
     total = [torch.zeros_like(weight) for weight in weights]
+    for part in _lagrangian(net, rows, multiplier):
+        gradient = torch.autograd.grad(part, weights, allow_unused=True)
+        for sum_, own in zip(total, gradient, strict=True):
+            if own is not None:
+                sum_ += own
+    return float(torch.sqrt(sum((part.cpu().double() ** 2).sum() for part in total)))
+
+
+def _lagrangian(net, rows, multiplier: torch.Tensor):
+    """Yield the parts of ``mean(loss + lambda * g)``: the batches, then the domains."""
     for batch in BatchLoader(rows, _ROWS):
         y_pred = net.infer(batch[0])
         violation = net.violation(y_pred)
-        own = multiplier[batch.index.to(multiplier.device)].to(violation)
+        own = multiplier[batch.index.to(multiplier.device)]
         term = (batch.weight.to(violation.device) * own * violation).sum()
-        share = len(y_pred) / len(rows)
         loss = net.objective(y_pred, batch[1], batch.weight) + term / y_pred.numel()
-        for sum_, part in zip(
-            total,
-            torch.autograd.grad(share * loss, weights, allow_unused=True),
-            strict=True,
-        ):
-            if part is not None:
-                sum_ += part
-    return float(torch.sqrt(sum((part.cpu().double() ** 2).sum() for part in total)))
+        yield loss * len(y_pred) / len(rows)
+    if domains := net.domain_violation():
+        own = net.strategy_.multipliers(*domains)
+        yield (own * domains[0]).sum() / len(net.targets.bound)
 
 
 def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarray:

@@ -26,7 +26,8 @@ class ConstrainedNet(NeuralNetRegressor):
 
     Works in scaled units. Between the forward pass and the loss it calls
     ``on_violation(net, violation, index)`` on every callback that has it, once per
-    batch: the dual step comes before the step on the weights.
+    batch: the dual step comes before the step on the weights. A strategy's domains
+    are further rows of it, with negative numbers.
 
     Parameters
     ----------
@@ -222,6 +223,21 @@ class ConstrainedNet(NeuralNetRegressor):
             y_pred = y_pred[:, torch.as_tensor(bounded, device=y_pred.device)]
         return bound.to(y_pred.device) - y_pred
 
+    def domain_violation(self) -> tuple[Tensor, Tensor] | None:
+        """Return the violation over the strategy's domains, and their row numbers.
+
+        Returns
+        -------
+        violation : torch.Tensor of shape (n_domains, n_bounded)
+            In scaled units, differentiable in the weights.
+        index : torch.Tensor of shape (n_domains,)
+            -1, -2, ...: the last rows of the strategy's tensors.
+        """
+        lowest = self.strategy_.lowest_outputs(self.plain_module_)
+        if lowest is None:
+            return None
+        return self.violation(lowest), -1 - torch.arange(len(lowest)).to(lowest.device)
+
     def objective(self, y_pred: Tensor, y_true: Tensor, weight: Tensor) -> Tensor:
         """Return the weighted mean loss over rows and outputs."""
         loss = self.criterion_(y_pred, to_tensor(y_true, device=self.device))
@@ -257,12 +273,8 @@ class ConstrainedNet(NeuralNetRegressor):
         self._set_training(True)
         y_pred = self.infer(batch[0], **fit_params)
         violation = self.violation(y_pred)
-        index = to_tensor(batch.index, device=self.device)
-        self._notify_violation(violation.detach(), index)
+        constraint = self._constraint(batch, violation) / y_pred.numel()
         objective = self.objective(y_pred, batch[1], batch.weight)
-        weight = to_tensor(batch.weight, device=self.device)
-        term = weight * self.strategy_.penalty(violation, index)
-        constraint = term.sum() / y_pred.numel()
         loss = objective + constraint
         loss.backward()
         return {
@@ -272,6 +284,21 @@ class ConstrainedNet(NeuralNetRegressor):
             "objective": objective.detach(),
             "constraint": constraint.detach(),
         }
+
+    def _constraint(self, batch: Batch, violation: Tensor) -> Tensor:
+        """Sum the strategy's term over rows and domains, after the dual step.
+
+        A domain weighs as much as all rows of the batch.
+        """
+        index = to_tensor(batch.index, device=self.device)
+        weight = to_tensor(batch.weight, device=self.device)
+        if domains := self.domain_violation():
+            violation = torch.cat([violation, domains[0]])
+            index = torch.cat([index, domains[1]])
+            whole = weight.new_full((len(domains[1]), 1), len(weight))
+            weight = torch.cat([weight, whole])
+        self._notify_violation(violation.detach(), index)
+        return (weight * self.strategy_.penalty(violation, index)).sum()
 
     def validation_step(self, batch: Batch, **fit_params):
         """Return the weighted mean loss; validation rows have no multipliers."""

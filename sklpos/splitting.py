@@ -30,6 +30,13 @@ class TrainingRows:
     valid: RowDataset | None
     index: np.ndarray
 
+    @property
+    def X(self) -> torch.Tensor:
+        """Inputs of all rows, also of those held out."""
+        if self.valid is None:
+            return self.train.X
+        return torch.cat([self.train.X, self.valid.X])
+
 
 def split_rows(
     estimator, data: TrainingData, targets: TargetScale, dtype: torch.dtype, seed: int

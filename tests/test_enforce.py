@@ -27,6 +27,12 @@ def make_model(outputs=1, **params):
     return model.fit(X, y if outputs > 1 else y.ravel())
 
 
+@pytest.fixture(scope="module")
+def model():
+    """For tests that leave it as it is."""
+    return make_model()
+
+
 def inside(domain, X, low, high, n=4000, seed=1):
     """Points of a domain: its corners, its border, and random ones."""
     rng = np.random.default_rng(seed)
@@ -308,8 +314,7 @@ def test_the_shifted_risk_is_controlled_in_the_population():
         ({"X": np.empty((0, 2)), "method": "bias"}, "minimum of 1 is required"),
     ],
 )
-def test_bad_requests_are_refused_and_nothing_is_lost(request_, message):
-    model = make_model()
+def test_bad_requests_are_refused_and_nothing_is_lost(request_, message, model):
     X, _ = make_data()
     before, repair = model.predict(X), model.repair_
     with pytest.raises(ValueError, match=message):

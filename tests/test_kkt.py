@@ -1,12 +1,21 @@
 """Every strategy that claims it reaches the exact primal and dual solution."""
 
+from itertools import product
+
+import numpy as np
 import problems
 import pytest
 import torch
+from scipy.optimize import minimize
 from skorch.callbacks import LRScheduler
 
 from sklpos import STRATEGIES, PositiveOutputRegressor
-from sklpos.strategies import AugmentedLagrangian, Lagrangian, SlackMultipliers
+from sklpos.strategies import (
+    AugmentedLagrangian,
+    Certified,
+    Lagrangian,
+    SlackMultipliers,
+)
 
 
 def decaying(optimizer, lr, end, epochs):
@@ -83,6 +92,61 @@ def test_random_dense_problem_is_solved_primal_and_dual(name, seed):
     model = fit(problem, **{"strategy": name, **settings})
     relative = 1e-3 if name == "exact_penalty" else 1e-4
     assert_optimal(model, problem, objective=relative, prediction=1e-2, multiplier=2e-2)
+
+
+def solve_over_corners(problem):
+    """Minimise the squared error over lines that are >= 0 in all corners of the box."""
+    ones, corners = (
+        np.ones((len(problem.X), 1)),
+        [*zip(*bounds_of(problem), strict=True)],
+    )
+    design = np.hstack([problem.X, ones])
+    cuts = np.array([[*corner, 1.0] for corner in product(*corners)])
+    solution = minimize(
+        lambda v: ((design @ v - problem.y) ** 2).mean(),
+        np.append(np.zeros(problem.X.shape[1]), 1.0),
+        jac=lambda v: 2 * design.T @ (design @ v - problem.y) / len(design),
+        constraints={"type": "ineq", "fun": lambda v: cuts @ v, "jac": lambda v: cuts},
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 500},
+    )
+    assert solution.success
+    return design @ solution.x, solution.fun
+
+
+def bounds_of(problem):
+    return problem.X.min(axis=0), problem.X.max(axis=0)
+
+
+CONVEX = [
+    problems.line(),
+    problems.constant(),
+    pytest.param(problems.random_dense(0), marks=pytest.mark.slow),
+]
+# The best weights are 0, where the bound has kinks: steps that decay to nothing.
+CORNERED = decaying(torch.optim.SGD, 0.02, 1e-3, 2000)
+
+
+@pytest.mark.parametrize("problem", CONVEX, ids=str)
+def test_certified_linear_model_is_the_best_of_those_positive_over_the_box(problem):
+    """Over a box the interval bound of a linear model is exact, and concave.
+
+    The head's bias has slope 1 in it, so all multipliers, those of the rows in the
+    mean convention, sum up to the mean slope of the loss.
+    """
+    settings = CORNERED if len(problem.X) > 4 else DEFAULT
+    model = fit(problem, strategy=Certified(safety=0.0, dual_lr=0.5), **settings)
+    prediction, objective = solve_over_corners(problem)
+    reached = model.predict(problem.X)
+    scale = model.net_.targets.scale[0]
+    assert ((reached - problem.y) ** 2).mean() == pytest.approx(objective, rel=1e-3)
+    assert reached == pytest.approx(prediction, abs=1e-2 * scale)
+    low, high = bounds_of(problem)
+    lowest = model.output_bounds(low[None], high[None])[0].item()
+    assert lowest == pytest.approx(0, abs=1e-3 * scale)
+    domain = scale * model.strategy_.state_.multiplier[-1].item()
+    total = model.multipliers_.mean() + domain
+    assert total == pytest.approx(2 * (prediction - problem.y).mean(), rel=2e-2)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 10.0])

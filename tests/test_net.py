@@ -16,6 +16,7 @@ from torch import nn
 
 from sklpos import PositiveOutputRegressor
 from sklpos.data import RowDataset
+from sklpos.diagnostics import evaluate_training_state
 from sklpos.net import ConstrainedNet, DivergenceError
 from sklpos.strategies import STRATEGIES, AugmentedLagrangian, QuadraticPenalty
 from sklpos.targets import TargetScale
@@ -563,3 +564,82 @@ def test_partial_of_a_criterion():
     huber = functools.partial(nn.HuberLoss, reduction="none", delta=0.5)
     by_name = regressor(criterion=nn.HuberLoss, criterion__delta=0.5).fit(X, y)
     assert_same_training(regressor(criterion=huber).fit(X, y), by_name)
+
+
+# Whole domains beside the rows
+
+
+class Corners(AugmentedLagrangian):
+    """Two points beyond the rows stand for two domains; the second output is free."""
+
+    points = torch.tensor([[3.0, -3.0, 0.0], [-2.0, 1.0, 4.0]], dtype=torch.float64)
+
+    def setup(self, y, *, lower_bound, alpha):
+        padded = torch.cat([y, y.new_zeros(2, y.shape[1])])
+        super().setup(padded, lower_bound=lower_bound, alpha=alpha)
+
+    def lowest_outputs(self, module):
+        return module(self.points)
+
+
+BOUND = [1.0, -np.inf]
+
+
+@pytest.mark.parametrize("batch_size", [8, 16, -1])
+def test_a_domain_counts_like_all_rows_whatever_the_batch(batch_size):
+    rows = make_rows(weight=np.arange(1.0, N + 1))
+    with_domains = make_net(rows, strategy=Corners(), lower_bound=BOUND)
+    without = make_net(rows, strategy=AugmentedLagrangian(), lower_bound=BOUND)
+    for net in (with_domains, without):
+        net.strategy_.state_.multiplier.fill_(0.25)
+        net.strategy_.dual_lr = 0.0
+        net.set_params(batch_size=batch_size)
+        net.partial_fit(rows, epochs=1)
+    difference = (
+        with_domains.history[-1]["constraint"] - without.history[-1]["constraint"]
+    )
+    module = with_domains.module_
+    g = 1.0 - module(Corners.points)[:, 0].detach().numpy()
+    term = (np.maximum(0.25 + 2 * g, 0) ** 2 - 0.25**2) / 4  # c = 2
+    assert difference == pytest.approx(term.sum() / 2)  # a mean over two outputs
+    for name in ("violation_rate", "max_violation", "mean_multiplier"):
+        assert with_domains.history[-1][name] == without.history[-1][name]
+
+
+def test_the_multipliers_of_domains_are_the_last_rows():
+    rows, seen = make_rows(), Rows()
+    net = make_net(rows, strategy=Corners(), lower_bound=BOUND, callbacks=[seen])
+    net.partial_fit(rows, epochs=2)
+    batches = [batch for epoch in seen.epochs_ for batch in epoch]
+    assert all(batch[-2:] == [-1, -2] for batch in batches)
+    steps = 0.2 * len(batches) * (1.0 - net.module_(Corners.points)[:, 0])
+    reached = net.strategy_.state_.multiplier[[-1, -2], 0]
+    assert (reached > 0).any()
+    torch.testing.assert_close(reached, torch.relu(steps.detach()))
+
+
+def test_kkt_residuals_include_the_domains():
+    """The gradient of the Lagrangian, by central differences of its formula."""
+    X, Y = make_data(n_outputs=2)
+    rows = make_rows()
+    net = make_net(rows, strategy=Corners(), lower_bound=BOUND)
+    multiplier = net.strategy_.state_.multiplier
+    multiplier.copy_(torch.linspace(0, 1, N + 2, dtype=torch.float64)[:, None])
+    weight, bias = (p.detach().numpy() for p in net.module_.parameters())
+
+    def lagrangian(theta):
+        w, b = theta[:6].reshape(2, 3), theta[6:]
+        lam = multiplier.numpy()[:, 0]
+        squares, g = (X @ w.T + b - Y) ** 2, 1.0 - (X @ w[0] + b[0])
+        domains = 1.0 - (Corners.points.numpy() @ w[0] + b[0])
+        own = lam[-1] * domains[0] + lam[-2] * domains[1]
+        return squares.mean() + (lam[:N] @ g) / (2 * N) + own / 2
+
+    theta = np.concatenate([weight.ravel(), bias])
+    steps = 1e-6 * np.eye(8)
+    slope = [(lagrangian(theta + h) - lagrangian(theta - h)) / 2e-6 for h in steps]
+    found, _, kkt = evaluate_training_state(net, rows)
+    assert found.shape == (N, 1)
+    assert kkt.stationarity == pytest.approx(np.linalg.norm(slope), rel=1e-6)
+    violation = 1.0 - net.module_(Corners.points)[:, 0].detach()
+    assert kkt.max_violation >= violation.max()

@@ -92,7 +92,7 @@ class Network:
         return f"Network({' -> '.join(parts)}, predicts in {dtype})"
 
 
-def read_network(module: nn.Module) -> Network:
+def read_network(module: nn.Module, *, differentiable: bool = False) -> Network:
     """Read a module as a chain of layers.
 
     Understood are ``nn.Linear``; ``nn.BatchNorm1d`` and dropout in eval mode;
@@ -103,27 +103,32 @@ def read_network(module: nn.Module) -> Network:
     Parameters
     ----------
     module : nn.Module
-        In eval mode; ends in an affine layer.
+        In eval mode.
+    differentiable : bool, default=False
+        Keep the module's own tensors, dtype and device, for bounds to train with. It
+        may then be in training mode, and is read as it predicts.
 
     Returns
     -------
     Network
+        Ends in an affine layer.
 
     Raises
     ------
     ValueError
         If a layer is not understood, by its name.
     """
-    layers = [layer for part in _flat(module, "") for layer in _read(*part)]
+    parts = list(_flat(module, ""))
+    check, take = (_no_weights, _keep) if differentiable else (_eval_mode, _exact)
+    layers = [layer for part in parts for layer in _read(*part, take)]
+    check(parts)
     affine = [layer for layer in layers if isinstance(layer, Affine)]
     if not affine or not isinstance(layers[0], Affine):
         raise ValueError("the module must begin with nn.Linear to be certified.")
     if not isinstance(layers[-1], Affine):
-        layers.append(_unit(len(affine[-1].bias)))
-    if not all(torch.isfinite(layer.weight).all() for layer in affine) or not all(
-        torch.isfinite(layer.bias).all() for layer in affine
-    ):
-        raise ValueError("the module has parameters that are NaN or infinite.")
+        layers.append(_unit(affine[-1].bias))
+    if not differentiable:
+        _check_finite(affine)
     return Network(
         tuple(layers),
         n_features=affine[0].weight.shape[1],
@@ -164,12 +169,37 @@ def _flat(module: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
         yield module, name
 
 
-def _read(layer: nn.Module, name: str) -> list[Affine | Relaxation]:
-    if type(layer) in (nn.Identity, *_DROPOUTS):
-        return [] if type(layer) is nn.Identity else _nothing_in_eval(layer, name)
+def _keep(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().double()
+
+
+def _eval_mode(parts) -> None:
+    for layer, name in parts:
+        if layer.training and type(layer) in (nn.BatchNorm1d, *_DROPOUTS):
+            raise _refusal(layer, name, "is in training mode; call eval() first")
+
+
+def _no_weights(parts) -> None:
+    """Refuse activations with weights, to which no gradient would flow."""
+    for layer, name in parts:
+        if type(layer) not in _READERS and any(True for _ in layer.parameters()):
+            raise _refusal(layer, name, "has weights, which cannot be trained with")
+
+
+def _check_finite(layers: list[Affine]) -> None:
+    for layer in layers:
+        if not (layer.weight.isfinite().all() and layer.bias.isfinite().all()):
+            raise ValueError("the module has parameters that are NaN or infinite.")
+
+
+def _read(layer: nn.Module, name: str, take) -> list[Affine | Relaxation]:
     reader = _READERS.get(type(layer))
     if reader is not None:
-        return reader(layer, name)
+        return reader(layer, name, take)
     relaxation = find_relaxation(layer)
     if relaxation is None:
         raise _refusal(layer, name, "is not understood")
@@ -185,44 +215,43 @@ def _refusal(layer, name, reason) -> ValueError:
     )
 
 
-def _nothing_in_eval(layer, name) -> list:
-    if layer.training:
-        raise _refusal(layer, name, "is in training mode; call eval() first")
+def _nothing(layer: nn.Module, name: str, take) -> list:
     return []
 
 
-def _linear(layer: nn.Linear, name: str) -> list[Affine]:
-    weight = layer.weight.detach().cpu().double()
-    bias = torch.zeros(len(weight), dtype=torch.float64)
-    if layer.bias is not None:
-        bias = layer.bias.detach().cpu().double()
+def _linear(layer: nn.Linear, name: str, take) -> list[Affine]:
+    weight = take(layer.weight)
+    bias = weight.new_zeros(len(weight)) if layer.bias is None else take(layer.bias)
     return [Affine(weight, bias, bias.abs(), layer.in_features + 1)]
 
 
-def _batch_norm(layer: nn.BatchNorm1d, name: str) -> list[Affine]:
-    _nothing_in_eval(layer, name)
+def _batch_norm(layer: nn.BatchNorm1d, name: str, take) -> list[Affine]:
     if layer.running_mean is None:
         raise _refusal(layer, name, "keeps no running statistics")
-    mean, variance = layer.running_mean.double(), layer.running_var.double()
-    scale = (variance + layer.eps).rsqrt().cpu()
+    scale = (take(layer.running_var) + layer.eps).rsqrt()
     shift = torch.zeros_like(scale)
     if layer.affine:
-        scale = scale * layer.weight.detach().cpu().double()
-        shift = layer.bias.detach().cpu().double()
-    offset = mean.cpu() * scale
+        scale, shift = scale * take(layer.weight), take(layer.bias)
+    offset = take(layer.running_mean) * scale
     size = shift.abs() + offset.abs()
     return [Affine(torch.diag(scale), shift - offset, size, _NORM_TERMS)]
 
 
-def _flatten(layer: nn.Flatten, name: str) -> list:
+def _flatten(layer: nn.Flatten, name: str, take) -> list:
     if (layer.start_dim, layer.end_dim) not in ((1, -1), (1, 1)):
         raise _refusal(layer, name, "does more than flatten rows")
     return []
 
 
-def _unit(width: int) -> Affine:
-    zero = torch.zeros(width, dtype=torch.float64)
-    return Affine(torch.eye(width, dtype=torch.float64), zero, zero, 0)
+def _unit(like: Tensor) -> Affine:
+    zero = torch.zeros_like(like)
+    return Affine(torch.diag(zero + 1), zero, zero, 0)
 
 
-_READERS = {nn.Linear: _linear, nn.BatchNorm1d: _batch_norm, nn.Flatten: _flatten}
+_READERS = {
+    nn.Linear: _linear,
+    nn.BatchNorm1d: _batch_norm,
+    nn.Flatten: _flatten,
+    nn.Identity: _nothing,
+    **dict.fromkeys(_DROPOUTS, _nothing),
+}

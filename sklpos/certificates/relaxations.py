@@ -187,9 +187,10 @@ class Smooth(Relaxation):
     def image(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         if self.turning is None:
             return self._image_by_grid(low, high)
-        low = low.clamp(min=_REMOTE)
-        lowest = low.clamp(min=self.turning).minimum(high.clamp(min=_REMOTE))
-        return self(lowest), torch.maximum(self(low), self(high.clamp(min=_REMOTE)))
+        remote = max(_REMOTE, torch.finfo(low.dtype).min)
+        low, high = low.clamp(min=remote), high.clamp(min=remote)
+        lowest = low.clamp(min=self.turning).minimum(high)
+        return self(lowest), torch.maximum(self(low), self(high))
 
     def _image_by_grid(self, low, high):
         _, y, error = self._grid(low, high)

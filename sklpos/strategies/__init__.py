@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sklpos.strategies.architecture import Activation, NonnegativeWeights
 from sklpos.strategies.base import ConstraintStrategy, StrategyState
+from sklpos.strategies.certified import Certified
 from sklpos.strategies.lagrangian import AugmentedLagrangian, Lagrangian
 from sklpos.strategies.penalties import ExactPenalty, QuadraticPenalty, Unconstrained
 from sklpos.strategies.slack import SlackMultipliers
@@ -16,6 +17,7 @@ STRATEGIES: dict[str, type[ConstraintStrategy]] = {
     "slack": SlackMultipliers,
     "lagrangian": Lagrangian,
     "augmented_lagrangian": AugmentedLagrangian,
+    "certified": Certified,
     "nonnegative_weights": NonnegativeWeights,
     "activation": Activation,
 }
@@ -24,6 +26,7 @@ __all__ = [
     "STRATEGIES",
     "Activation",
     "AugmentedLagrangian",
+    "Certified",
     "ConstraintStrategy",
     "ExactPenalty",
     "Lagrangian",

@@ -57,6 +57,9 @@ class ConstraintStrategy(BaseEstimator, ABC):
 
     with the sample weights in the mean. A strategy supplies the term, moves its own
     multipliers in `dual_step`, and may change the module in `wrap` and `finalize`.
+    One that looks at whole domains too (`lowest_outputs`) has their violation beside
+    that of the rows: ``+ mean_j penalty(g_domain, index)_j`` for each domain, with the
+    row numbers -1, -2, ...: the last rows of its tensors.
 
     Hyper-parameters go into ``__init__``; every tensor goes into ``state_``, which
     `setup` allocates.
@@ -70,8 +73,8 @@ class ConstraintStrategy(BaseEstimator, ABC):
     -----
     ``guarantee`` says what holds after training, before any repair: ``"none"`` (a
     soft strategy), ``"training"`` (the optimiser's limit on a convex problem is
-    feasible on the training rows), ``"domain"`` or ``"everywhere"`` (by
-    construction, for every finite input).
+    feasible on the training rows), ``"domain"`` (and on every input of a domain) or
+    ``"everywhere"`` (by construction, for every finite input).
     """
 
     guarantee: ClassVar[str]
@@ -128,11 +131,12 @@ class ConstraintStrategy(BaseEstimator, ABC):
         return torch.zeros_like(lower_bound)
 
     def see_inputs(self, X: Tensor) -> None:
-        """Look at the training inputs, before each `setup`; default: do not.
+        """Look at all inputs, before each `setup`; default: do not.
 
         Parameters
         ----------
         X : torch.Tensor of shape (n_samples, n_features)
+            Of training rows and of those held out for early stopping.
         """
 
     def setup(self, y: Tensor, *, lower_bound: Tensor, alpha: float) -> None:
@@ -148,6 +152,16 @@ class ConstraintStrategy(BaseEstimator, ABC):
             Weight of the penalty term.
         """
         self.state_ = StrategyState(alpha=y.new_tensor(alpha))
+
+    def take_over(self, previous: ConstraintStrategy) -> None:
+        """Keep what does not belong to the rows of an earlier call; default: nothing.
+
+        Parameters
+        ----------
+        previous : ConstraintStrategy
+            Trained so far by `partial_fit` or a warm start; this one, set up for new
+            rows or other parameters, goes on in its place.
+        """
 
     @abstractmethod
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
@@ -174,8 +188,23 @@ class ConstraintStrategy(BaseEstimator, ABC):
         violation : torch.Tensor of shape (batch, n_bounded)
             Detached.
         index : torch.Tensor of shape (batch,)
-            Row numbers in the training set.
+            Row numbers in the training set; those of domains are negative.
         """
+
+    def lowest_outputs(self, module: nn.Module) -> Tensor | None:
+        """Return lower bounds of the outputs over whole domains; default: none to obey.
+
+        Parameters
+        ----------
+        module : nn.Module
+            The net as it is, in scaled units.
+
+        Returns
+        -------
+        torch.Tensor of shape (n_domains, n_outputs) or None
+            Differentiable in the weights.
+        """
+        return None
 
     def on_epoch_end(self, max_violation: float) -> None:
         """Adapt the schedule; default: nothing.
@@ -183,7 +212,8 @@ class ConstraintStrategy(BaseEstimator, ABC):
         Parameters
         ----------
         max_violation : float
-            Largest violation over the batches of the epoch, in scaled units.
+            Largest violation over the batches of the epoch, in scaled units; that of
+            domains counts too.
         """
 
     def multipliers(self, violation: Tensor, index: Tensor) -> Tensor:

@@ -120,15 +120,18 @@ class AugmentedLagrangian(Lagrangian):
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return ``lambda a + c a**2 / 2`` with ``a = max(g, -lambda / c)``."""
-        multiplier, curvature = self.state_.multiplier[index], 2 * self.state_.alpha
+        multiplier, curvature = self.state_.multiplier[index], self._curvature(index)
         tiny = torch.finfo(violation.dtype).tiny  # c -> 0 gives lambda * g
         reach = torch.maximum(violation, -multiplier / curvature.clamp(min=tiny))
         return multiplier * reach + curvature * reach**2 / 2
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend by a fraction of c, on the rows of the batch."""
-        self._ascend(violation, index, self.dual_lr * 2 * self.state_.alpha)
+        self._ascend(violation, index, self.dual_lr * self._curvature(index))
 
     def on_epoch_end(self, max_violation: float) -> None:
         """Double c while the bound is violated and no progress is made."""
         double_alpha_if_stalled(self.state_, max_violation, self.tolerance)
+
+    def _curvature(self, index: Tensor) -> Tensor:
+        return 2 * self.state_.alpha

@@ -1,0 +1,348 @@
+"""Certified training: the interval bound over a domain, driven like a row."""
+
+import copy
+import pickle
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from properties import assert_same_training_state
+from torch import nn
+
+from sklpos import PositiveOutputRegressor
+from sklpos.certificates.bounds import interval_bounds
+from sklpos.certificates.layers import read_network
+from sklpos.modules import MLP
+from sklpos.strategies import Certified
+
+SETTINGS = {
+    "strategy": Certified(warm_up=10),
+    "module__hidden_layer_sizes": (16,),
+    "lr": 0.01,
+    "max_epochs": 60,
+    "batch_size": 20,
+    "repair": None,
+    "random_state": 0,
+}
+
+
+def regressor(**params):
+    return PositiveOutputRegressor(**(SETTINGS | params))
+
+
+def corners(X, margin=0.0):
+    low, high = X.min(axis=0), X.max(axis=0)
+    wider = margin * (high - low)
+    return np.array([*product(*zip(low - wider, high + wider, strict=True))])
+
+
+def samples(X, n=5000, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(X.min(axis=0), X.max(axis=0), size=(n, X.shape[1]))
+
+
+def lowest(model):
+    """The bound of the fitted net over its whole domain, scaled units."""
+    return model.strategy_.lowest_outputs(model.net_.module_.eval()).detach().numpy()
+
+
+def scaled(model, X):
+    """Outputs of the training state."""
+    with torch.no_grad():
+        dtype = next(model.net_.module_.parameters()).dtype
+        return model.net_.module_.eval()(torch.as_tensor(X, dtype=dtype)).numpy()
+
+
+def domain_multiplier(model):
+    return model.strategy_.state_.multiplier[-1].numpy()
+
+
+# What training reaches
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_ends_with_the_box_proved(data, dtype):
+    model = regressor(dtype=dtype).fit(data.X, data.y)
+    assert model.certify(method="interval")
+    assert model.predict(samples(data.X)).min() >= 0
+    assert model.predict(corners(data.X)).min() >= 0
+    assert model.kkt_.max_violation == 0
+    plain = regressor(dtype=dtype, strategy="unconstrained").fit(data.X, data.y)
+    assert plain.predict(samples(data.X)).min() < 0
+    assert model.score(data.X, data.y) > 0.5
+
+
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "leaky_relu"])
+def test_other_activations(data, activation):
+    model = regressor(module__activation=activation).fit(data.X, data.y)
+    assert model.certify(method="interval")
+    assert model.predict(np.vstack([samples(data.X), corners(data.X)])).min() >= 0
+
+
+def test_margin_widens_the_box(data):
+    model = regressor(strategy=Certified(warm_up=10, margin=0.2)).fit(data.X, data.y)
+    assert model.certify(method="interval", margin=0.2)
+    assert model.predict(corners(data.X, 0.2)).min() >= 0
+
+
+def test_outputs_of_their_own_bounds_and_a_free_one(data):
+    Y = np.column_stack([data.y + 3, data.Y[:, 1], data.Y[:, 1] - 2])
+    model = regressor(lower_bound=[3.0, 0.0, -np.inf]).fit(data.X, Y)
+    everywhere = model.predict(np.vstack([samples(data.X), corners(data.X)]))
+    assert (everywhere[:, :2].min(axis=0) >= [3, 0]).all()
+    assert everywhere[:, 2].min() < -2
+    assert domain_multiplier(model).shape == (2,)
+    assert model.multipliers_.shape == Y.shape
+
+
+def test_hull(data):
+    model = regressor(strategy=Certified("hull", warm_up=10)).fit(data.X, data.y)
+    mixtures = np.random.default_rng(0).dirichlet(np.full(len(data.X), 0.1), 5000)
+    bound = lowest(model)
+    assert bound >= model.net_.targets.bound - 1e-2
+    assert (scaled(model, mixtures @ data.X) >= bound - 1e-9).all()
+    box = Certified()
+    box.see_inputs(torch.tensor(data.X))
+    box.setup(torch.zeros(40, 1), lower_bound=torch.zeros(1), alpha=1.0)
+    assert bound > box.lowest_outputs(model.net_.module_).item()
+
+
+def test_hull_of_a_linear_model_is_exact(data):
+    strategy = Certified("hull")
+    strategy.see_inputs(torch.tensor(data.X))
+    strategy.setup(torch.zeros(40, 1), lower_bound=torch.zeros(1), alpha=1.0)
+    module = nn.Linear(3, 1).double().eval()
+    expected = module(torch.tensor(data.X)).min()
+    torch.testing.assert_close(strategy.lowest_outputs(module)[0, 0], expected)
+
+
+def test_dropout_and_batch_norm_are_read_as_they_predict(data):
+    layers = [nn.Linear(3, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2)]
+    module = nn.Sequential(*layers, nn.Linear(16, 1))
+    params = SETTINGS | {"module": module, "max_epochs": 150}
+    del params["module__hidden_layer_sizes"]
+    model = PositiveOutputRegressor(**params).fit(data.X, data.y)
+    assert lowest(model) >= model.net_.targets.bound - 0.05
+    assert (scaled(model, samples(data.X)) >= lowest(model) - 1e-9).all()
+
+
+# The bound
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("activation", ["relu", "silu", "softplus", "sigmoid"])
+def test_differentiable_reading_gives_the_bound_of_the_exact_one(dtype, activation):
+    torch.manual_seed(0)
+    module = MLP(3, 2, (8, 8), activation, dropout=0.5).to(dtype)
+    network = read_network(module, differentiable=True)  # in training mode
+    low, high = -torch.ones(1, 3, dtype=dtype), torch.ones(1, 3, dtype=dtype)
+    found = interval_bounds(network, low, high)
+    exact = interval_bounds(read_network(module.eval()), low.double(), high.double())
+    for own, other in zip(found, exact, strict=True):
+        assert own.dtype == dtype
+        assert own.requires_grad
+        torch.testing.assert_close(own.double(), other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("domain", ["box", "hull"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "silu"])
+def test_gradient_of_the_bound(data, domain, activation):
+    """Against central differences, weight by weight."""
+    torch.manual_seed(0)
+    module = MLP(3, 1, (5,), activation).double().eval()
+    strategy = Certified(domain, margin=0.1)
+    strategy.see_inputs(torch.tensor(data.X))
+    strategy.setup(torch.zeros(40, 1), lower_bound=torch.zeros(1), alpha=1.0)
+    strategy.lowest_outputs(module).sum().backward()
+    for weight in module.parameters():
+        flat, slope = weight.data.view(-1), weight.grad.view(-1)
+        for k in range(len(flat)):
+            value, ends = flat[k].item(), []
+            for step in (1e-6, -1e-6):
+                flat[k] = value + step
+                ends.append(strategy.lowest_outputs(module).item())
+            flat[k] = value
+            assert slope[k].item() == pytest.approx(
+                (ends[0] - ends[1]) / 2e-6, rel=1e-5, abs=1e-6
+            )
+
+
+def test_warm_up_grows_the_domain_from_its_centre():
+    strategy = Certified(warm_up=4, safety=0.0)
+    strategy.see_inputs(torch.tensor([[0.0], [2.0], [8.0]]))
+    strategy.setup(torch.zeros(3, 1), lower_bound=torch.zeros(1), alpha=1.0)
+    module, seen = nn.Linear(1, 1), []
+    nn.init.ones_(module.weight), nn.init.zeros_(module.bias)
+    for _ in range(6):
+        seen.append(strategy.lowest_outputs(module).item())
+        strategy.on_epoch_end(1.0)
+    assert seen == [3, 2, 1, 0, 0, 0]
+    assert strategy.lowest_outputs(module.eval()).item() == 0
+
+
+# Its multiplier
+
+
+def test_the_domains_multiplier_moves_both_ways():
+    strategy = Certified(domain_curvature=0.5, dual_lr=0.1)
+    strategy.see_inputs(torch.zeros(3, 1))
+    strategy.setup(torch.zeros(3, 1), lower_bound=torch.zeros(1), alpha=1.0)
+    reached = []
+    for violation in (2.0, -1.0, -5.0):
+        strategy.dual_step(torch.tensor([[violation]]), torch.tensor([-1]))
+        reached.append(strategy.state_.multiplier[-1].item())
+    assert reached == pytest.approx([0.2, 0.1, 0.0])
+    assert not strategy.state_.multiplier[:-1].any()
+
+
+def test_the_domains_term_is_that_of_its_own_curvature():
+    strategy = Certified(domain_curvature=0.25)
+    strategy.see_inputs(torch.zeros(3, 1))
+    strategy.setup(torch.zeros(3, 1), lower_bound=torch.zeros(1), alpha=2.0)
+    index, violation = torch.tensor([0, -1]), torch.tensor([[0.5], [0.5]])
+    assert strategy.penalty(violation, index).ravel().tolist() == [0.5, 0.125]
+
+
+def test_the_multiplier_lets_go_in_training(data):
+    """With targets that are far above the bound, what the start raised falls to 0."""
+    model = regressor(strategy=Certified(warm_up=1), max_epochs=1)
+    model.fit(data.X, data.y + 10 * (data.X[:, 0] > 0) + 100)
+    shifted = copy.deepcopy(model.net_)
+    shifted.strategy_.state_.multiplier[-1] = 1.0
+    before = shifted.strategy_.state_.multiplier[-1].item()
+    violation, index = shifted.domain_violation()
+    assert violation.item() < 0
+    shifted.strategy_.dual_step(violation.detach(), index)
+    assert shifted.strategy_.state_.multiplier[-1].item() < before
+
+
+# Continued, saved, stopped
+
+
+def test_box_grows_with_the_rows_of_partial_fit(data):
+    model = regressor(strategy=Certified(warm_up=1), batch_size=-1)
+    wide = np.vstack([data.X[20:], [[9.0, 0.0, 0.0]]])
+    model.partial_fit(data.X[:20], data.y[:20])
+    raised = domain_multiplier(model).item()
+    model.partial_fit(wide, np.append(data.y[20:], 0.0))
+    assert domain_multiplier(model) > raised > 0
+    model.partial_fit(data.X[:5], data.y[:5])
+    everything = np.vstack([data.X, wide])
+    points = model.strategy_.state_.points.numpy()
+    np.testing.assert_array_equal(points[0], everything.min(axis=0))
+    np.testing.assert_array_equal(points[1], everything.max(axis=0))
+    assert model.strategy_.state_.n_epochs.item() == 3
+
+
+def test_hull_grows_but_does_not_repeat_rows(data):
+    model = regressor(strategy=Certified("hull"))
+    for rows in (slice(0, 20), slice(20, 40), slice(10, 30)):
+        model.partial_fit(data.X[rows], data.y[rows])
+    assert len(model.strategy_.state_.points) == len(data.X)
+
+
+def test_parts_equal_the_whole(data):
+    whole = regressor(max_epochs=6).fit(data.X, data.y)
+    parts = regressor(max_epochs=3, warm_start=True).fit(data.X, data.y)
+    parts.fit(data.X, data.y)
+    assert_same_training_state(whole, parts)
+
+
+def test_held_out_rows_are_in_the_box(data):
+    model = regressor(early_stopping=True, n_iter_no_change=40, max_epochs=100)
+    model.fit(data.X, data.y)
+    points = model.strategy_.state_.points.numpy()
+    np.testing.assert_array_equal(points[0], data.X.min(axis=0))
+    np.testing.assert_array_equal(points[1], data.X.max(axis=0))
+    assert len(model.strategy_.state_.multiplier) == 36 + 1
+    assert model.multipliers_.shape == (40, 1)
+
+
+def test_pickled_net_goes_on_as_if_it_were_not(data):
+    model = regressor(max_epochs=2, warm_start=True).fit(data.X, data.y)
+    again = pickle.loads(pickle.dumps(model)).fit(data.X, data.y)
+    assert_same_training_state(again, model.fit(data.X, data.y))
+    assert not hasattr(model.strategy_, "_points")
+
+
+def test_another_strategy_may_go_on(data):
+    model = regressor(max_epochs=2, warm_start=True, strategy="augmented_lagrangian")
+    model.fit(data.X, data.y).set_params(strategy="certified").fit(data.X, data.y)
+    assert model.kkt_.max_violation > 0
+    model.set_params(strategy="unconstrained").fit(data.X, data.y)
+
+
+def test_weights_equal_repeated_rows(data):
+    weight = data.weight.astype(int)
+    repeated = data.X.repeat(weight, axis=0), data.y.repeat(weight)
+    params = {"batch_size": -1, "max_epochs": 20, "optimizer": torch.optim.SGD}
+    weighted = regressor(**params).fit(data.X, data.y, weight)
+    plain = regressor(**params).fit(*repeated)
+    np.testing.assert_allclose(
+        weighted.predict(data.X), plain.predict(data.X), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_rows_of_weight_zero_do_not_widen_the_box(data):
+    X = np.vstack([data.X, [[50.0, 0.0, 0.0]]])
+    weight = np.append(np.ones(40), 0.0)
+    model = regressor(max_epochs=1).fit(X, np.append(data.y, 1.0), weight)
+    assert model.strategy_.state_.points.max() < 50
+
+
+def test_no_output_with_a_bound(data):
+    model = regressor(max_epochs=2, lower_bound=-np.inf).fit(data.X, data.y)
+    assert model.strategy_.state_.multiplier.shape == (41, 0)
+
+
+# Refusals
+
+
+class Twice(nn.Module):
+    def __init__(self, n_features_in, n_outputs):
+        super().__init__()
+        self.head = nn.Linear(n_features_in, n_outputs)
+
+    def forward(self, X):
+        return self.head(2 * X)
+
+
+def test_a_module_that_is_not_understood_is_refused_before_training(data):
+    model = PositiveOutputRegressor(Twice, strategy="certified")
+    with pytest.raises(ValueError, match=r"strategy='certified'.*Twice is not underst"):
+        model.fit(data.X, data.y)
+    model.set_params(strategy="unconstrained", warm_start=True, max_epochs=1)
+    before = model.fit(data.X, data.y).predict(data.X)
+    with pytest.raises(ValueError, match=r"strategy='certified'.*Twice is not underst"):
+        model.set_params(strategy="certified").fit(data.X, data.y)
+    np.testing.assert_array_equal(model.predict(data.X), before)
+
+
+def test_an_activation_with_weights_is_refused():
+    module = nn.Sequential(nn.Linear(3, 2), nn.PReLU(), nn.Linear(2, 1))
+    with pytest.raises(ValueError, match=r"PReLU \('1'\)"):
+        read_network(module, differentiable=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        ("domain", "ball", "'box' or 'hull'"),
+        ("margin", -0.1, "at least 0"),
+        ("margin", np.nan, "finite"),
+        ("warm_up", 1.5, "whole number of epochs"),
+        ("warm_up", -1, "whole number of epochs"),
+        ("safety", np.inf, "finite"),
+        ("domain_curvature", 0.0, "above 0"),
+    ],
+)
+def test_parameters_are_checked(data, name, value, right):
+    model = regressor(strategy=Certified(**{name: value}))
+    with pytest.raises(ValueError, match=rf"{name}=.*'certified' must be .*{right}"):
+        model.fit(data.X, data.y)
+
+
+def test_alpha_zero_is_refused(data):
+    with pytest.raises(ValueError, match="alpha=0"):
+        regressor(alpha=0.0).fit(data.X, data.y)
