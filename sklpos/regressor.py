@@ -26,6 +26,7 @@ from sklpos.modules import MLP
 from sklpos.parameters import CONSTRAINTS, NetParamsMixin
 from sklpos.product import head_objective, make_product, predict_rows
 from sklpos.repair.estimator import EnforceMixin
+from sklpos.repair.provable import UnprovableError
 from sklpos.seeding import draw_seed
 from sklpos.sklearn_callbacks import (
     CallbackSupportMixin,
@@ -366,13 +367,17 @@ class PositiveOutputRegressor(
             self._repair(data.X, data.kept, data.n_samples, data.weight)
 
     def _hold_on_domain(self, data) -> None:
-        """Repair with intervals alone, which time limits cannot change, and certify."""
+        """Repair by intervals alone, which no time limit changes, and certify."""
         own = self.strategy_
         domain = make_domain(read_model(self), own.domain, data.X, margin=own.margin)
-        if self.repair is None:
-            self._certify_domain(domain)
-        else:
-            self._repair_domain(domain, n_samples=data.n_samples, exchange=False)
+        try:
+            if self.repair is not None:
+                self._repair_domain(domain, n_samples=data.n_samples, exchange=False)
+        except UnprovableError as error:
+            warnings.warn(str(error), ConvergenceWarning, stacklevel=4)
+            self._repair(data.X, data.kept, data.n_samples, data.weight)
+        if self.certificate_ is None:
+            self.certificate_ = self.certify(domain, method="crown")
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "net_") and hasattr(self.net_, "product_")

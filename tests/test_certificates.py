@@ -219,6 +219,14 @@ def test_output_activations_hold_by_construction(domain):
     assert not certify_module(module, domain, lower_bound=0.0)
 
 
+def test_output_activations_give_a_verdict_for_each_ball():
+    module = BoundedOutput(nn.Linear(2, 1), "softplus", torch.tensor([1.0])).eval()
+    balls = Ball(np.eye(2), radius=0.1)
+    for bound, status in ((1.0, "verified"), (1.1, "unknown")):
+        certificate = certify_module(module, balls, lower_bound=bound)
+        assert certificate.rows_.tolist() == [status, status]
+
+
 def test_categories_are_taken_as_what_they_are(tent):
     # 0.5 at 0 and -0.5 at -1 and 1; a one-hot pair is never (0.5, 0.5)
     assert certify_module(tent, Box([-0.9], [0.9], categorical=[0]))

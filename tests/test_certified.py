@@ -346,3 +346,62 @@ def test_parameters_are_checked(data, name, value, right):
 def test_alpha_zero_is_refused(data):
     with pytest.raises(ValueError, match="alpha=0"):
         regressor(alpha=0.0).fit(data.X, data.y)
+
+
+def repaired(**params):
+    return regressor(repair="head", **params)
+
+
+def sample(X, domain, n=3000):
+    rng = np.random.default_rng(0)
+    if domain == "hull":
+        return rng.dirichlet(np.full(len(X), 0.03), size=n) @ X
+    low, high = X.min(axis=0), X.max(axis=0)
+    ends = np.where(rng.random((n, X.shape[1])) < 0.5, low, high)
+    return np.vstack([ends, rng.uniform(low, high, size=(n, X.shape[1]))])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("domain", ["box", "hull"])
+def test_fit_ends_with_a_certificate(data, domain, dtype):
+    params = {"strategy": Certified(domain, warm_up=5), "dtype": dtype}
+    model = repaired(lower_bound=[0.0, -np.inf], **params).fit(data.X, data.Y)
+    assert model.certificate_
+    points = sample(data.X, domain)
+    assert model.predict(points)[:, 0].min() >= model.certificate_.lower_bound_[0] >= 0
+    assert model.repair_.balanced_.all()
+    tolerance = 1e-9 if dtype == "float64" else 1e-5
+    off = np.abs(model.predict(data.X).mean(axis=0) - data.Y.mean(axis=0))
+    assert (off <= tolerance * data.Y.std(axis=0)).all()
+    rows = data.X if domain == "hull" else None
+    assert model.certify(domain, X=rows, method="crown")
+
+
+def test_a_net_that_was_hardly_trained_is_repaired(data):
+    model = repaired(strategy=Certified(warm_up=100), max_epochs=2, lr=0.3)
+    model.fit(data.X, data.y)
+    assert model.certificate_
+    assert model.predict(sample(data.X, "box")).min() >= 0
+    assert model.repair_.cost_[0] > 0
+    model.partial_fit(data.X, data.y)
+    assert model.certificate_ is None
+    assert model.enforce(domain="box", time_limit=1).certificate_
+
+
+def test_without_repair_the_certificate_says_how_far_training_came(data):
+    params = {"strategy": Certified(warm_up=100), "repair": None}
+    model = regressor(max_epochs=2, **params).fit(data.X, data.y)
+    assert model.certificate_.status_ != "verified"
+    assert model.repair_ is None
+
+
+def test_the_certificate_covers_the_margin(data):
+    for domain in ("box", "hull"):
+        strategy = Certified(domain, margin=0.25, warm_up=5)
+        model = repaired(strategy=strategy).fit(data.X, data.y)
+        assert model.certificate_
+        points = sample(data.X, domain)
+        centre = np.unique(data.X, axis=0).mean(axis=0)
+        if domain == "box":
+            centre = (data.X.min(axis=0) + data.X.max(axis=0)) / 2
+        assert model.predict(centre + 1.5 * (points - centre)).min() >= 0

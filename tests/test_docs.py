@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
-LONG = ("plot_search_strategies.py", "plot_thread_question.py")  # more than 30 s
+DEMO = "plot_first_fit.py"  # the other examples, 10 to 100 s each, are slow tests
 
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```\n", re.M | re.S)
 QUOTE = re.compile(r"<!-- printed by (\S+) -->\n```text\n(.*?)^```\n", re.M | re.S)
@@ -84,12 +84,12 @@ def test_code_of_a_page_prints_what_the_page_says(page, tmp_path):
         assert len(lines) == len(quote.splitlines())
 
 
-def slow_if_long(path):
-    marks = [pytest.mark.slow] if path.name in LONG else []
+def slow_unless_demo(path):
+    marks = [] if path.name == DEMO else [pytest.mark.slow]
     return pytest.param(path, id=path.name, marks=marks)
 
 
-@pytest.mark.parametrize("example", [*map(slow_if_long, EXAMPLES)])
+@pytest.mark.parametrize("example", [*map(slow_unless_demo, EXAMPLES)])
 def test_example_prints_what_the_pages_say(example, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     printed = run(example, tmp_path)

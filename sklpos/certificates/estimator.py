@@ -45,7 +45,7 @@ class CertificatesMixin:
         categorical : sequence of int or of sequences of int, optional
             Integer features, and groups of one-hot features, of a box.
         margin : float, optional
-            Widens the "box" by this share of its width, on both sides.
+            Widens the "box" or the "hull" by this share of its width, on both sides.
         method : str, default="auto"
             Or "interval", "crown", "alpha_crown", "branch_and_bound", "milp"; see
             `certify_module`.

@@ -131,14 +131,21 @@ def make_domain(
     if domain == "ball" and radius is None:
         raise ValueError("domain='ball' needs radius, in the unit of X.")
     if domain == "hull":
-        return Hull(model.rows(X))
+        return Hull(_widened(np.unique(model.rows(X), axis=0), margin))
     if domain == "ball":
         return Ball(model.rows(X), radius)
     if domain == "all":
         return All(model.n_features)
     low, high = model.scale.range_before(*model.regressor._range)
-    widened = (margin or 0.0) * (high - low)
-    return Box(low - widened, high + widened, categorical=categorical or ())
+    return Box(*_widened(np.stack([low, high]), margin), categorical=categorical or ())
+
+
+def _widened(points: NDArray, margin: float | None) -> NDArray:
+    """Move points away from their mean, by a share of the width on both sides."""
+    if not margin:
+        return points
+    centre = points.mean(axis=0)
+    return centre + (1 + 2 * margin) * (points - centre)
 
 
 def _low_and_high(domain) -> tuple:

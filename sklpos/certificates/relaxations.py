@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_NODES = 8  # grid intervals on each side of the pivot
-_REFINEMENTS = 4
+_NODES, _REFINEMENTS = 8, 4  # grid intervals on each side of the pivot
 _REMOTE = -1e300  # stands for minus infinity where inf * 0 would be NaN
 
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from sklpos.certificates.certificate import Certificate
-from sklpos.certificates.domains import All, Domain
+from sklpos.certificates.domains import All, Ball, Domain
 from sklpos.certificates.goal import Goal
 from sklpos.certificates.layers import Network, read_network
 from sklpos.certificates.proof import Predict, Proof
@@ -194,8 +194,9 @@ def certify_bounded(
     required = _as_outputs(lower_bound, "lower_bound", len(lower))
     region = domain.region()
     points = region.candidates(torch.zeros_like(region.low))[0].numpy()
+    status = "verified" if (lower >= required).all() else "unknown"
     return Certificate(
-        status_="verified" if (lower >= required).all() else "unknown",
+        status_=status,
         lower_bound_=lower,
         upper_bound_=predict(np.nan_to_num(points)).min(axis=0),
         counterexample_=None,
@@ -206,5 +207,5 @@ def certify_bounded(
         time_=time.monotonic() - begun,
         numerical_slack_=np.zeros_like(lower),
         assumptions_=("no overflow",),
-        rows_=None,
+        rows_=np.full(len(region), status) if isinstance(domain, Ball) else None,
     )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import warnings
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.exceptions import ConvergenceWarning
 
 from sklpos.certificates.model import make_domain, read_model
 from sklpos.product import repaired_product
@@ -127,17 +125,6 @@ class EnforceMixin:
         self.repair_ = summarise_change(
             found.cost, found.balanced, found.margin, n_samples, found.n_counterexamples
         )
-
-    def _certify_domain(self, domain) -> None:
-        """Certify what training alone has reached."""
-        self.certificate_ = self.certify(domain, method="crown")
-        if not self.certificate_:
-            warnings.warn(
-                "the bound is not proved on the domain of the strategy; train longer, "
-                "or let repair='head' make it hold.",
-                ConvergenceWarning,
-                stacklevel=5,
-            )
 
     def _shift(self, X, risk_level, confidence) -> None:
         module, shift = shifted_product(

@@ -26,6 +26,10 @@ _SLICES = 30  # of the time limit: how long the verifier works at first
 _ENOUGH = 1.05  # of the smallest cost possible
 
 
+class UnprovableError(ValueError):
+    """No head was proved to obey the bound on a domain."""
+
+
 def provable_product(
     net,
     domain: Domain,
@@ -78,7 +82,9 @@ def provable_product(
     Raises
     ------
     ValueError
-        If a layer is not understood, or a head without bias cannot be proved.
+        If a layer is not understood.
+    UnprovableError
+        If no head is proved, which takes a head without bias or an infinite domain.
 
     References
     ----------
@@ -101,7 +107,7 @@ def provable_product(
         found = [_by_intervals(task)]
     best = _nearer(task, *found)
     if best is None:
-        raise ValueError(
+        raise UnprovableError(
             "no head was proved to obey lower_bound on the domain: a head without bias "
             "may have none; give it a bias or lower the bound."
         )

@@ -113,9 +113,10 @@ def _solve(start, root, objective, low, high, required, target) -> NDArray:
         mean = np.append(objective.mean_features @ split, 0.0)
         rows, values = np.vstack([rows, mean]), np.append(values, target)
     system = np.hstack([root @ split, np.zeros((len(root), 1))])
-    size = np.linalg.norm(rows, axis=1) / (_WEIGHT * np.linalg.norm(system))
-    system = np.vstack([system, rows / size[:, None]])
-    wanted = np.append(root @ start, values / size)
+    size = np.linalg.norm(rows, axis=1)
+    weight = _WEIGHT * np.linalg.norm(system) / np.where(size > 0, size, 1.0)
+    system = np.vstack([system, weight[:, None] * rows])
+    wanted = np.append(root @ start, weight * values)
     solution, _ = nnls(system, wanted, maxiter=30 * system.shape[1])
     head = split @ solution[:-1]
     if target is not None and has_bias:

@@ -74,7 +74,9 @@ class ConstraintStrategy(BaseEstimator, ABC):
     ``guarantee`` says what holds after training, before any repair: ``"none"`` (a
     soft strategy), ``"training"`` (the optimiser's limit on a convex problem is
     feasible on the training rows), ``"domain"`` (and on every input of a domain) or
-    ``"everywhere"`` (by construction, for every finite input).
+    ``"everywhere"`` (by construction, for every finite input). For ``"domain"`` the
+    attributes `domain` and `margin` say which, in the words of the estimator's
+    `certify`; after `fit` the head is repaired until that is proved.
     """
 
     guarantee: ClassVar[str]
