@@ -3,9 +3,8 @@
 import numpy as np
 import torch
 from sklearn.utils.validation import validate_data
-from skorch import NeuralNetRegressor
 
-from benchmarks.competitors import LR, Problem
+from benchmarks.competitors import Problem
 from benchmarks.measuring import extra_memory
 
 
@@ -19,25 +18,10 @@ def fits(problem: Problem, n_epochs: int) -> dict:
     def scikit_learn(**params):
         return lambda: problem.mlp(max_iter=n_epochs, tol=0.0, **params).fit(X, y)
 
-    def skorch():
-        net = NeuralNetRegressor(
-            problem.module(),
-            optimizer=torch.optim.Adam,
-            lr=LR,
-            batch_size=problem.batch_size,
-            max_epochs=n_epochs,
-            iterator_train__shuffle=True,
-            train_split=None,
-            verbose=0,
-        )
-        net.fit(X, problem.scaled)
-
     return {
         "MLPRegressor": scikit_learn(),
         "MLPRegressor, poisson": scikit_learn(loss="poisson"),
-        "skorch": skorch,
         "sklpos, unconstrained, no repair": sklpos(strategy="unconstrained"),
-        "sklpos, penalty, no repair": sklpos(strategy="penalty"),
         "sklpos, default, no repair": sklpos(),
         "sklpos, default": sklpos(repair="head"),
     }
