@@ -158,7 +158,7 @@ class ConstraintHistory(Callback):
 
     def on_epoch_end(self, net, **kwargs):
         """Write the epoch's record."""
-        steps = net.steps_
+        steps, net.steps_ = net.steps_, None  # not to be pickled by a Checkpoint
         for name in ("objective", "constraint"):
             net.history.record(name, steps.mean(name))
         for name, value in self._summary(net, steps.violation, steps.index).items():

@@ -71,6 +71,8 @@ class PositiveOutputRegressor(
     criterion : type or nn.Module, default=torch.nn.MSELoss
         Takes ``reduction="none"``; sees standardised targets.
     optimizer : type, default=torch.optim.Adam
+        Adam and AdamW run torch's fused kernel unless ``optimizer__fused`` or
+        ``optimizer__foreach`` is given; they differ by rounding.
     lr : float, default=0.01
         Learning rate.
     max_epochs : int, default=200

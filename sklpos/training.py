@@ -42,7 +42,7 @@ class TrainingNet(LeanNet):
     Attributes
     ----------
     steps_ : Steps or None
-        The steps of the epoch that is over, until training ends.
+        The steps of the epoch that is over, until `ConstraintHistory` took them.
     """
 
     def initialize(self):

@@ -1,5 +1,7 @@
 """The lean loop computes what skorch's own loop and autograd compute."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -211,7 +213,37 @@ def test_strategies_of_others_are_asked_in_every_batch(small, data):
     assert model.strategy_.state_.alpha > 1.01 ** (2 * n_batches)
 
 
+class CtrlC(nn.Module):
+    """Presses Ctrl-C in the middle of the second epoch of four batches."""
+
+    def __init__(self, n_features_in, n_outputs):
+        super().__init__()
+        self.head = nn.Linear(n_features_in, n_outputs)
+        self.steps = 0
+
+    def forward(self, X):
+        self.steps += self.training and torch.is_grad_enabled()
+        if self.steps == 6:
+            self.steps += 1
+            raise KeyboardInterrupt
+        return self.head(X)
+
+
+@pytest.mark.parametrize("strategy", ["augmented_lagrangian", "exact_penalty"])
+def test_ctrl_c_while_losses_wait(small, data, strategy):
+    model = small(module=CtrlC, strategy=strategy, batch_size=10, warm_start=True)
+    model.fit(data.X, data.y)
+    assert model.n_iter_ == len(model.history_) == 2
+    assert model.loss_curve_ == model.history_[:1, "train_loss"]
+    twin = pickle.loads(pickle.dumps(model))
+    for each in (model, twin):
+        each.fit(data.X, data.y)
+    assert len(model.history_) == 2 + 5
+    assert_same_training_state(model, twin)
+
+
 def test_nothing_of_an_epoch_is_kept(small, data):
-    net = small().fit(data.X, data.y).net_
-    assert net.steps_ is None
-    assert net.batches_ == []
+    for callbacks in ([], [Onlooker()]):
+        net = small(callbacks=callbacks).fit(data.X, data.y).net_
+        assert net.steps_ is None
+        assert net.batches_ == []
