@@ -117,7 +117,7 @@ def main():
     )
     results = []
     for name, make in PROBLEMS.items():
-        for max_epochs in (100, 400):
+        for max_epochs in (30, 100, 400):
             result = measure(*make(), max_epochs, arguments.time_limit)
             print(line(name, max_epochs, result), flush=True)
             results.append({"data": name, "epochs": max_epochs, **result})

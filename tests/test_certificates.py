@@ -334,3 +334,54 @@ def linear():
 def test_nonsense_is_refused_in_one_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def hull_rows(kind, d):
+    rng = np.random.default_rng(d)
+    points = rng.normal(size=(300, d))
+    if kind == "lattice":  # many rows in a plane, and on an edge
+        points = np.round(points)
+    elif kind == "flat":
+        points[:, -1] = points[:, 0]
+    elif kind == "few":
+        points = points[: d + 1]
+    return 1e3 + points * 10.0 ** np.arange(d)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", ["cloud", "lattice", "flat", "few"])
+def test_a_hull_needs_its_surface_only(kind, d):
+    points = hull_rows(kind, d)
+    body = Hull(points).region().body
+    directions = torch.as_tensor(np.random.default_rng(0).normal(size=(500, d)))
+    expected = (torch.as_tensor(points) @ directions.T).amin(0)
+    found = body.lowest(directions[None])[0][0]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    if kind == "cloud" and 1 < d < 4:
+        assert len(body.points) < 100
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("kind", ["cloud", "lattice", "flat", "few"])
+def test_no_box_that_meets_the_hull_is_missed(kind, d):
+    points = hull_rows(kind, d)
+    rng = np.random.default_rng(1)
+    inside = rng.dirichlet(np.full(len(points), 0.02), size=500) @ points
+    inside = torch.as_tensor(np.vstack([points, inside]))
+    body = Hull(points).region().body
+    size = torch.as_tensor(10.0 ** rng.uniform(-12, 0, size=inside.shape))
+    low, high = inside - size, inside + size
+    assert not body.misses(low, high).any()
+    assert not body.misses(inside, high).any()
+    far = inside + 20 * 10.0 ** torch.arange(d)
+    assert kind == "flat" or body.misses(far, far + size).all()
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_points_just_outside_a_hull_are_seen(d):
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(200, d))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    body = Hull(points).region().body
+    outside = torch.as_tensor(points * (1 + 1e-6))
+    assert body.misses(outside, outside).all()

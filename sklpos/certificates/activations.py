@@ -179,7 +179,7 @@ def register_relaxation(
         _try_out(function, curvature)
 
     def relaxation(layer: nn.Module) -> Relaxation:
-        own = copy.deepcopy(layer).double() if function is None else function
+        own = copy.deepcopy(layer).cpu().double() if function is None else function
         return Smooth(own, curvature, turning)
 
     _RELAXATIONS[layer_type] = relaxation

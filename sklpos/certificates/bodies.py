@@ -114,9 +114,12 @@ class ConvexHull:
     Attributes
     ----------
     points : Tensor of shape (n_points, n_features)
+    facets : Tensor of shape (n_facets, n_features + 1) or None
+        The points obey ``normal @ x + offset <= 0``, up to rounding, if known.
     """
 
     points: Tensor
+    facets: Tensor | None = None
 
     def take(self, index: Tensor) -> ConvexHull:
         """Return some of the parts: there is nothing to choose."""
@@ -142,9 +145,14 @@ class ConvexHull:
     def misses(self, low: Tensor, high: Tensor) -> Tensor:
         """Return which parts certainly do not meet their box.
 
-        A point of the hull moves towards the box (Gilbert 1966, doi:10.1137/0304007);
-        a plane between the two settles it.
+        A facet between the two settles it; where facets are not known, a point of the
+        hull moves towards the box (Gilbert 1966, doi:10.1137/0304007).
         """
+        if self.facets is not None:
+            normal, offset = self.facets[:, :-1], self.facets[:, -1]
+            centre, radius = (low + high) / 2, (high - low) / 2
+            nearest = centre @ normal.T - radius @ normal.abs().T + offset
+            return (nearest > 1e-9).any(-1)
         spread = self.spread().clamp(min=1e-300)
         points, low, high = self.points / spread, low / spread, high / spread
         x = points.mean(0).expand(low.shape)

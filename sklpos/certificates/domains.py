@@ -9,12 +9,14 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy import spatial
 from torch import Tensor
 
 from sklpos.certificates.bodies import ConvexHull, Ellipsoid
 from sklpos.certificates.regions import Region
 
 _MAX_COMBINATIONS = 100_000
+_FEW_FEATURES = 5  # in which the surface of a hull has few points
 
 
 class Domain(ABC):
@@ -157,9 +159,14 @@ class Hull(Domain):
 
     def region(self) -> Region:
         """Return the hull in its bounding box."""
-        points = _tensor(np.unique(self.points, axis=0))
+        points = np.unique(self.points, axis=0)
+        facets = _facets(points)
+        if facets is not None:  # 1e-9: no row is dropped by rounding
+            height = (points @ facets[:, :-1].T + facets[:, -1]).max(axis=1)
+            points, facets = points[height > -1e-9], _tensor(facets)
+        points = _tensor(points)
         low, high = points.amin(0, keepdim=True), points.amax(0, keepdim=True)
-        return Region(low, high, ConvexHull(points))
+        return Region(low, high, ConvexHull(points, facets))
 
     def __repr__(self) -> str:
         return f"Hull({len(self.points)} rows, {self.n_features} features)"
@@ -241,6 +248,22 @@ class All(Domain):
 
     def __repr__(self) -> str:
         return f"All({self.n_features} features)"
+
+
+def _facets(points: NDArray) -> NDArray | None:
+    """Return ``normal, offset`` of each facet, where few features make that quick."""
+    n, d = points.shape
+    if not 2 <= d <= _FEW_FEATURES or n <= d:
+        return None
+    centre, width = points.mean(axis=0), np.ptp(points, axis=0)
+    if not width.all():
+        return None
+    try:
+        facets = spatial.ConvexHull((points - centre) / width).equations
+    except spatial.QhullError:  # flat
+        return None
+    normal = facets[:, :-1] / width
+    return np.column_stack([normal, facets[:, -1] - normal @ centre])
 
 
 def _set(instance, **values) -> None:

@@ -155,8 +155,8 @@ def predict_exactly(module: nn.Module, X: NDArray) -> NDArray:
     ndarray of shape (n_samples, n_outputs)
     """
     weight = next(module.parameters())
-    rows = torch.as_tensor(X, dtype=torch.float64).to(weight.device, weight.dtype)
-    return module(rows).double().cpu().numpy()
+    rows = torch.as_tensor(X, dtype=torch.float64).to(weight.dtype)
+    return module(rows.to(weight.device)).cpu().double().numpy()
 
 
 def _check_method(method: str) -> None:
@@ -190,7 +190,7 @@ def certify_bounded(
     """
     begun = time.monotonic()
     holds = module.bounded & (module.scale >= 0) & torch.isfinite(module.scale)
-    lower = torch.where(holds, module.offset.double(), -torch.inf).cpu().numpy()
+    lower = torch.where(holds, module.offset, -torch.inf).cpu().double().numpy()
     required = _as_outputs(lower_bound, "lower_bound", len(lower))
     region = domain.region()
     points = region.candidates(torch.zeros_like(region.low))[0].numpy()
