@@ -118,10 +118,7 @@ def _solve(start, root, objective, low, high, required, target) -> NDArray:
     system = np.vstack([system, weight[:, None] * rows])
     wanted = np.append(root @ start, weight * values)
     solution, _ = nnls(system, wanted, maxiter=30 * system.shape[1])
-    head = split @ solution[:-1]
-    if target is not None and has_bias:
-        head[-1] += target - objective.mean_features @ head
-    return head
+    return split @ solution[:-1]
 
 
 def lifted_head(
