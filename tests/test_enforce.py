@@ -9,6 +9,9 @@ from torch import nn
 
 from sklpos import PositiveOutputRegressor
 from sklpos.certificates import Box, Hull
+from sklpos.heads import write_head
+from sklpos.product import make_product, predict_rows
+from sklpos.repair.domain_task import DomainTask
 from sklpos.repair.provable import provable_product
 
 SLOPE = np.array([[1.0, -0.6], [-0.5, 0.8]])
@@ -140,13 +143,31 @@ def test_without_time_the_rest_is_closed(seed):
         strategy="penalty", max_epochs=15, random_state=seed
     ).fit(X, y)
     low, high = X.min(axis=0), X.max(axis=0)
+    trained = predict_rows(make_product(model.net_), X)[:, 0]
     for limit in (0.0, 0.3):
         model.enforce(domain="box", time_limit=limit)
         assert model.certificate_
+        change = np.mean((model.predict(X) - trained) ** 2)  # the head that was chosen
+        np.testing.assert_allclose(change, model.repair_.cost_[0], rtol=1e-6)
         points = rng.uniform(low, high, size=(5000, 10))
         corners = np.where(rng.random((5000, 10)) < 0.5, low, high)
         assert model.predict(np.vstack([points, corners])).min() >= 0
         assert abs(model.predict(X).mean() - y.mean()) < 1e-9 * y.std()
+
+
+def test_the_distance_of_heads_bounds_that_of_predictions():
+    model = make_model(outputs=2)
+    domain = Box([-2, -2], [2, 2])
+    product = make_product(model.net_)
+    task = DomainTask(model.net_, product, domain, None, None, None, balance=False)
+    other = task.start * (1 + 1e-3 * np.random.default_rng(0).normal(size=(2, 11)))
+    points = np.random.default_rng(1).uniform(-2, 2, size=(2000, 2))
+    one = predict_rows(product, points)
+    write_head(task.head, other)
+    gap = np.abs(predict_rows(product, points) - one).max(axis=0)
+    distance = task.distance(other, task.start)
+    assert (gap <= distance).all()
+    assert (distance < 100 * gap).all()
 
 
 def test_rows_are_held_beside_the_domain():

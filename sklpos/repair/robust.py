@@ -25,7 +25,7 @@ from scipy.optimize import nnls
 
 from sklpos.repair.nearest import HeadObjective, ridged
 
-_WEIGHT = 1e6  # of the constraint's row, relative to the objective's
+_WEIGHT = 1e5  # of the constraint's row, relative to the objective's
 
 
 def worst_case(coef: NDArray, low: NDArray, high: NDArray) -> NDArray:
@@ -139,8 +139,8 @@ def lifted_head(
     lowest : float
         The smallest prediction now.
     constant : float or None
-        The prediction of the constant head; below ``lowest + missing``, this head is
-        the result. None: add `missing` to the bias.
+        The prediction of the constant head, at least ``lowest + missing``. None: add
+        `missing` to the bias.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def lifted_head(
     if constant is None:
         lifted[-1] += missing
     elif missing > 0:
-        share = min(missing / (constant - lowest), 1.0)
+        share = missing / (constant - lowest)
         lifted *= 1 - share
         if constant:
             lifted[-1] += share * constant
