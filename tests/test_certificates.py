@@ -205,6 +205,24 @@ def test_bounded_features_bound_the_output_everywhere():
     np.testing.assert_allclose(certificate.lower_bound_, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batch_norm_rounds_where_its_terms_have_one_sign(dtype):
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Sequential(
+        nn.Linear(1, 50), nn.ReLU(), nn.BatchNorm1d(50, affine=False)
+    ).to(dtype)
+    norm = module[-1].eval()
+    norm.running_mean.uniform_(-1, 1, generator=generator)
+    norm.running_var.uniform_(0.1, 3, generator=generator)
+    with torch.no_grad():
+        module[0].weight.fill_(1)
+    lower = certify_module(module, All(1)).lower_bound_
+    exact = -norm.running_mean.double() / (norm.running_var.double() + norm.eps).sqrt()
+    np.testing.assert_allclose(lower, exact, rtol=20 * torch.finfo(dtype).eps)
+    assert (outputs(module, np.array([[-9.0]]))[0] >= lower).all()
+    assert (exact.numpy() > lower).all()
+
+
 def test_plain_networks_do_not_hold_everywhere():
     certificate = certify_module(random_network((2, 8, 1), seed=0), All(2))
     assert certificate.status_ == "falsified"
