@@ -18,6 +18,7 @@ ACTIVATIONS = {
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
     "softplus_3": lambda: nn.Softplus(beta=3.0),
+    "softplus_negative": lambda: nn.Softplus(beta=-1.5),
     "silu": nn.SiLU,
     "gelu": nn.GELU,
     "gelu_tanh": lambda: nn.GELU(approximate="tanh"),

@@ -12,6 +12,7 @@ from sklpos.certificates.bounds import crown_bounds
 from sklpos.certificates.branch_and_bound import branch_and_bound
 from sklpos.certificates.layers import read_network
 from sklpos.certificates.milp import milp_minimum
+from sklpos.certificates.regions import Region
 from sklpos.certificates.rows import certified_radius, output_bounds
 from sklpos.modules import BoundedOutput
 
@@ -204,6 +205,24 @@ def test_bounded_features_bound_the_output_everywhere():
     np.testing.assert_allclose(certificate.lower_bound_, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batch_norm_rounds_where_its_terms_have_one_sign(dtype):
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Sequential(
+        nn.Linear(1, 50), nn.ReLU(), nn.BatchNorm1d(50, affine=False)
+    ).to(dtype)
+    norm = module[-1].eval()
+    norm.running_mean.uniform_(-1, 1, generator=generator)
+    norm.running_var.uniform_(0.1, 3, generator=generator)
+    with torch.no_grad():
+        module[0].weight.fill_(1)
+    lower = certify_module(module, All(1)).lower_bound_
+    exact = -norm.running_mean.double() / (norm.running_var.double() + norm.eps).sqrt()
+    np.testing.assert_allclose(lower, exact, rtol=20 * torch.finfo(dtype).eps)
+    assert (outputs(module, np.array([[-9.0]]))[0] >= lower).all()
+    assert (exact.numpy() > lower).all()
+
+
 def test_plain_networks_do_not_hold_everywhere():
     certificate = certify_module(random_network((2, 8, 1), seed=0), All(2))
     assert certificate.status_ == "falsified"
@@ -385,3 +404,37 @@ def test_points_just_outside_a_hull_are_seen(d):
     body = Hull(points).region().body
     outside = torch.as_tensor(points * (1 + 1e-6))
     assert body.misses(outside, outside).all()
+
+
+@pytest.mark.parametrize("d", [2, 3, 4])
+def test_far_hulls_keep_their_corners(d):
+    rng = np.random.default_rng(d)
+    for _ in range(20):
+        points = 1e9 + rng.normal(size=(d + 4, d))
+        body = Hull(points).region().body
+        directions = rng.normal(size=(200, d))
+        kept = (body.points.numpy() - 1e9) @ directions.T
+        np.testing.assert_array_equal(
+            kept.min(axis=0).round(6), ((points - 1e9) @ directions.T).min(0).round(6)
+        )
+        low = torch.as_tensor(points)
+        assert not body.misses(low, low).any()
+
+
+def test_a_constant_feature_does_not_hide_that_a_box_misses_the_hull():
+    points = np.column_stack([hull_rows("cloud", 2), np.full(300, 0.1)])
+    body = Hull(points).region().body
+    far = torch.as_tensor(points + np.array([20.0, 200.0, 0.0]))
+    assert body.misses(far, far).all()
+
+
+def test_a_search_may_meet_boxes_that_all_miss_the_hull():
+    body = Hull([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]).region().body
+    outside = torch.full((1, 2), 2.0, dtype=torch.float64)
+    found = branch_and_bound(
+        read_network(random_network([2, 8, 1])),
+        Region(outside, outside + 1, body),
+        start=body.points[:1],
+        tolerance=1e-6,
+    )
+    assert found.n_boxes == 0

@@ -59,6 +59,14 @@ def test_image_and_steepness_enclose_the_activation(activation):
     assert (rise <= relaxation.steepness(low, high) * z.diff(dim=0) + 1e-12).all()
 
 
+@pytest.mark.parametrize("width", [0.0, 1e-15, 1e-12])
+def test_steepness_holds_on_intervals_as_narrow_as_rounding(activation, width):
+    relaxation = find_relaxation(ACTIVATIONS[activation]())
+    z = torch.linspace(-3, 3, 41, dtype=torch.float64) + 0.013
+    slope = (relaxation(z + 1e-6) - relaxation(z - 1e-6)) / 2e-6
+    assert (relaxation.steepness(z, z + width) >= slope.abs() - 1e-5).all()
+
+
 def test_lines_are_tight_on_small_intervals(activation):
     relaxation = find_relaxation(ACTIVATIONS[activation]())
     low = torch.linspace(-3, 3, 61, dtype=torch.float64) + 0.013

@@ -209,3 +209,8 @@ def test_constant_features_have_the_unit_one():
         model = make_pipeline(scaler, make_net(max_epochs=2)).fit(X, y)
         domain = sklpos.certify(model).domain_
         np.testing.assert_allclose([domain.low[1], domain.high[1]], 7.0, rtol=1e-12)
+
+
+def test_the_proof_names_the_dtype_that_scalers_must_work_in():
+    found = sklpos.certify(fitted(StandardScaler()), "box")
+    assert any("scalers" in assumption for assumption in found.assumptions_)

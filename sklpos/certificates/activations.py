@@ -78,8 +78,8 @@ def _softplus(layer: nn.Softplus) -> Relaxation:
     def function(z):
         return torch.logaddexp(beta * z, torch.zeros_like(z)) / beta
 
-    jump = math.log1p(math.exp(-layer.threshold)) / beta
-    curvature = partial(_softplus_curvature, beta=beta)
+    jump = math.log1p(math.exp(-layer.threshold)) / abs(beta)
+    curvature = partial(_softplus_curvature, beta=abs(beta))
     return Smooth(function, curvature, _RISING, error=jump)
 
 

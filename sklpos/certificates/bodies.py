@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -115,11 +116,17 @@ class ConvexHull:
     ----------
     points : Tensor of shape (n_points, n_features)
     facets : Tensor of shape (n_facets, n_features + 1) or None
-        The points obey ``normal @ x + offset <= 0``, up to rounding, if known.
+        The points obey ``normal @ (x - origin) + offset <= 0``, up to rounding, if
+        known.
     """
 
     points: Tensor
     facets: Tensor | None = None
+
+    @cached_property
+    def origin(self) -> Tensor:
+        """A point nearby: differences from it are not lost to rounding."""
+        return (self.points.amin(0) + self.points.amax(0)) / 2
 
     def take(self, index: Tensor) -> ConvexHull:
         """Return some of the parts: there is nothing to choose."""
@@ -148,13 +155,16 @@ class ConvexHull:
         A facet between the two settles it; where facets are not known, a point of the
         hull moves towards the box (Gilbert 1966, doi:10.1137/0304007).
         """
+        low, high = low - self.origin, high - self.origin
         if self.facets is not None:
             normal, offset = self.facets[:, :-1], self.facets[:, -1]
             centre, radius = (low + high) / 2, (high - low) / 2
             nearest = centre @ normal.T - radius @ normal.abs().T + offset
             return (nearest > 1e-9).any(-1)
-        spread = self.spread().clamp(min=1e-300)
-        points, low, high = self.points / spread, low / spread, high / spread
+        spread = self.spread()
+        spread = torch.where(spread > 0, spread, 1.0)  # a feature may be constant
+        points = (self.points - self.origin) / spread
+        low, high = low / spread, high / spread
         x = points.mean(0).expand(low.shape)
         apart = torch.zeros(len(low), dtype=torch.bool)
         for _ in range(_SEPARATION_STEPS):

@@ -191,7 +191,7 @@ class _Search:
         slope = found.slope[:, 0].expand(len(region), -1)
         self._look(region.candidates(slope), part)
         bound = torch.maximum(found.lower[:, 0], floor)
-        if self.rays:
+        if self.rays and len(region):
             steps = _ASCENT_STEPS
             raised = raised_bounds(self.network, region, found.hidden, steps=steps)
             bound = torch.maximum(bound, raised[:, 0])

@@ -17,6 +17,7 @@ from sklpos.certificates.regions import Region
 
 _MAX_COMBINATIONS = 100_000
 _FEW_FEATURES = 5  # in which the surface of a hull has few points
+_FLAT = 1e-10  # share of the width by which rows may lie above their facets
 
 
 class Domain(ABC):
@@ -159,11 +160,7 @@ class Hull(Domain):
 
     def region(self) -> Region:
         """Return the hull in its bounding box."""
-        points = np.unique(self.points, axis=0)
-        facets = _facets(points)
-        if facets is not None:  # 1e-9: no row is dropped by rounding
-            height = (points @ facets[:, :-1].T + facets[:, -1]).max(axis=1)
-            points, facets = points[height > -1e-9], _tensor(facets)
+        points, facets = _surface(np.unique(self.points, axis=0))
         points = _tensor(points)
         low, high = points.amin(0, keepdim=True), points.amax(0, keepdim=True)
         return Region(low, high, ConvexHull(points, facets))
@@ -250,20 +247,26 @@ class All(Domain):
         return f"All({self.n_features} features)"
 
 
-def _facets(points: NDArray) -> NDArray | None:
-    """Return ``normal, offset`` of each facet, where few features make that quick."""
+def _surface(points: NDArray) -> tuple[NDArray, Tensor | None]:
+    """Return the points on the surface, and ``normal, offset`` of each facet.
+
+    All points and None, where there are many features or the hull is nearly flat.
+    """
     n, d = points.shape
-    if not 2 <= d <= _FEW_FEATURES or n <= d:
-        return None
-    centre, width = points.mean(axis=0), np.ptp(points, axis=0)
-    if not width.all():
-        return None
+    low, high = points.min(axis=0), points.max(axis=0)
+    width = high - low
+    if not 2 <= d <= _FEW_FEATURES or n <= d or not width.all():
+        return points, None
+    unit = (points - (low + high) / 2) / width  # the facets' own rounding is 1e-15
     try:
-        facets = spatial.ConvexHull((points - centre) / width).equations
+        facets = spatial.ConvexHull(unit).equations
     except spatial.QhullError:  # flat
-        return None
-    normal = facets[:, :-1] / width
-    return np.column_stack([normal, facets[:, -1] - normal @ centre])
+        return points, None
+    height = unit @ facets[:, :-1].T + facets[:, -1]
+    if height.max() > _FLAT:  # Qhull merged facets, with points above them
+        return points, None
+    facets[:, :-1] /= width
+    return points[height.max(axis=1) > -1e-9], _tensor(facets)
 
 
 def _set(instance, **values) -> None:

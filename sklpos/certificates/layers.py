@@ -32,12 +32,15 @@ class Affine:
         Sum of the absolute terms that make the bias.
     n_terms : int
         Roundings that one output suffers at most, relative to the absolute terms.
+    stored : bool
+        Whether the bias is a parameter, and not computed and rounded.
     """
 
     weight: Tensor
     bias: Tensor
     bias_size: Tensor
     n_terms: int
+    stored: bool = True
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map (..., n_in) to (..., n_out)."""
@@ -46,7 +49,7 @@ class Affine:
     def rows(self, index: Tensor) -> Affine:
         """Return the map to some of the outputs."""
         parts = self.weight[index], self.bias[index], self.bias_size[index]
-        return Affine(*parts, self.n_terms)
+        return Affine(*parts, self.n_terms, self.stored)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +156,7 @@ def fold_inputs(network: Network, scale: InputScale) -> Network:
     weight, bias = scale.fold(first.weight, first.bias)
     size = first.weight.abs() @ torch.as_tensor(scale.offset_size)
     n_terms = first.n_terms + _SCALER_TERMS * len(scale.steps)
-    folded = Affine(weight, bias, first.bias_size + size, n_terms)
+    folded = Affine(weight, bias, first.bias_size + size, n_terms, first.stored)
     return replace(network, layers=(folded, *rest))
 
 
@@ -234,7 +237,8 @@ def _batch_norm(layer: nn.BatchNorm1d, name: str, take) -> list[Affine]:
         scale, shift = scale * take(layer.weight), take(layer.bias)
     offset = take(layer.running_mean) * scale
     size = shift.abs() + offset.abs()
-    return [Affine(torch.diag(scale), shift - offset, size, _NORM_TERMS)]
+    bias = shift - offset
+    return [Affine(torch.diag(scale), bias, size, _NORM_TERMS, stored=False)]
 
 
 def _flatten(layer: nn.Flatten, name: str, take) -> list:

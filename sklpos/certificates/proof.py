@@ -32,7 +32,8 @@ _ASSUMPTIONS = (
     "sums in the dtype of the module, in any order, with one rounding an operation "
     "(no TF32 or reduced-precision products)",
     "activations accurate to 8 units in the last place",
-    "no overflow",
+    "no overflow, and nothing lost by underflow",
+    "scalers before the module work in its dtype, or in a wider one",
 )
 
 

@@ -197,10 +197,8 @@ class Smooth(Relaxation):
         highest = (torch.maximum(y[..., 1:], y[..., :-1]) + error).amax(-1)
         finite = torch.isfinite(low) & torch.isfinite(high)
         unknown = torch.full_like(low, torch.inf)
-        return (
-            torch.where(finite, lowest, -unknown),
-            torch.where(finite, highest, unknown),
-        )
+        lowest = torch.where(finite, lowest, -unknown)
+        return lowest, torch.where(finite, highest, unknown)
 
     def family(self, low: Tensor, high: Tensor) -> Family:  # noqa: D102
         x, y, error = self._grid(low, high)
@@ -214,6 +212,7 @@ class Smooth(Relaxation):
         return lines
 
     def steepness(self, low: Tensor, high: Tensor) -> Tensor:  # noqa: D102
+        high = high.maximum(low + 1e-6 * (1 + low.abs()))  # or rounding drowns slopes
         x, y, _ = self._grid(low, high)
         step = x.diff(dim=-1)
         curvature = self._curvature(x[..., :-1], x[..., 1:])

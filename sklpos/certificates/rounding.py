@@ -107,7 +107,7 @@ def lowest_everywhere(network: Network) -> Tensor:
 
     Interval arithmetic from ``(-inf, inf)``, rounded outwards. A sum whose terms are
     all known to be non-negative needs no margin: rounding is monotone, so the computed
-    ``w @ h + b`` is at least b.
+    ``w @ h + b`` is at least b, as it is stored.
 
     Parameters
     ----------
@@ -142,7 +142,8 @@ def _rounded_outwards(layer, before, after, unit):
     rising = (layer.weight > 0) & (before[0] == 0) | (layer.weight == 0)
     falling = (layer.weight < 0) & (before[1] == 0)
     exact = (rising | falling).all(-1)
-    return torch.where(exact, low, low - margin), high + margin
+    least = none if layer.stored else gamma * layer.bias_size
+    return low - torch.where(exact, least, margin), high + margin
 
 
 def _widened(layer, before, after, unit):
