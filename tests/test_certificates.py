@@ -438,3 +438,10 @@ def test_a_search_may_meet_boxes_that_all_miss_the_hull():
         tolerance=1e-6,
     )
     assert found.n_boxes == 0
+
+
+def test_an_output_activation_with_a_hook_is_refused():
+    module = BoundedOutput(nn.Linear(2, 1), "softplus", torch.zeros(1)).eval()
+    module.register_forward_hook(lambda module, args, output: output - 1)
+    with pytest.raises(ValueError, match="has a hook"):
+        certify_module(module, Box([0, 0], [1, 1]))

@@ -160,10 +160,22 @@ def fold_inputs(network: Network, scale: InputScale) -> Network:
     return replace(network, layers=(folded, *rest))
 
 
-def _flat(module: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
-    """Yield the layers of nested containers, in the order they are called."""
+def refuse_hooks(module: nn.Module, name: str = "") -> None:
+    """Raise ValueError if a module computes something else than its type does.
+
+    Parameters
+    ----------
+    module : nn.Module
+    name : str, default=""
+        Its dotted name, for the message.
+    """
     if "forward" in vars(module) or any(getattr(module, hook) for hook in _HOOKS):
         raise _refusal(module, name, "has a hook or a forward of its own")
+
+
+def _flat(module: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the layers of nested containers, in the order they are called."""
+    refuse_hooks(module, name)
     if type(module) in (nn.Sequential, MLP):
         # not named_children(), which skips a layer that is used twice
         for child_name, child in module._modules.items():

@@ -13,7 +13,7 @@ from torch import nn
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains import All, Ball, Domain
 from sklpos.certificates.goal import Goal
-from sklpos.certificates.layers import Network, read_network
+from sklpos.certificates.layers import Network, read_network, refuse_hooks
 from sklpos.certificates.proof import Predict, Proof
 from sklpos.modules import BoundedOutput
 
@@ -189,6 +189,7 @@ def certify_bounded(
     Certificate
     """
     begun = time.monotonic()
+    refuse_hooks(module)
     holds = module.bounded & (module.scale >= 0) & torch.isfinite(module.scale)
     lower = torch.where(holds, module.offset, -torch.inf).cpu().double().numpy()
     required = _as_outputs(lower_bound, "lower_bound", len(lower))

@@ -70,9 +70,12 @@ def shifted_product(
         shifted[:, -1] += shift
         write_head(linear, shifted)
         if _holds(predict_rows(module, X), bound, risk):
-            break
+            return module, shift
         shift, rounding = shift + rounding, 4 * rounding
-    return module, shift
+    raise ValueError(
+        "no shift of the bias survives its rounding: the predictions are too large for "
+        "their dtype; use dtype='float64'."
+    )
 
 
 def _holds(predictions: NDArray, bound: NDArray, risk: dict) -> bool:
