@@ -205,6 +205,16 @@ def test_a_head_without_bias(domain):
     assert model.predict(points).min() >= 0
 
 
+def test_rows_are_held_where_nothing_can_be_lifted():
+    """Without a bias the head of the domain alone would leave rows below."""
+    model = make_model(module__bias=False)
+    far = 6 * np.random.default_rng(3).normal(size=(200, 2))
+    assert model.predict(far).min() < 0
+    model.enforce(far, domain=([1.0, -1.0], [1.1, -0.9]), time_limit=2)
+    assert model.certificate_
+    assert model.predict(far).min() >= 0
+
+
 def test_what_cannot_be_is_refused_and_nothing_is_lost():
     model = make_model(module__bias=False, lower_bound=-0.1)
     model.enforce(domain="box", time_limit=2)
