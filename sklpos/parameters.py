@@ -25,6 +25,7 @@ CONSTRAINTS = {
     "criterion": [callable],
     "optimizer": [callable],
     "lr": [Interval(Real, 0, None, closed="neither")],
+    "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
     "max_epochs": [Interval(Integral, 1, None, closed="left")],
     "batch_size": [
         Interval(Integral, 1, None, closed="left"),

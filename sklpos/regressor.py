@@ -70,12 +70,16 @@ class PositiveOutputRegressor(
         rounding of the mean where that is coarser.
     criterion : type or nn.Module, default=torch.nn.MSELoss
         Takes ``reduction="none"``; sees standardised targets.
-    optimizer : type, default=torch.optim.Adam
+    optimizer : type, default=torch.optim.AdamW
         Adam and AdamW run torch's fused kernel unless ``optimizer__fused`` or
         ``optimizer__foreach`` is given; they differ by rounding.
-    lr : float, default=0.01
+    lr : float, default=0.004
         Learning rate.
-    max_epochs : int, default=200
+    weight_decay : float or "auto", default="auto"
+        Weight decay of the optimizer. ``"auto"`` decays the more, the noisier the data
+        (`sklpos.callbacks.NoiseScaledDecay`), with AdamW, squared error and a module
+        that starts from scratch; otherwise it leaves the optimizer its own default.
+    max_epochs : int, default=100
     batch_size : int, default=128
         Rows a step; -1 for all of them.
     early_stopping : bool, default=False
@@ -171,9 +175,10 @@ class PositiveOutputRegressor(
         repair="head",
         balance=True,
         criterion=torch.nn.MSELoss,
-        optimizer=torch.optim.Adam,
-        lr=0.01,
-        max_epochs=200,
+        optimizer=torch.optim.AdamW,
+        lr=0.004,
+        weight_decay="auto",
+        max_epochs=100,
         batch_size=128,
         early_stopping=False,
         validation_fraction=0.1,
@@ -198,6 +203,7 @@ class PositiveOutputRegressor(
         self.criterion = criterion
         self.optimizer = optimizer
         self.lr = lr
+        self.weight_decay = weight_decay
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.early_stopping = early_stopping
