@@ -12,7 +12,7 @@ from skorch.helper import predefined_split
 from skorch.utils import noop
 from torch import nn
 
-from sklpos.callbacks import NoiseScaledDecay
+from sklpos.decay import NoiseScaledDecay, decay_params, decays_by_noise
 from sklpos.heads import check_output, find_head, trace
 from sklpos.modules import make_module
 from sklpos.net import ConstrainedNet
@@ -259,21 +259,9 @@ def _callbacks(estimator) -> list:
             sink=print if estimator.verbose else noop,
         )
         callbacks.append(("early_stopping", stopper))
-    if _decays_by_noise(estimator):
+    if decays_by_noise(estimator):
         callbacks.append(("weight_decay", NoiseScaledDecay()))
     return callbacks
-
-
-def _decays_by_noise(estimator) -> bool:
-    """Whether ``weight_decay="auto"`` is ours to choose."""
-    return (
-        estimator.weight_decay == "auto"
-        and estimator.optimizer is torch.optim.AdamW
-        and estimator.criterion is nn.MSELoss
-        and not isinstance(estimator.module, nn.Module)
-        and not {"weight_decay", "param_groups"}
-        & {*estimator._net_params_for("optimizer")}
-    )
 
 
 def _private_copy(item):
@@ -287,9 +275,7 @@ def _open_params(estimator) -> dict:
     params = _net_params_but(estimator, "module__")
     if not isinstance(estimator.criterion, nn.Module):
         params = {"criterion__reduction": "none", **params}
-    if estimator.weight_decay != "auto":
-        params = {"optimizer__weight_decay": estimator.weight_decay, **params}
-    return {"iterator_train__shuffle": True, **params}
+    return {"iterator_train__shuffle": True, **decay_params(estimator), **params}
 
 
 def _net_params_but(estimator, prefix: str) -> dict:

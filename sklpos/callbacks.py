@@ -180,54 +180,6 @@ class ConstraintHistory(Callback):
         }
 
 
-class NoiseScaledDecay(Callback):
-    """Decoupled weight decay in proportion to what the net leaves unexplained.
-
-    With Gaussian noise on y and a Gaussian prior on the weights, the most probable net
-    minimises the mean squared error plus a penalty on the squared weights that is
-    proportional to the variance of the noise: the noisier the data, the stronger the
-    decay [2]_. The estimate of that variance is the share of the variance of y that the
-    last epoch left unexplained, its mean loss in scaled units; it counts as 1 if it is
-    larger, and before the first epoch. ``AdamW`` only [1]_; other optimizers are left
-    alone.
-
-    Parameters
-    ----------
-    strength : float, default=4.0
-        The decay of the optimizer for a share of 1.
-
-    References
-    ----------
-    .. [1] I. Loshchilov, F. Hutter (2019), "Decoupled weight decay regularization",
-       arXiv:1711.05101.
-    .. [2] D. J. C. MacKay (1992), "A practical Bayesian framework for backpropagation
-       networks", doi:10.1162/neco.1992.4.3.448.
-
-    Examples
-    --------
-    >>> NoiseScaledDecay(strength=2.0).strength
-    2.0
-    """
-
-    def __init__(self, strength=4.0):
-        self.strength = strength
-
-    def on_train_begin(self, net, **kwargs):
-        """Set the decay of the first epoch, or that of one more."""
-        self._scale(net)
-
-    def on_epoch_end(self, net, **kwargs):
-        """Set the decay of the next epoch."""
-        self._scale(net)
-
-    def _scale(self, net) -> None:
-        if not isinstance(net.optimizer_, torch.optim.AdamW):
-            return
-        unexplained = net.history[-1].get("objective", 1.0) if net.history else 1.0
-        for group in net.optimizer_.param_groups:
-            group["weight_decay"] = self.strength * min(unexplained, 1.0)
-
-
 class QuietPrintLog(PrintLog):
     """skorch's table of the epochs, not even laid out while the net is silent."""
 

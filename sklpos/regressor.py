@@ -77,7 +77,7 @@ class PositiveOutputRegressor(
         Learning rate.
     weight_decay : float or "auto", default="auto"
         Weight decay of the optimizer. ``"auto"`` decays the more, the noisier the data
-        (`sklpos.callbacks.NoiseScaledDecay`), with AdamW, squared error and a module
+        (`sklpos.decay.NoiseScaledDecay`), with AdamW, squared error and a module
         that starts from scratch; otherwise it leaves the optimizer its own default.
     max_epochs : int, default=100
     batch_size : int, default=128

@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Of our own, each module may import only from the layers below its own.
 LAYERS = [
-    {"seeding", "targets", "heads", "modules", "parameters", "inputs"},
+    {"seeding", "targets", "heads", "modules", "parameters", "inputs", "decay"},
     {"strategies.base", "data", "loop", "steps"},
     {"metrics", "sklearn_callbacks", "repair.programme"},
     {"repair.nearest"},

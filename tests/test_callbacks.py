@@ -57,6 +57,8 @@ def regressor(*callbacks, **params):
         "batch_size": 16,
         "random_state": 0,
         "repair": None,
+        "lr": 0.01,
+        "weight_decay": 0.0,
     }
     return PositiveOutputRegressor(callbacks=list(callbacks), **{**defaults, **params})
 
@@ -610,7 +612,12 @@ def test_multipliers_land_on_the_right_rows_and_outputs():
 def test_one_dual_step_a_batch(optimizer):
     X, y = make_data()
     model = regressor(
-        Steps(), optimizer=optimizer, lr=0.1, strategy=Lagrangian(), max_epochs=2
+        Steps(),
+        optimizer=optimizer,
+        lr=0.1,
+        strategy=Lagrangian(),
+        max_epochs=2,
+        weight_decay="auto",
     ).fit(X, y)
     batches = fitted(model, "Steps").batches_
     assert [len(batch["violations"]) for batch in batches] == [1] * 8
