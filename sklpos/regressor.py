@@ -235,16 +235,21 @@ class PositiveOutputRegressor(
             For bad input, or when training diverges. What was fitted before stays.
         """
         task = self._init_callback_context(max_subtasks=self.max_epochs)
-        task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        task.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
         resume = self.warm_start and self.__sklearn_is_fitted__()
         with self._all_or_nothing(resume) as fitted:
-            bridge = fitted._bridge(task, X=X, y=y)
+            bridge = fitted._bridge(task, self, X=X, y=y, metadata=metadata)
             data, rows = fitted._train(
                 X, y, sample_weight, self.max_epochs, resume, bridge
             )
             fitted._finish(data, rows)
         task.call_on_fit_task_end(
-            estimator=self, X=X, y=y, reconstruction_attributes=lambda: vars(self)
+            estimator=self,
+            X=X,
+            y=y,
+            metadata=metadata,
+            reconstruction_attributes=lambda: vars(self),
         )
         return self
 
@@ -327,8 +332,11 @@ class PositiveOutputRegressor(
         self.n_iter_ = run_epochs(self.net_, rows, epochs, bridge)
         return data, rows
 
-    def _bridge(self, task, **data) -> list:
-        """Return what tells scikit-learn's callbacks, if there are any, of epochs."""
+    def _bridge(self, task, estimator, **data) -> list:
+        """Return what tells scikit-learn's callbacks, if there are any, of epochs.
+
+        They know the estimator that `fit` was called on, not the copy that is at work.
+        """
         if not getattr(self, "_skl_callbacks", None):
             return []
 
@@ -336,7 +344,7 @@ class PositiveOutputRegressor(
             self.net_.product_ = make_product(self.net_)
             return vars(self)
 
-        return [("sklearn", EpochBridge(self, task, so_far, **data))]
+        return [("sklearn", EpochBridge(estimator, task, so_far, **data))]
 
     def _publish(self, data, rows):
         """Set everything but the repair."""
