@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.metrics import root_mean_squared_error
 
+from sklpos.pipelines import take_apart
+
 
 def violation_rate(y_pred, lower_bound=0.0) -> float:
     """Return the share of rows with a prediction below the bound.
@@ -194,15 +196,8 @@ SCORERS = {
 }
 
 
-def _bound_of(estimator):
-    """Look into pipelines, and into searches."""
-    while True:
-        if hasattr(estimator, "steps"):
-            estimator = estimator[-1]
-        elif hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        else:
-            return getattr(estimator, "lower_bound", 0.0)
+def _bound_of(model):
+    return getattr(take_apart(model)[1], "lower_bound", 0.0)
 
 
 def best_feasible(
@@ -243,8 +238,8 @@ class _BestFeasible:
         self.violation = violation
 
     def __call__(self, cv_results: dict) -> int:
-        score = self._column(cv_results, self.score)
-        violation = -self._column(cv_results, self.violation)
+        score = mean_score(cv_results, self.score)
+        violation = -mean_score(cv_results, self.violation)
         failed = np.isnan(score) | np.isnan(violation)
         violation[failed], score[failed] = np.inf, -np.inf
         smallest = violation.min()
@@ -258,12 +253,31 @@ class _BestFeasible:
         allowed = violation <= max(self.tolerance, smallest)
         return int(np.argmax(np.where(allowed, score, -np.inf)))
 
-    @staticmethod
-    def _column(cv_results: dict, name: str) -> np.ndarray:
-        column = f"mean_test_{name}"
-        if column not in cv_results:
-            raise ValueError(
-                f"the search has no scorer named {name!r}; pass scoring={{{name!r}: "
-                "...}} to it."
-            )
-        return np.array(cv_results[column], dtype=float)
+
+def mean_score(cv_results: dict, name: str) -> np.ndarray:
+    """Return the mean test score of each candidate of a search.
+
+    Parameters
+    ----------
+    cv_results : dict
+        ``cv_results_`` of the search.
+    name : str
+        Of the scorer.
+
+    Returns
+    -------
+    ndarray of shape (n_candidates,)
+        A copy.
+
+    Raises
+    ------
+    ValueError
+        If the search has no scorer of that name.
+    """
+    column = f"mean_test_{name}"
+    if column not in cv_results:
+        raise ValueError(
+            f"the search has no scorer named {name!r}; pass scoring={{{name!r}: ...}} "
+            "to it."
+        )
+    return np.array(cv_results[column], dtype=float)

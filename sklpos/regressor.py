@@ -34,6 +34,7 @@ from sklpos.sklearn_callbacks import (
     with_callbacks,
 )
 from sklpos.validation import check_training_data
+from sklpos.violations import summarise_training
 
 
 class PositiveOutputRegressor(
@@ -355,7 +356,7 @@ class PositiveOutputRegressor(
             multipliers * targets.scale[targets.bounded]
         )
         self.kkt_, self.repair_, self.certificate_ = None, None, None
-        self._objective, self._kept = None, None
+        self._objective, self._kept, self._training = None, None, None
         self.net_.product_ = make_product(self.net_)
         return objective, kkt
 
@@ -375,6 +376,7 @@ class PositiveOutputRegressor(
             self._hold_on_domain(data)
         elif self.strategy_.guarantee != "everywhere" and self.repair is not None:
             self._repair(data.X, data.kept, data.n_samples, data.weight)
+        self._training = summarise_training(self, data)
 
     def _hold_on_domain(self, data) -> None:
         """Repair by intervals alone, which no time limit changes, and certify."""
@@ -408,4 +410,6 @@ class PositiveOutputRegressor(
     @property
     def loss_curve_(self):
         """Training loss of each epoch."""
-        return [row["train_loss"] for row in self.net_.history if "train_loss" in row]
+        return [
+            float(row["train_loss"]) for row in self.net_.history if "train_loss" in row
+        ]
