@@ -22,6 +22,7 @@ from sklpos.building import (
 from sklpos.certificates.estimator import CertificatesMixin
 from sklpos.certificates.model import data_range, make_domain, read_model
 from sklpos.diagnostics import evaluate_training_state
+from sklpos.documentation import DocumentationLinkMixin
 from sklpos.modules import MLP
 from sklpos.parameters import CONSTRAINTS, NetParamsMixin
 from sklpos.product import head_objective, make_product, predict_rows
@@ -41,6 +42,7 @@ class PositiveOutputRegressor(
     CertificatesMixin,
     EnforceMixin,
     NetParamsMixin,
+    DocumentationLinkMixin,
     CallbackSupportMixin,
     RegressorMixin,
     BaseEstimator,
@@ -130,11 +132,18 @@ class PositiveOutputRegressor(
         None if something else changed the head since.
     loss_curve_ : list of float
         Training loss with the constraint term, scaled units, one an epoch.
-    history_, optimizer_, criterion_, callbacks_
+    history_ : skorch.history.History
+        One record an epoch, of `net_`, with the columns of `ConstraintHistory`.
+    optimizer_ : torch.optim.Optimizer
+        That of `net_`.
+    criterion_ : nn.Module
+        That of `net_`.
+    callbacks_ : list of (str, skorch callback)
         Those of `net_`.
     n_iter_ : int
         Epochs of the last call.
-    n_outputs_, n_features_in_ : int
+    n_outputs_ : int
+    n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         If X had string column names.
 
