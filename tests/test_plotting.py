@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -81,6 +82,10 @@ def test_history_divides_the_axes_it_is_given(fitted):
     assert (display.ax_, display.figure_) == (ax, figure)
     assert not other.lines
     assert display.axes_["alpha"].lines[0].get_linewidth() == 3
+    with pytest.raises(ValueError, match="ax must be a subplot"):
+        ConstraintHistoryDisplay.from_estimator(
+            fitted, ax=figure.add_axes([0, 0, 1, 1])
+        )
     middle = other.get_position().x0
     assert all(panel.get_position().x1 < middle for panel in display.axes_.values())
 
@@ -211,3 +216,16 @@ def test_without_matplotlib_one_sentence_says_so(monkeypatch):
 def test_matplotlib_is_imported_by_those_who_draw_only():
     for path in Path(sklpos.plotting.__file__).parent.glob("*.py"):
         assert not re.search(r"^(import|from) matplotlib", path.read_text(), re.M)
+
+
+def test_lines_take_any_name_of_a_property(fitted, data):
+    display = ConstraintHistoryDisplay.from_estimator(fitted, linestyle=":", c="k")
+    line = display.axes_["alpha"].lines[0]
+    assert (line.get_linestyle(), line.get_color()) == (":", "k")
+    rows = PositivityDisplay.from_estimator(fitted, data.X, markersize=9).points_
+    assert rows.get_markersize() == 9
+
+
+def test_unfitted_models_are_refused(small, data):
+    with pytest.raises(NotFittedError):
+        ConstraintHistoryDisplay.from_estimator(small())

@@ -38,6 +38,26 @@ def get_axes(ax=None, figsize: tuple[float, float] = (6.4, 4.4)):
     return plt.subplots(figsize=figsize, layout="constrained")[1]
 
 
+def style(given: dict, **defaults) -> dict:
+    """Return the look of a line: what is given, under any of its names, wins.
+
+    Parameters
+    ----------
+    given : dict
+        For ``Axes.plot``; aliases such as ``lw`` are understood.
+    **defaults : object
+
+    Returns
+    -------
+    dict
+    """
+    from matplotlib.cbook import normalize_kwargs
+    from matplotlib.lines import Line2D
+
+    looks = [normalize_kwargs(look, Line2D) for look in (defaults, given)]
+    return {**looks[0], **looks[1]}
+
+
 def draw_bound(ax, lower_bound: float, *, vertical: bool = False) -> None:
     """Draw the bound, and shade what lies below it up to the limit of the axes.
 

@@ -15,6 +15,7 @@ from sklpos.plotting.axes import (
     SKY,
     VERMILLION,
     get_axes,
+    style,
 )
 
 # Shape and colour both tell: strategies differ in either.
@@ -182,9 +183,9 @@ class StrategyComparisonDisplay:
         for number, name in enumerate(dict.fromkeys(self.names)):
             mine = [other == name for other in self.names]
             marker, color = _LOOKS[number % len(_LOOKS)]
-            look = {"marker": marker, "color": color, "ls": "", "label": name}
+            look = style(kwargs, marker=marker, color=color, ls="", label=name)
             place = self.violation[mine], self.error[mine]
-            (self.points_[name],) = self.ax_.plot(*place, **{**look, **kwargs})
+            (self.points_[name],) = self.ax_.plot(*place, **look)
         self._mark_best()
         self._shade()
         self._annotate()

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from sklpos.plotting.axes import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, get_axes
+from sklpos.plotting.axes import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    get_axes,
+    style,
+)
 from sklpos.violations import fitted_regressor
 
 # Column of the history, label, colour; one tuple a panel.
@@ -109,11 +117,19 @@ class ConstraintHistoryDisplay:
         Returns
         -------
         ConstraintHistoryDisplay
+
+        Raises
+        ------
+        ValueError
+            If `ax` stands alone, outside of a grid.
         """
         self.ax_ = get_axes(ax, figsize=(7.2, 5.0))
         self.figure_ = self.ax_.figure
+        place = self.ax_.get_subplotspec()
+        if place is None:
+            raise ValueError("ax must be a subplot, which can be divided into panels.")
         self.ax_.set_axis_off()
-        grid = self.ax_.get_subplotspec().subgridspec(2, 2)
+        grid = place.subgridspec(2, 2)
         self.axes_ = {}
         for place, (name, columns) in zip(grid, _PANELS.items(), strict=True):
             panel = self.axes_[name] = self.figure_.add_subplot(place)
@@ -125,11 +141,11 @@ class ConstraintHistoryDisplay:
         return self
 
     def _draw(self, panel, columns, **kwargs) -> None:
-        for name, label, color, style in columns:
+        for name, label, color, line in columns:
             epochs = [e for e, row in enumerate(self.history, 1) if name in row]
             values = [row[name] for row in self.history if name in row]
             if values:
-                look = {"color": color, "ls": style, "label": label, **kwargs}
+                look = style(kwargs, color=color, ls=line, label=label)
                 panel.plot(epochs, values, **look)
         if len(panel.lines) > 1:
             panel.legend(edgecolor="none", fontsize="small")

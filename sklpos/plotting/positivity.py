@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sklpos.plotting.axes import BLUE, GREY, VERMILLION, draw_bound, get_axes
+from sklpos.plotting.axes import BLUE, GREY, VERMILLION, draw_bound, get_axes, style
 from sklpos.violations import fitted_regressor, predict_twice
 
 _KINDS = ("sorted", "actual_vs_predicted")
@@ -195,7 +195,7 @@ class PositivityDisplay:
             trained = f"as trained: {self._count(self.y_before)}"
             look = {"ms": 3, "color": GREY, "label": trained}
             self.before_ = draw(self.y_before, rows, "o", **look)
-        look = {"ms": 3, "color": BLUE, "label": label, **kwargs}
+        look = style(kwargs, ms=3, color=BLUE, label=label)
         self.points_ = draw(self.y_pred, rows, "o", **look)
         if below.size:
             look = {"ms": 6, "mew": 1.5, "color": VERMILLION}
