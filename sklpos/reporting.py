@@ -168,6 +168,8 @@ def _promise(regressor) -> str:
         return f"nothing, no head does for outputs {infeasible.tolist()}"
     if regressor._training is None or regressor._training[1] is None:
         return "what enforce was last asked for"
+    if regressor._training[1].violation_rate > 0:
+        return "nothing exact, the repair was lost to rounding"
     return "the training rows, by the repair"
 
 

@@ -40,7 +40,13 @@ class RowSummary:
     rmse: NDArray | None
 
     @classmethod
-    def from_predictions(cls, predictions, lower_bound, y=None, weight=None):
+    def from_predictions(
+        cls,
+        predictions: NDArray,
+        lower_bound: NDArray,
+        y: NDArray | None = None,
+        weight: NDArray | None = None,
+    ) -> RowSummary:
         """Summarise predictions.
 
         Parameters
@@ -56,12 +62,15 @@ class RowSummary:
         """
         predictions = np.asarray(predictions, dtype=np.float64)
         missing = np.max(lower_bound - predictions, axis=0, initial=0.0)
-        rmse = None
-        if y is not None:
-            squares = np.average((predictions - y) ** 2, axis=0, weights=weight)
-            rmse = np.sqrt(squares)
+        rmse = None if y is None else _root_mean_square(predictions - y, weight)
         rate = violation_rate(predictions, lower_bound)
         return cls(len(predictions), rate, missing, rmse)
+
+
+def _root_mean_square(errors: NDArray, weight: NDArray | None) -> NDArray:
+    largest = np.abs(errors).max(axis=0)
+    unit = np.where(largest > 0, largest, 1.0)  # so that squares stay finite
+    return unit * np.sqrt(np.average((errors / unit) ** 2, axis=0, weights=weight))
 
 
 def fitted_regressor(model) -> tuple[list, object]:
@@ -137,7 +146,9 @@ def summarise_training(regressor, data) -> tuple[RowSummary, RowSummary | None]:
     return _summarise(predictions, data.lower_bound, data.y, data.weight)
 
 
-def summarise_rows(model, X: ArrayLike, y: ArrayLike | None = None):
+def summarise_rows(
+    model, X: ArrayLike, y: ArrayLike | None = None
+) -> tuple[RowSummary, RowSummary | None]:
     """Summarise the predictions for any rows.
 
     Parameters

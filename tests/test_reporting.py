@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklpos import report
-from sklpos.violations import predict_twice
+from sklpos.violations import RowSummary, predict_twice
 
 
 def rmse(y, predictions):
@@ -134,14 +134,20 @@ def test_outputs_that_no_head_can_hold_are_named(small):
 
 
 def test_a_rare_violation_is_not_rounded_to_none(small, data):
-    from sklpos.violations import RowSummary
-
     predictions = np.ones((10_000, 1))
     predictions[7] = -1e-9
     summary = RowSummary.from_predictions(predictions, np.zeros(1))
     found = report(small().fit(data.X, data.y))
     vars(found)["rows_"] = (summary, None)
     assert "1 (0.0%)" in str(found)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_errors_in_any_unit(unit):
+    y = unit * np.array([[3.0], [5.0]])
+    summary = RowSummary.from_predictions(y - unit, np.full(1, 4 * unit), y)
+    assert summary.rmse == pytest.approx(unit, rel=1e-12, abs=0)
+    assert summary.max_violation == pytest.approx(2 * unit, rel=1e-12, abs=0)
 
 
 def test_text_is_aligned_and_html_says_the_same(raw_and_repaired, data):

@@ -94,7 +94,7 @@ class StrategyComparisonDisplay:
         )
 
     @classmethod
-    def from_estimator(cls, search, **options):
+    def from_estimator(cls, search, **options) -> StrategyComparisonDisplay:
         """Draw the candidates of a fitted search, with the one that it chose.
 
         Parameters
@@ -116,15 +116,15 @@ class StrategyComparisonDisplay:
     @classmethod
     def from_cv_results(
         cls,
-        cv_results,
+        cv_results: dict,
         *,
-        score="rmse",
-        violation="violation_rate",
-        tolerance=0.0,
-        best_index=None,
+        score: str = "rmse",
+        violation: str = "violation_rate",
+        tolerance: float = 0.0,
+        best_index: int | None = None,
         ax=None,
         **kwargs,
-    ):
+    ) -> StrategyComparisonDisplay:
         """Draw the candidates in the results of a search.
 
         Parameters
@@ -163,7 +163,7 @@ class StrategyComparisonDisplay:
         )
         return display.plot(ax, **kwargs)
 
-    def plot(self, ax=None, **kwargs):
+    def plot(self, ax=None, **kwargs) -> StrategyComparisonDisplay:
         """Draw.
 
         Parameters

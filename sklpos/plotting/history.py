@@ -68,7 +68,9 @@ class ConstraintHistoryDisplay:
         return f"{type(self).__name__}({len(self.history)} epochs)"
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None, **kwargs):
+    def from_estimator(
+        cls, estimator, *, ax=None, **kwargs
+    ) -> ConstraintHistoryDisplay:
         """Draw the history of a fitted model.
 
         Parameters
@@ -87,7 +89,7 @@ class ConstraintHistoryDisplay:
         return cls.from_history(history, ax=ax, **kwargs)
 
     @classmethod
-    def from_history(cls, history, *, ax=None, **kwargs):
+    def from_history(cls, history, *, ax=None, **kwargs) -> ConstraintHistoryDisplay:
         """Draw a history.
 
         Parameters
@@ -104,7 +106,7 @@ class ConstraintHistoryDisplay:
         """
         return cls(history).plot(ax, **kwargs)
 
-    def plot(self, ax=None, **kwargs):
+    def plot(self, ax=None, **kwargs) -> ConstraintHistoryDisplay:
         """Draw.
 
         Parameters

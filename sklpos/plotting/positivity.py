@@ -50,8 +50,16 @@ class PositivityDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, y=None, *, output=0, kind=None, ax=None, **kwargs
-    ):
+        cls,
+        estimator,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        output: int = 0,
+        kind: str | None = None,
+        ax=None,
+        **kwargs,
+    ) -> PositivityDisplay:
         """Predict, with the head as trained and as repaired, and draw.
 
         Parameters
@@ -93,10 +101,10 @@ class PositivityDisplay:
         y_true: ArrayLike | None = None,
         y_before: ArrayLike | None = None,
         lower_bound: float = 0.0,
-        kind=None,
+        kind: str | None = None,
         ax=None,
         **kwargs,
-    ):
+    ) -> PositivityDisplay:
         """Draw predictions of any model.
 
         Parameters
@@ -132,7 +140,7 @@ class PositivityDisplay:
                 )
         return cls(**columns, lower_bound=lower_bound).plot(ax, kind=kind, **kwargs)
 
-    def plot(self, ax=None, *, kind=None, **kwargs):
+    def plot(self, ax=None, *, kind: str | None = None, **kwargs) -> PositivityDisplay:
         """Draw.
 
         Parameters
@@ -163,11 +171,6 @@ class PositivityDisplay:
         self.figure_ = self.ax_.figure
         place = self._by_rank() if kind == "sorted" else self._by_target()
         self._draw(place, **kwargs)
-        if kind == "sorted":
-            self.ax_.set(xlabel="rows, in order of prediction", ylabel="prediction")
-        else:
-            self.ax_.axline((0, 0), slope=1, color=GREY, lw=0.8, ls=":", zorder=1)
-            self.ax_.set(xlabel="prediction", ylabel="target")
         draw_bound(self.ax_, self.lower_bound, vertical=kind != "sorted")
         self.ax_.legend(edgecolor="none", fontsize="small")
         self.ax_.spines[["top", "right"]].set_visible(False)
@@ -176,9 +179,12 @@ class PositivityDisplay:
     def _by_rank(self):
         first = self.y_pred if self.y_before is None else self.y_before
         rank = np.argsort(np.argsort(first, kind="stable"), kind="stable")
+        self.ax_.set(xlabel="rows, in order of prediction", ylabel="prediction")
         return lambda values, rows: (rank[rows], values[rows])
 
     def _by_target(self):
+        self.ax_.set(xlabel="prediction", ylabel="target")
+        self.ax_.axline((0, 0), slope=1, color=GREY, lw=0.8, ls=":", zorder=1)
         return lambda values, rows: (values[rows], self.y_true[rows])
 
     def _draw(self, place, **kwargs) -> None:
