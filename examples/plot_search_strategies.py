@@ -13,7 +13,6 @@ candidates that hold the bound on the held-out days.
 # ------
 # The weather of Seattle, 2012 to 2015, in the order of time: each fold is a year.
 
-import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
@@ -21,7 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from vega_datasets import data
 
 from sklpos import STRATEGIES, PositiveOutputRegressor
-from sklpos.metrics import best_feasible, violation_rate_scorer
+from sklpos.metrics import SCORERS, best_feasible
+from sklpos.plotting import StrategyComparisonDisplay
 
 weather = data.seattle_weather()
 season = 2 * np.pi * weather["date"].dt.day_of_year / 365.25
@@ -43,10 +43,7 @@ search = GridSearchCV(
         {STRATEGY: with_alpha, ALPHA: [0.3, 3.0, 30.0]},
         {STRATEGY: without_alpha},
     ],
-    scoring={
-        "rmse": "neg_root_mean_squared_error",
-        "violation_rate": violation_rate_scorer,
-    },
+    scoring=SCORERS,
     refit=best_feasible(tolerance=0.0, score="rmse", violation="violation_rate"),
     cv=KFold(4),
 )
@@ -98,20 +95,11 @@ print(f"smallest of its predictions: {search.predict(X).min():.5f} mm")
 # Look at it
 # ----------
 
-fig, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-names = [parameters[STRATEGY] for parameters in results["params"]]
-for name in STRATEGIES:
-    mine = [candidate for candidate, other in enumerate(names) if other == name]
-    axes.plot(100 * violation[mine], rmse[mine], "o-", lw=0.8, label=name)
-axes.plot(
-    100 * violation[chosen], rmse[chosen], "ko", ms=14, mfc="none", label="chosen"
-)
-axes.axvline(0, color="black", lw=0.8)
-axes.set(
-    xlabel="held-out days with a negative prediction, %",
-    ylabel="held-out RMSE, mm a day",
+display = StrategyComparisonDisplay.from_estimator(search)
+display.ax_.set(
     title="Strategies, each at its values of alpha",
+    xlabel="held-out days with a negative prediction",
+    ylabel="held-out RMSE, mm a day",
 )
-axes.legend()
-fig.savefig("search_strategies.png", dpi=120)
+display.figure_.savefig("search_strategies.png", dpi=120)
 print("The picture is in search_strategies.png.")

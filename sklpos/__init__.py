@@ -3,6 +3,7 @@
 from sklpos.certificates import certify
 from sklpos.modules import MLP
 from sklpos.regressor import PositiveOutputRegressor
+from sklpos.reporting import report
 from sklpos.strategies import STRATEGIES, ConstraintStrategy
 
 __version__ = "0.1.0.dev0"
@@ -14,4 +15,5 @@ __all__ = [
     "PositiveOutputRegressor",
     "__version__",
     "certify",
+    "report",
 ]

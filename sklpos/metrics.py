@@ -6,6 +6,9 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+from sklearn.metrics import root_mean_squared_error
+
+from sklpos.pipelines import take_apart
 
 
 def violation_rate(y_pred, lower_bound=0.0) -> float:
@@ -53,8 +56,67 @@ def max_violation(y_pred, lower_bound=0.0) -> float:
     return float(np.max(np.asarray(lower_bound) - np.asarray(y_pred), initial=0.0))
 
 
+def mean_violation(y_pred, lower_bound=0.0) -> float:
+    """Return the mean amount by which predictions miss the bound.
+
+    ``mean_ij max(lower_bound_j - y_pred_ij, 0)``; an output without a bound counts as
+    one that obeys it.
+
+    Parameters
+    ----------
+    y_pred : array-like of shape (n_samples,) or (n_samples, n_outputs)
+    lower_bound : float or array-like of shape (n_outputs,), default=0.0
+        Same unit as y.
+
+    Returns
+    -------
+    float
+        Same unit as y; 0 if none does.
+
+    Examples
+    --------
+    >>> mean_violation([1.0, -0.5, 0.0, -1.5])
+    0.5
+    """
+    return float(np.maximum(np.asarray(lower_bound) - np.asarray(y_pred), 0).mean())
+
+
+def feasible_root_mean_squared_error(
+    y_true, y_pred, lower_bound=0.0, *, tolerance: float = 0.0
+) -> float:
+    """Return the root mean squared error, or infinity where the bound is broken.
+
+    The objective of "the smallest error among the models that obey the bound", for
+    optimisers that take one number; a search by scikit-learn wants `best_feasible`.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,) or (n_samples, n_outputs)
+    y_pred : array-like of the same shape
+    lower_bound : float or array-like of shape (n_outputs,), default=0.0
+        Same unit as y.
+    tolerance : float, default=0.0
+        Violation rate that still counts as feasible.
+
+    Returns
+    -------
+    float
+        Same unit as y, the mean over outputs; ``inf`` if infeasible.
+
+    Examples
+    --------
+    >>> feasible_root_mean_squared_error([0.0, 2.0], [1.0, 1.0])
+    1.0
+    >>> feasible_root_mean_squared_error([0.0, 2.0], [-0.1, 2.0])
+    inf
+    """
+    if violation_rate(y_pred, lower_bound) > tolerance:
+        return float("inf")
+    return float(root_mean_squared_error(y_true, y_pred))
+
+
 def violation_rate_scorer(estimator, X, y=None) -> float:
-    """Score by minus the violation rate of an estimator, or of a pipeline's last step.
+    """Score by minus the violation rate of an estimator, a pipeline or a search.
 
     Parameters
     ----------
@@ -88,10 +150,54 @@ def max_violation_scorer(estimator, X, y=None) -> float:
     return -max_violation(estimator.predict(X), _bound_of(estimator))
 
 
-def _bound_of(estimator):
-    while hasattr(estimator, "steps"):
-        estimator = estimator[-1]
-    return getattr(estimator, "lower_bound", 0.0)
+def mean_violation_scorer(estimator, X, y=None) -> float:
+    """Score by minus the mean violation; see `violation_rate_scorer`.
+
+    Parameters
+    ----------
+    estimator : estimator
+    X : array-like of shape (n_samples, n_features)
+    y : ignored
+
+    Returns
+    -------
+    float
+        Greater is better.
+    """
+    return -mean_violation(estimator.predict(X), _bound_of(estimator))
+
+
+def feasible_rmse_scorer(estimator, X, y) -> float:
+    """Score by minus `feasible_root_mean_squared_error`, without a tolerance.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its ``lower_bound`` is read, 0 if it has none.
+    X : array-like of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+
+    Returns
+    -------
+    float
+        Greater is better; ``-inf`` if a prediction is below the bound.
+    """
+    return -feasible_root_mean_squared_error(
+        y, estimator.predict(X), _bound_of(estimator)
+    )
+
+
+#: For the ``scoring`` of a search or of `cross_validate`; `best_feasible` reads it.
+SCORERS = {
+    "rmse": "neg_root_mean_squared_error",
+    "violation_rate": violation_rate_scorer,
+    "max_violation": max_violation_scorer,
+    "mean_violation": mean_violation_scorer,
+}
+
+
+def _bound_of(model):
+    return getattr(take_apart(model)[1], "lower_bound", 0.0)
 
 
 def best_feasible(
@@ -132,8 +238,8 @@ class _BestFeasible:
         self.violation = violation
 
     def __call__(self, cv_results: dict) -> int:
-        score = self._column(cv_results, self.score)
-        violation = -self._column(cv_results, self.violation)
+        score = mean_score(cv_results, self.score)
+        violation = -mean_score(cv_results, self.violation)
         failed = np.isnan(score) | np.isnan(violation)
         violation[failed], score[failed] = np.inf, -np.inf
         smallest = violation.min()
@@ -147,12 +253,31 @@ class _BestFeasible:
         allowed = violation <= max(self.tolerance, smallest)
         return int(np.argmax(np.where(allowed, score, -np.inf)))
 
-    @staticmethod
-    def _column(cv_results: dict, name: str) -> np.ndarray:
-        column = f"mean_test_{name}"
-        if column not in cv_results:
-            raise ValueError(
-                f"the search has no scorer named {name!r}; pass scoring={{{name!r}: "
-                "...}} to it."
-            )
-        return np.array(cv_results[column], dtype=float)
+
+def mean_score(cv_results: dict, name: str) -> np.ndarray:
+    """Return the mean test score of each candidate of a search.
+
+    Parameters
+    ----------
+    cv_results : dict
+        ``cv_results_`` of the search.
+    name : str
+        Of the scorer.
+
+    Returns
+    -------
+    ndarray of shape (n_candidates,)
+        A copy.
+
+    Raises
+    ------
+    ValueError
+        If the search has no scorer of that name.
+    """
+    column = f"mean_test_{name}"
+    if column not in cv_results:
+        raise ValueError(
+            f"the search has no scorer named {name!r}; pass scoring={{{name!r}: ...}} "
+            "to it."
+        )
+    return np.array(cv_results[column], dtype=float)

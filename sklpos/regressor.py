@@ -22,6 +22,7 @@ from sklpos.building import (
 from sklpos.certificates.estimator import CertificatesMixin
 from sklpos.certificates.model import data_range, make_domain, read_model
 from sklpos.diagnostics import evaluate_training_state
+from sklpos.documentation import DocumentationLinkMixin
 from sklpos.modules import MLP
 from sklpos.parameters import CONSTRAINTS, NetParamsMixin
 from sklpos.product import head_objective, make_product, predict_rows
@@ -34,12 +35,14 @@ from sklpos.sklearn_callbacks import (
     with_callbacks,
 )
 from sklpos.validation import check_training_data
+from sklpos.violations import summarise_training
 
 
 class PositiveOutputRegressor(
     CertificatesMixin,
     EnforceMixin,
     NetParamsMixin,
+    DocumentationLinkMixin,
     CallbackSupportMixin,
     RegressorMixin,
     BaseEstimator,
@@ -133,11 +136,18 @@ class PositiveOutputRegressor(
         None if something else changed the head since.
     loss_curve_ : list of float
         Training loss with the constraint term, scaled units, one an epoch.
-    history_, optimizer_, criterion_, callbacks_
+    history_ : skorch.history.History
+        One record an epoch, of `net_`, with the columns of `ConstraintHistory`.
+    optimizer_ : torch.optim.Optimizer
+        That of `net_`.
+    criterion_ : nn.Module
+        That of `net_`.
+    callbacks_ : list of (str, skorch callback)
         Those of `net_`.
     n_iter_ : int
         Epochs of the last call.
-    n_outputs_, n_features_in_ : int
+    n_outputs_ : int
+    n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         If X had string column names.
 
@@ -241,16 +251,21 @@ class PositiveOutputRegressor(
             For bad input, or when training diverges. What was fitted before stays.
         """
         task = self._init_callback_context(max_subtasks=self.max_epochs)
-        task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        task.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
         resume = self.warm_start and self.__sklearn_is_fitted__()
         with self._all_or_nothing(resume) as fitted:
-            bridge = fitted._bridge(task, X=X, y=y)
+            bridge = fitted._bridge(task, self, X=X, y=y, metadata=metadata)
             data, rows = fitted._train(
                 X, y, sample_weight, self.max_epochs, resume, bridge
             )
             fitted._finish(data, rows)
         task.call_on_fit_task_end(
-            estimator=self, X=X, y=y, reconstruction_attributes=lambda: vars(self)
+            estimator=self,
+            X=X,
+            y=y,
+            metadata=metadata,
+            reconstruction_attributes=lambda: vars(self),
         )
         return self
 
@@ -333,8 +348,11 @@ class PositiveOutputRegressor(
         self.n_iter_ = run_epochs(self.net_, rows, epochs, bridge)
         return data, rows
 
-    def _bridge(self, task, **data) -> list:
-        """Return what tells scikit-learn's callbacks, if there are any, of epochs."""
+    def _bridge(self, task, estimator, **data) -> list:
+        """Return what tells scikit-learn's callbacks, if there are any, of epochs.
+
+        They know the estimator that `fit` was called on, not the copy that is at work.
+        """
         if not getattr(self, "_skl_callbacks", None):
             return []
 
@@ -342,7 +360,7 @@ class PositiveOutputRegressor(
             self.net_.product_ = make_product(self.net_)
             return vars(self)
 
-        return [("sklearn", EpochBridge(self, task, so_far, **data))]
+        return [("sklearn", EpochBridge(estimator, task, so_far, **data))]
 
     def _publish(self, data, rows):
         """Set everything but the repair."""
@@ -353,7 +371,7 @@ class PositiveOutputRegressor(
             multipliers * targets.scale[targets.bounded]
         )
         self.kkt_, self.repair_, self.certificate_ = None, None, None
-        self._objective, self._kept = None, None
+        self._objective, self._kept, self._training = None, None, None
         self.net_.product_ = make_product(self.net_)
         return objective, kkt
 
@@ -373,6 +391,7 @@ class PositiveOutputRegressor(
             self._hold_on_domain(data)
         elif self.strategy_.guarantee != "everywhere" and self.repair is not None:
             self._repair(data.X, data.kept, data.n_samples, data.weight)
+        self._training = summarise_training(self, data)
 
     def _hold_on_domain(self, data) -> None:
         """Repair by intervals alone, which no time limit changes, and certify."""
@@ -406,4 +425,6 @@ class PositiveOutputRegressor(
     @property
     def loss_curve_(self):
         """Training loss of each epoch."""
-        return [row["train_loss"] for row in self.net_.history if "train_loss" in row]
+        return [
+            float(row["train_loss"]) for row in self.net_.history if "train_loss" in row
+        ]

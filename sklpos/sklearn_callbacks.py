@@ -39,7 +39,7 @@ class EpochBridge(Callback):
     snapshot : callable
         Returns the attributes of an estimator as if fitted so far.
     **data : object
-        ``X`` and ``y`` as the callbacks shall see them.
+        ``X``, ``y`` and ``metadata`` as the callbacks shall see them.
     """
 
     def __init__(self, estimator, context, snapshot, **data):

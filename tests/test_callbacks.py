@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from skorch.callbacks import (
 )
 
 from sklpos import PositiveOutputRegressor
-from sklpos.callbacks import ConstraintHistory, MultiplierAscent
+from sklpos.callbacks import ConstraintHistory, MultiplierAscent, QuietPrintLog
 from sklpos.strategies import AugmentedLagrangian, Lagrangian, QuadraticPenalty
 
 N = 50
@@ -233,13 +234,48 @@ def test_progress_bar(capfd):
     assert "4" in capfd.readouterr().err
 
 
-def test_print_log_shows_the_constraint(capsys):
+def plain(text):
+    """Lines without colours."""
+    return re.sub(r"\x1b\[\d+m", "", text).splitlines()
+
+
+def test_print_log_shows_the_constraint_in_reading_order(capsys):
     X, y = make_data()
-    regressor(verbose=1).fit(X, y)
-    header, *_, last = capsys.readouterr().out.splitlines()
+    regressor(verbose=1, early_stopping=True).fit(X, y)
+    header, *_, last = plain(capsys.readouterr().out)
+    shown = ["max_violation", "violation_rate", "max_multiplier", "alpha"]
+    losses = ["train_loss", "valid_loss", "objective"]
+    assert header.split() == ["epoch", *losses, *shown, "dur"]
+    assert last.split()[0] == "4"
+
+
+def test_print_log_is_aligned_whatever_the_size_of_its_numbers(capsys):
+    class Sizes(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            size = [1.0, 1.234567e-9, 12345678.9, 0.5][len(net.history) - 1]
+            for name in ("max_violation", "alpha", "dur"):
+                net.history.record(name, size)
+
+    X, y = make_data()
+    log = QuietPrintLog()
+    regressor(Sizes(), log, verbose=1, callbacks__print_log=None).fit(X, y)
+    header, rule, *lines = plain(capsys.readouterr().out)
+    assert len(lines) == 4
+    assert {len(line) for line in lines} == {len(header)} == {len(rule)}
+    ends = [match.end() for match in re.finditer(r"\S+", header)]
+    for line in lines:
+        assert [match.end() for match in re.finditer(r"\S+", line)] == ends
+    assert "1.235e-09" in lines[1]
+
+
+def test_print_log_takes_all_columns_and_other_formats(capsys):
+    X, y = make_data()
+    options = {"callbacks__print_log__keys_ignored": None}
+    regressor(verbose=1, callbacks__print_log__floatfmt=".1e", **options).fit(X, y)
+    header, _, first, *_ = plain(capsys.readouterr().out)
     for name in (*COLUMNS, "train_loss", "epoch"):
         assert name in header
-    assert last.split()[0] == "4"
+    assert re.search(r"\d\.\de", first)
 
 
 def test_print_log_comes_last_and_can_be_narrowed(capsys):

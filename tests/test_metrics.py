@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklpos.metrics import (
+    SCORERS,
     best_feasible,
+    feasible_rmse_scorer,
+    feasible_root_mean_squared_error,
     max_violation,
     max_violation_scorer,
+    mean_violation,
+    mean_violation_scorer,
     violation_rate,
     violation_rate_scorer,
 )
@@ -21,29 +27,46 @@ INF = np.inf
 
 
 @pytest.mark.parametrize(
-    ("y_pred", "lower_bound", "rate", "largest"),
+    ("y_pred", "lower_bound", "rate", "largest", "mean"),
     [
-        ([1.0, -0.5, 0.0, 2.0], 0.0, 0.25, 0.5),
-        ([0.0, -0.0, 1e-300], 0.0, 0.0, 0.0),
-        ([0.0, -5e-324], 0.0, 0.5, 5e-324),
-        ([1.0, 2.0], 3.0, 1.0, 2.0),
-        ([-1.0, -2.0], -INF, 0.0, 0.0),
-        ([[1.0, -1.0], [-3.0, -1.0]], 0.0, 1.0, 3.0),
-        ([[1.0, -1.0], [-3.0, -1.0]], [0.0, -INF], 0.5, 3.0),
-        ([[5.0, 1.0], [4.0, 1.5]], [5.0, 1.0], 0.5, 1.0),
-        ([[-1.0], [2.0]], [0.0], 0.5, 1.0),
-        ([-INF, 1.0], 0.0, 0.5, INF),
+        ([1.0, -0.5, 0.0, 2.0], 0.0, 0.25, 0.5, 0.125),
+        ([0.0, -0.0, 1e-300], 0.0, 0.0, 0.0, 0.0),
+        ([0.0, -1e-323], 0.0, 0.5, 1e-323, 5e-324),
+        ([1.0, 2.0], 3.0, 1.0, 2.0, 1.5),
+        ([-1.0, -2.0], -INF, 0.0, 0.0, 0.0),
+        ([[1.0, -1.0], [-3.0, -1.0]], 0.0, 1.0, 3.0, 1.25),
+        ([[1.0, -1.0], [-3.0, -1.0]], [0.0, -INF], 0.5, 3.0, 0.75),
+        ([[5.0, 1.0], [4.0, 1.5]], [5.0, 1.0], 0.5, 1.0, 0.25),
+        ([[-1.0], [2.0]], [0.0], 0.5, 1.0, 0.5),
+        ([-INF, 1.0], 0.0, 0.5, INF, INF),
     ],
 )
-def test_violation(y_pred, lower_bound, rate, largest):
+def test_violation(y_pred, lower_bound, rate, largest, mean):
     assert violation_rate(y_pred, lower_bound) == rate
     assert max_violation(y_pred, lower_bound) == largest
+    assert mean_violation(y_pred, lower_bound) == mean
+
+
+@pytest.mark.parametrize(
+    ("y_pred", "options", "error"),
+    [
+        ([0.0, 0.0, 2.0, 4.0], {}, 1.0),
+        ([0.0, 0.0, 2.0, 4.0], {"lower_bound": 0.5}, INF),
+        ([-2.0, 0.0, 2.0, 2.0], {"tolerance": 0.2}, INF),
+        ([-2.0, 0.0, 2.0, 2.0], {"tolerance": 0.25}, 1.0),
+        ([np.nan, 0.0, 2.0, 2.0], {}, INF),
+    ],
+)
+def test_error_under_feasibility(y_pred, options, error):
+    y_true = [0.0, 0.0, 2.0, 2.0]
+    assert feasible_root_mean_squared_error(y_true, y_pred, **options) == error
 
 
 def test_a_prediction_that_is_not_a_number_obeys_nothing():
     assert violation_rate([np.nan, 1.0]) == 0.5
     assert violation_rate([[np.nan, 1.0]], [-INF, 0.0]) == 1.0
     assert np.isnan(max_violation([np.nan, 1.0]))
+    assert np.isnan(mean_violation([np.nan, 1.0]))
 
 
 def test_there_is_no_tolerance_in_float32():
@@ -62,6 +85,10 @@ def test_scorers_read_the_bound(small, data):
     for estimator in (model, pipe):
         assert violation_rate_scorer(estimator, data.X, data.Y) == -rate
         assert max_violation_scorer(estimator, data.X) == predictions.min() - 0.3
+        assert mean_violation_scorer(estimator, data.X) == -np.mean(
+            np.maximum(0.3 - predictions, 0)
+        )
+        assert feasible_rmse_scorer(estimator, data.X, data.Y) == -INF
     per_output = model.set_params(lower_bound=[0.3, -INF])
     assert violation_rate_scorer(per_output, data.X) == -np.mean(
         predictions[:, 0] < 0.3
@@ -149,5 +176,28 @@ def test_scorers_are_greater_for_the_better(small, data):
         small(strategy=name, repair=None).fit(data.X, data.y)
         for name in ("unconstrained", "activation")
     )
-    for scorer in (violation_rate_scorer, max_violation_scorer):
+    for scorer in (violation_rate_scorer, max_violation_scorer, mean_violation_scorer):
         assert scorer(free, data.X) < scorer(bounded, data.X) == 0
+
+
+def test_scorers_by_name_serve_a_search_and_its_scorers(small, data):
+    search = GridSearchCV(
+        small(lower_bound=0.3, on_negative_y="ignore"),
+        {"strategy": ["unconstrained", "activation"]},
+        scoring=SCORERS,
+        refit=best_feasible(violation="mean_violation"),
+        cv=2,
+    ).fit(data.X, data.y)
+    assert search.best_params_ == {"strategy": "activation"}
+    assert {f"mean_test_{name}" for name in SCORERS} <= set(search.cv_results_)
+
+
+def test_a_search_has_the_bound_of_its_best_estimator(small, data):
+    model = small(lower_bound=0.3, on_negative_y="ignore")
+    search = GridSearchCV(model, {"alpha": [1.0]}, cv=2).fit(data.X, data.y)
+    predictions = search.predict(data.X)
+    error = np.sqrt(np.mean((predictions - data.y) ** 2))
+    assert feasible_rmse_scorer(search, data.X, data.y) == pytest.approx(-error)
+    search.best_estimator_.lower_bound = 100.0
+    assert violation_rate_scorer(search, data.X) == -1
+    assert feasible_rmse_scorer(search, data.X, data.y) == -INF

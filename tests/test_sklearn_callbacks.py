@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklpos import PositiveOutputRegressor
 
-pytest.importorskip("sklearn.callback", reason="needs scikit-learn >= 1.9")
+callback = pytest.importorskip("sklearn.callback", reason="needs scikit-learn >= 1.9")
 
 
 class Recorder:
@@ -79,3 +81,69 @@ def test_teardown_runs_when_fit_fails(data):
     with pytest.raises(ValueError, match="unknown"):
         model.fit(*data)
     assert recorder.log[-1] == "teardown"
+
+
+def make_search(model):
+    grid = {"positiveoutputregressor__alpha": [0.5, 1.0]}
+    return GridSearchCV(make_pipeline(StandardScaler(), model), grid, cv=2)
+
+
+def test_scores_of_every_epoch_of_every_fit_of_a_search(data):
+    monitor = callback.ScoringMonitor(scoring=["r2", "neg_mean_absolute_error"])
+    search = make_search(make_model().set_callbacks(monitor)).fit(*data)
+    log = monitor.get_logs()
+    assert log.estimator_name == "GridSearchCV"
+    epochs = [row for row in log.data if row["task_name"] == "epoch"]
+    fits = [row for row in log.data if row["task_name"] == "fit"]
+    assert len(epochs) == 4 * (2 * 2 + 1)  # candidates, folds and the last fit
+    assert len(fits) == 5
+    of_the_best = min(fits, key=lambda row: len(row["task_id_path"]))
+    assert of_the_best["r2"] == r2_score(data[1], search.predict(data[0]))
+
+
+def test_scores_are_weighted_as_the_fit_is(data):
+    weight = np.linspace(0.1, 1, len(data[0]))
+    monitor = callback.ScoringMonitor(scoring="r2")
+    model = make_model().set_callbacks(monitor).fit(*data, sample_weight=weight)
+    last = monitor.get_logs().data[0]
+    score = r2_score(data[1], model.predict(data[0]), sample_weight=weight)
+    assert (last["task_name"], last["r2"]) == ("fit", score)
+
+
+class StopAfter:
+    """Stops every fit after some epochs; stays where it is set."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def setup(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        return context.task_name == "epoch" and context.task_id + 1 == self.epochs
+
+    def teardown(self, estimator, context):
+        pass
+
+
+def test_a_callback_can_stop_every_fit_of_a_search(data):
+    monitor = callback.ScoringMonitor(scoring="r2")
+    model = make_model().set_callbacks(StopAfter(3), monitor)
+    search = make_search(model).fit(*data)
+    stopped = [r for r in monitor.get_logs().data if r["task_name"] == "epoch"]
+    assert len(stopped) == 3 * 5
+    assert search.best_estimator_[-1].n_iter_ == 3
+    assert search.predict(data[0]).min() >= 0
+
+
+def test_a_progress_bar_shows_the_epochs_of_each_fit(data, capsys):
+    pytest.importorskip("rich")
+    bar = callback.ProgressBar(max_propagation_depth=None)
+    make_search(make_model()).set_callbacks(bar).fit(*data)
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.splitlines() if "PositiveOutput" in line]
+    assert len(lines) == 5
+    assert all("100%" in line for line in lines)

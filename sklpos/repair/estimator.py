@@ -87,6 +87,8 @@ class EnforceMixin:
                 self._shift(inputs, risk_level, confidence)
             else:
                 self._repair(inputs, np.arange(len(inputs)), len(inputs))
+        if self._training is not None and self.repair_ is not None:
+            self._training = (self._training[0], None)  # the training rows are gone
         return self
 
     def _repair(self, X, rows, n_samples: int, weights=None) -> None:

@@ -1,0 +1,11 @@
+"""Pictures of a fit and of a search, in the manner of scikit-learn's displays."""
+
+from sklpos.plotting.comparison import StrategyComparisonDisplay
+from sklpos.plotting.history import ConstraintHistoryDisplay
+from sklpos.plotting.positivity import PositivityDisplay
+
+__all__ = [
+    "ConstraintHistoryDisplay",
+    "PositivityDisplay",
+    "StrategyComparisonDisplay",
+]

@@ -1,0 +1,232 @@
+"""The candidates of a search: error against violation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sklpos.metrics import mean_score
+from sklpos.plotting.axes import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    get_axes,
+    style,
+)
+
+# Shape and colour both tell: strategies differ in either.
+_LOOKS = [
+    ("o", BLUE),
+    ("s", VERMILLION),
+    ("^", GREEN),
+    ("D", ORANGE),
+    ("v", PURPLE),
+    ("P", SKY),
+    ("X", BLACK),
+    ("<", GREY),
+    ("*", BLUE),
+    (">", VERMILLION),
+]
+
+
+class StrategyComparisonDisplay:
+    """Error against violation on held-out rows, a point a candidate of a search.
+
+    The feasible set, where `best_feasible` chooses, is shaded.
+
+    Make one by `from_estimator` or `from_cv_results`.
+
+    Parameters
+    ----------
+    names : list of str
+        The strategy of each candidate.
+    error, violation : ndarray of shape (n_candidates,)
+        Smaller is better.
+    tolerance : float, default=0.0
+        Violation that still counts as feasible.
+    best_index : int, optional
+        The candidate that was chosen.
+    labels : tuple of str
+        What is along the axes: the names of error and violation.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    points_ : dict of matplotlib Line2D
+        Those of each strategy.
+    best_ : matplotlib Line2D or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> StrategyComparisonDisplay(
+    ...     ["penalty", "activation"], np.array([1.0, 1.1]), np.array([0.1, 0.0])
+    ... )
+    StrategyComparisonDisplay(2 candidates, 1 feasible)
+    """
+
+    def __init__(
+        self,
+        names,
+        error,
+        violation,
+        *,
+        tolerance=0.0,
+        best_index=None,
+        labels=("rmse", "violation_rate"),
+    ):
+        self.names = names
+        self.error = error
+        self.violation = violation
+        self.tolerance = tolerance
+        self.best_index = best_index
+        self.labels = labels
+
+    def __repr__(self) -> str:
+        feasible = np.count_nonzero(self.violation <= self.tolerance)
+        return (
+            f"{type(self).__name__}({len(self.names)} candidates, {feasible} feasible)"
+        )
+
+    @classmethod
+    def from_estimator(cls, search, **options) -> StrategyComparisonDisplay:
+        """Draw the candidates of a fitted search, with the one that it chose.
+
+        Parameters
+        ----------
+        search : GridSearchCV or like it
+            Fitted; with scorers of error and violation, such as
+            `sklpos.metrics.SCORERS`.
+        **options : object
+            Those of `from_cv_results`.
+
+        Returns
+        -------
+        StrategyComparisonDisplay
+        """
+        best_index = getattr(search, "best_index_", None)
+        options = {"best_index": best_index, **options}
+        return cls.from_cv_results(search.cv_results_, **options)
+
+    @classmethod
+    def from_cv_results(
+        cls,
+        cv_results: dict,
+        *,
+        score: str = "rmse",
+        violation: str = "violation_rate",
+        tolerance: float = 0.0,
+        best_index: int | None = None,
+        ax=None,
+        **kwargs,
+    ) -> StrategyComparisonDisplay:
+        """Draw the candidates in the results of a search.
+
+        Parameters
+        ----------
+        cv_results : dict
+            As ``cv_results_`` of a search.
+        score : str, default="rmse"
+            Name of the scorer of the error, negated.
+        violation : str, default="violation_rate"
+            Name of the scorer of the violation, negated.
+        tolerance : float, default=0.0
+            Violation that still counts as feasible, as in `best_feasible`.
+        best_index : int, optional
+            The candidate to mark.
+        ax : matplotlib Axes, optional
+        **kwargs : object
+            For the points.
+
+        Returns
+        -------
+        StrategyComparisonDisplay
+
+        Raises
+        ------
+        ValueError
+            If the search had no such scorer.
+        """
+        names = [_strategy(candidate) for candidate in cv_results["params"]]
+        display = cls(
+            names,
+            -mean_score(cv_results, score),
+            -mean_score(cv_results, violation),
+            tolerance=tolerance,
+            best_index=best_index,
+            labels=(score, violation),
+        )
+        return display.plot(ax, **kwargs)
+
+    def plot(self, ax=None, **kwargs) -> StrategyComparisonDisplay:
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            By default that of a new figure.
+        **kwargs : object
+            For the points.
+
+        Returns
+        -------
+        StrategyComparisonDisplay
+        """
+        self.ax_ = get_axes(ax, figsize=(7.2, 4.4))
+        self.figure_ = self.ax_.figure
+        self.points_ = {}
+        for number, name in enumerate(dict.fromkeys(self.names)):
+            mine = [other == name for other in self.names]
+            marker, color = _LOOKS[number % len(_LOOKS)]
+            look = style(kwargs, marker=marker, color=color, ls="", label=name)
+            place = self.violation[mine], self.error[mine]
+            (self.points_[name],) = self.ax_.plot(*place, **look)
+        self._mark_best()
+        self._shade()
+        self._annotate()
+        return self
+
+    def _mark_best(self) -> None:
+        self.best_ = None
+        if self.best_index is not None:
+            place = self.violation[self.best_index], self.error[self.best_index]
+            (self.best_,) = self.ax_.plot(
+                *place, "o", ms=14, mfc="none", mec=BLACK, label="chosen"
+            )
+
+    def _shade(self) -> None:
+        """Shade the feasible set; it has a width even at tolerance 0."""
+        finite = self.violation[np.isfinite(self.violation)]
+        widest = max(finite.max(initial=0.0), self.tolerance) or 1.0
+        low = -0.06 * widest
+        self.ax_.axvspan(low, self.tolerance, color=GREEN, alpha=0.12, lw=0, zorder=0)
+        self.ax_.axvline(self.tolerance, color=GREEN, lw=0.8, zorder=1)
+        self.ax_.set_xlim(low, 1.06 * widest)
+
+    def _annotate(self) -> None:
+        error, violation = self.labels
+        if violation.endswith("rate"):
+            from matplotlib.ticker import PercentFormatter
+
+            self.ax_.xaxis.set_major_formatter(PercentFormatter(1.0))
+        self.ax_.set(
+            xlabel=f"{violation.replace('_', ' ')}, held-out rows (shaded: feasible)",
+            ylabel=f"{error.replace('_', ' ')}, held-out rows",
+        )
+        self.ax_.legend(
+            frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1)
+        )
+        self.ax_.spines[["top", "right"]].set_visible(False)
+
+
+def _strategy(candidate: dict) -> str:
+    """Return the name of a candidate's strategy, or its parameters if it has none."""
+    for name, value in candidate.items():
+        if name.split("__")[-1] == "strategy":
+            return value if isinstance(value, str) else type(value).__name__
+    return ", ".join(f"{name}={value}" for name, value in candidate.items())

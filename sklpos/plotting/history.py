@@ -1,0 +1,167 @@
+"""How a fit went: the objective against the constraint."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sklpos.plotting.axes import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    get_axes,
+    style,
+)
+from sklpos.violations import fitted_regressor
+
+# Column of the history, label, colour; one tuple a panel.
+_PANELS = {
+    "objective": [
+        ("objective", "training", BLUE, "-"),
+        ("valid_loss", "held out", ORANGE, "--"),
+    ],
+    "violation": [
+        ("max_violation", "largest, sd of y", VERMILLION, "-"),
+        ("violation_rate", "share of predictions", PURPLE, "--"),
+    ],
+    "multipliers": [
+        ("max_multiplier", "largest", GREEN, "-"),
+        ("mean_multiplier", "mean", PURPLE, "--"),
+    ],
+    "alpha": [("alpha", "", BLUE, "-")],
+}
+_LINEAR_BELOW = 1e-3  # so that a violation of 0 is on the logarithmic axis, too
+
+
+class ConstraintHistoryDisplay:
+    """Objective, violation, multipliers and alpha over the epochs, in four panels.
+
+    Everything is in scaled units (standard deviations of y), as the batches saw it
+    while the weights moved, before any repair.
+
+    Make one by `from_estimator` or `from_history`.
+
+    Parameters
+    ----------
+    history : list of dict
+        One dictionary an epoch, with the columns of `ConstraintHistory`.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        The frame of the panels.
+    axes_ : dict of matplotlib Axes
+        The panels: "objective", "violation", "multipliers", "alpha".
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> ConstraintHistoryDisplay([{"objective": 1.0}, {"objective": 0.5}])
+    ConstraintHistoryDisplay(2 epochs)
+    """
+
+    def __init__(self, history):
+        self.history = history
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.history)} epochs)"
+
+    @classmethod
+    def from_estimator(
+        cls, estimator, *, ax=None, **kwargs
+    ) -> ConstraintHistoryDisplay:
+        """Draw the history of a fitted model.
+
+        Parameters
+        ----------
+        estimator : PositiveOutputRegressor, Pipeline or search
+            Fitted.
+        ax : matplotlib Axes, optional
+        **kwargs : object
+            For the lines.
+
+        Returns
+        -------
+        ConstraintHistoryDisplay
+        """
+        history = fitted_regressor(estimator)[1].history_
+        return cls.from_history(history, ax=ax, **kwargs)
+
+    @classmethod
+    def from_history(cls, history, *, ax=None, **kwargs) -> ConstraintHistoryDisplay:
+        """Draw a history.
+
+        Parameters
+        ----------
+        history : list of dict
+            As ``history_`` of an estimator or a net.
+        ax : matplotlib Axes, optional
+        **kwargs : object
+            For the lines.
+
+        Returns
+        -------
+        ConstraintHistoryDisplay
+        """
+        return cls(history).plot(ax, **kwargs)
+
+    def plot(self, ax=None, **kwargs) -> ConstraintHistoryDisplay:
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Divided into the four panels; by default that of a new figure.
+        **kwargs : object
+            For the lines.
+
+        Returns
+        -------
+        ConstraintHistoryDisplay
+
+        Raises
+        ------
+        ValueError
+            If `ax` stands alone, outside of a grid.
+        """
+        self.ax_ = get_axes(ax, figsize=(7.2, 5.0))
+        self.figure_ = self.ax_.figure
+        place = self.ax_.get_subplotspec()
+        if place is None:
+            raise ValueError("ax must be a subplot, which can be divided into panels.")
+        self.ax_.set_axis_off()
+        grid = place.subgridspec(2, 2)
+        self.axes_ = {}
+        for place, (name, columns) in zip(grid, _PANELS.items(), strict=True):
+            panel = self.axes_[name] = self.figure_.add_subplot(place)
+            self._draw(panel, columns, **kwargs)
+            panel.set_title(name, fontsize="medium")
+        _scale(self.axes_)
+        for name in ("multipliers", "alpha"):
+            self.axes_[name].set_xlabel("epoch")
+        return self
+
+    def _draw(self, panel, columns, **kwargs) -> None:
+        for name, label, color, line in columns:
+            epochs = [e for e, row in enumerate(self.history, 1) if name in row]
+            values = [row[name] for row in self.history if name in row]
+            if values:
+                look = style(kwargs, color=color, ls=line, label=label)
+                panel.plot(epochs, values, **look)
+        if len(panel.lines) > 1:
+            panel.legend(edgecolor="none", fontsize="small")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _scale(axes: dict) -> None:
+    """Logarithmic where values span decades; a violation may be 0."""
+    axes["violation"].set_yscale("symlog", linthresh=_LINEAR_BELOW)
+    axes["violation"].set_ylim(bottom=0)
+    for name in ("objective", "alpha"):
+        values = np.concatenate([line.get_ydata() for line in axes[name].lines] or [[]])
+        if len(values) and values.min() > 0 and values.max() > 10 * values.min():
+            axes[name].set_yscale("log")
+        elif name == "alpha":
+            axes[name].set_ylim(bottom=0)

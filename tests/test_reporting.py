@@ -1,0 +1,188 @@
+"""A report says what holds, and what it says is what was measured."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklpos import report
+from sklpos.violations import RowSummary, predict_twice
+
+
+def rmse(y, predictions):
+    return np.sqrt(np.mean((predictions - y) ** 2, axis=0))
+
+
+@pytest.fixture(scope="module")
+def raw_and_repaired(small, data):
+    options = {"strategy": "unconstrained", "max_epochs": 30, "lower_bound": 0.1}
+    options["on_negative_y"] = "ignore"
+    return [
+        small(repair=repair, **options).fit(data.X, data.Y) for repair in (None, "head")
+    ]
+
+
+def test_training_rows_as_trained_and_repaired(raw_and_repaired, data):
+    raw, repaired = (model.predict(data.X) for model in raw_and_repaired)
+    found = report(raw_and_repaired[1])
+    for summary, predictions in zip(found.training_, (raw, repaired), strict=True):
+        assert summary.n_samples == 40
+        assert summary.violation_rate == np.mean((predictions < 0.1).any(axis=1))
+        largest = np.maximum(0.1 - predictions, 0).max(axis=0)
+        np.testing.assert_allclose(summary.max_violation, largest, atol=1e-15)
+        np.testing.assert_allclose(summary.rmse, rmse(data.Y, predictions))
+    assert found.training_[0].violation_rate > 0 == found.training_[1].violation_rate
+    assert report(raw_and_repaired[0]).training_[1] is None
+
+
+def test_repair_cost(raw_and_repaired, data):
+    found = report(raw_and_repaired[1])
+    raw, repaired = (
+        torch.cat([part.ravel() for part in model.module_.head.state_dict().values()])
+        for model in raw_and_repaired
+    )
+    share = float((repaired - raw).norm() / raw.norm())
+    assert found.head_change_ == pytest.approx(share)
+    change = rmse(*(model.predict(data.X) for model in raw_and_repaired))
+    np.testing.assert_allclose(np.sqrt(found.repair_.cost_), change, rtol=1e-4)
+    text = str(found)
+    assert f"{change[0]:.3g}"[:4] in text
+    assert "mean prediction is the mean target" in text
+
+
+def test_weights_are_in_the_errors_of_training(small, data):
+    model = small().fit(data.X, data.y, sample_weight=data.weight)
+    squares = (model.predict(data.X) - data.y) ** 2
+    expected = np.sqrt(np.average(squares, weights=data.weight))
+    assert report(model).training_[1].rmse == pytest.approx(expected)
+
+
+def test_further_rows_through_pipeline_and_search(small, data):
+    model = make_pipeline(StandardScaler(), small(max_epochs=30))
+    search = GridSearchCV(model, {"positiveoutputregressor__alpha": [1.0]}, cv=2)
+    search.fit(data.X, data.Y)
+    predictions = search.predict(data.X_new)
+    as_trained, repaired = report(search, data.X_new).rows_
+    assert repaired.violation_rate == np.mean((predictions < 0).any(axis=1)) > 0
+    assert repaired.rmse is None
+    assert as_trained.n_samples == 20
+    with_targets = report(search, data.X, data.Y).rows_[1]
+    np.testing.assert_allclose(with_targets.rmse, rmse(data.Y, search.predict(data.X)))
+    before, after = predict_twice(search, data.X_new)
+    np.testing.assert_array_equal(after, predictions)
+    assert not np.array_equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ("params", "promise"),
+    [
+        ({"strategy": "activation"}, "any finite input, by construction"),
+        ({"strategy": "nonnegative_weights"}, "any finite input, by construction"),
+        ({"strategy": "penalty"}, "the training rows, by the repair"),
+        ({"strategy": "lagrangian", "repair": None}, "nothing exact, without a repair"),
+        ({"strategy": "certified"}, "any input of Box(3 features), proved"),
+    ],
+)
+def test_what_is_promised(small, data, params, promise):
+    model = small(**params).fit(data.X, data.y)
+    found = report(model)
+    assert found.promise_ == promise
+    assert found.guarantee_ == model.strategy_.guarantee
+    assert found.certificate_ is model.certificate_
+    assert promise in str(found)
+    assert f"{found.kkt_.stationarity:.3g}" in str(found)
+
+
+def test_a_promise_is_no_longer_that_of_training_after_enforce(small, data):
+    model = small(strategy="unconstrained", max_epochs=30).fit(data.X, data.y)
+    as_trained = report(model).training_[0]
+    model.enforce(data.X_new)
+    found = report(model, data.X_new)
+    assert found.promise_ == "what enforce was last asked for"
+    assert found.training_ == (as_trained, None)
+    assert found.rows_[1].violation_rate == 0
+    assert report(model.enforce(domain="box")).promise_ == (
+        "any input of Box(3 features), proved"
+    )
+    model.partial_fit(data.X, data.y)
+    assert report(model).training_ is None
+    assert report(model).promise_ == "nothing exact, without a repair"
+
+
+def test_enforce_changes_nothing_that_holds_everywhere(small, data):
+    model = small(strategy="activation").fit(data.X, data.y).enforce(data.X_new)
+    assert report(model).training_[0].violation_rate == 0
+
+
+def test_outputs_that_no_head_can_hold_are_named(small):
+    X, Y = np.array([[-1.0], [1.0]]), np.array([[1.0, 1.0], [1.0, 1.0]])
+    model = small(
+        module__hidden_layer_sizes=(),
+        module__bias=False,
+        lower_bound=[1.0, -np.inf],
+        balance=False,
+    )
+    with pytest.warns(UserWarning, match="no head without bias"):
+        model.fit(X, Y)
+    assert report(model).promise_ == "nothing, no head does for outputs [0]"
+
+
+def test_a_rare_violation_is_not_rounded_to_none(small, data):
+    predictions = np.ones((10_000, 1))
+    predictions[7] = -1e-9
+    summary = RowSummary.from_predictions(predictions, np.zeros(1))
+    found = report(small().fit(data.X, data.y))
+    vars(found)["rows_"] = (summary, None)
+    assert "1 (0.0%)" in str(found)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_errors_in_any_unit(unit):
+    y = unit * np.array([[3.0], [5.0]])
+    summary = RowSummary.from_predictions(y - unit, np.full(1, 4 * unit), y)
+    assert summary.rmse == pytest.approx(unit, rel=1e-12, abs=0)
+    assert summary.max_violation == pytest.approx(2 * unit, rel=1e-12, abs=0)
+
+
+def test_text_is_aligned_and_html_says_the_same(raw_and_repaired, data):
+    found = report(raw_and_repaired[1], data.X_new)
+    blocks = re.split(r"\n(?=\S)", str(found))
+    for block in blocks:
+        lines = block.splitlines()[1:]
+        assert len({len(line) for line in lines}) == 1
+    html = found._repr_html_()
+    cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", html)
+    words = str(found).split()
+    assert [w for cell in cells for w in cell.split()] == [
+        w.replace("'", "&#x27;") for w in words
+    ]
+
+
+def test_html_escapes(small, data):
+    model = small(strategy="certified").fit(data.X, data.y)
+    found = report(model)
+    vars(found)["model_"] = "<script>"
+    assert "<script>" not in found._repr_html_()
+    assert "Certificate: verified" in found._repr_html_()
+
+
+def test_what_is_refused(raw_and_repaired, data):
+    model = raw_and_repaired[1]
+    with pytest.raises(ValueError, match="must be a PositiveOutputRegressor"):
+        report(LinearRegression().fit(data.X, data.y))
+    with pytest.raises(ValueError, match="y needs X"):
+        report(model, y=data.Y)
+    with pytest.raises(ValueError, match=r"y has shape \(40,\).* shape \(40, 2\)"):
+        report(model, data.X, data.y)
+
+
+def test_a_report_survives_pickling(raw_and_repaired):
+    model = raw_and_repaired[1]
+    assert str(report(pickle.loads(pickle.dumps(model)))) == str(report(model))
+    assert str(pickle.loads(pickle.dumps(report(model)))) == str(report(model))
