@@ -43,7 +43,9 @@ BUILT_IN = (
 )
 
 
-def new_net(estimator, data: TrainingData, seed: int) -> tuple:
+def new_net(
+    estimator, data: TrainingData, seed: int, population=None, net_type=ConstrainedNet
+) -> tuple:
     """Build an initialised net for an estimator and its data.
 
     Parameters
@@ -51,6 +53,9 @@ def new_net(estimator, data: TrainingData, seed: int) -> tuple:
     estimator : PositiveOutputRegressor
     data : TrainingData
     seed : int
+    population : tuple of (ndarray, ndarray), optional
+        Targets and weights to measure the scaling on; by default those of the data.
+    net_type : type, default=ConstrainedNet
 
     Returns
     -------
@@ -63,20 +68,21 @@ def new_net(estimator, data: TrainingData, seed: int) -> tuple:
     example = torch.as_tensor(data.X[:1], dtype=dtype)
     module = _new_module(estimator, example, data.y.shape[1], seed)
     head = _head_of(module, example, data.y.shape[1], strategy)
+    y, weight = population or (data.y, data.weight)
     targets = TargetScale.from_data(
-        data.y,
-        data.weight,
+        y,
+        weight,
         data.lower_bound,
         shifted=head is None or module.get_submodule(head).bias is not None,
         scaled=estimator.scale_y,
     )
-    check_magnitude(data.y, targets.scale, dtype)
+    check_magnitude(y, targets.scale, dtype)
     bound = torch.as_tensor(targets.bound, dtype=dtype)
     _start_head(estimator.module, module, head, targets, strategy, bound)
     module = strategy.wrap(module, head, X=example, lower_bound=bound)
     rows = split_rows(estimator, data, targets, dtype, seed)
     set_up_strategy(strategy, rows, targets, estimator.alpha)
-    net = ConstrainedNet(
+    net = net_type(
         module,
         strategy=strategy,
         alpha=estimator.alpha,

@@ -49,7 +49,10 @@ LAYERS = [
     {"repair.domain_task", "repair.shift"},
     {"repair.provable"},
     {"repair.estimator"},
-    {"regressor"},
+    {"regressor", "distributed.share"},
+    {"distributed.net"},
+    {"distributed.fit"},
+    {"distributed"},
     {""},
 ]
 
