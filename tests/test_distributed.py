@@ -42,8 +42,8 @@ def client(page):
 
 def make_data():
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(2_000, 5))
-    return X, np.maximum(X[:, 0] + 0.3 * rng.normal(size=2_000), 0)
+    X = rng.normal(size=(1_000, 5))
+    return X, np.maximum(X[:, 0] + 0.3 * rng.normal(size=1_000), 0)
 
 
 def kill_a_worker(client, victims):
@@ -60,7 +60,7 @@ def kill_a_worker(client, victims):
 
 def interrupted_tasks(client, address):
     """Tasks that a worker had in hand when the scheduler lost it."""
-    events = [event for _, event in client.get_events("all")]
+    events = [event for _, event in client.cluster.scheduler.get_events("all")]
     lost = [event for event in events if event["action"] == "remove-worker"]
     (death,) = [event for event in lost if event["worker"] == address]
     assert not death["expected"]

@@ -38,12 +38,12 @@ class PooledHistory(ConstraintHistory):
         if net.share is None:
             return own
         parts, sizes = zip(*gather((own, len(violation))), strict=True)
-        pooled = {}
-        for name in own:
-            values = [part[name] for part in parts]
-            largest = name.startswith("max_")
-            pooled[name] = max(values) if largest else np.average(values, weights=sizes)
-        return pooled
+        shares = np.array(sizes) / sum(sizes)
+        columns = {name: [part[name] for part in parts] for name in own}
+        return {
+            name: max(column) if name.startswith("max_") else float(shares @ column)
+            for name, column in columns.items()
+        }
 
 
 class ParallelNet(ConstrainedNet):
@@ -119,12 +119,16 @@ class ParallelNet(ConstrainedNet):
         steps = super()._sum_up(batches)
         if self.share is None:
             return steps
-        means = mean_of_processes(torch.stack([steps.objective, steps.constraint]))
         sizes = sum(gather(steps.sizes.cpu())).to(steps.sizes.device)
         records = self.history[-1]["batches"]
         for record, size in zip(records, sizes.tolist(), strict=True):
             record["train_batch_size"] = size
-        return replace(steps, sizes=sizes, objective=means[0], constraint=means[1])
+        return replace(
+            steps,
+            sizes=sizes,
+            objective=mean_of_processes(steps.objective),
+            constraint=mean_of_processes(steps.constraint),
+        )
 
     def largest_violation(self, own: float) -> float:
         """Return the largest violation in any process."""
