@@ -1,9 +1,13 @@
 """One fit by two processes is the fit of one process that has all rows."""
 
 import pickle
+import re
+import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -19,6 +23,7 @@ from sklpos.distributed import fit, fit_data_parallel
 from sklpos.distributed.share import Share, SharedLoader, SharedRows
 from sklpos.strategies import Lagrangian
 
+ROOT = Path(__file__).parents[1]
 FIRST = 55  # rows of process 0; process 1 has 5, and sometimes none of a batch
 IN_ONE_PLACE = {name for name, s in STRATEGIES.items() if s.guarantee == "domain"}
 PLATEAU = LRScheduler("ReduceLROnPlateau", monitor="train_loss", patience=0)
@@ -36,7 +41,7 @@ CASES = {
     "free output": {"lower_bound": [-np.inf, 0.0]},
     "no bias": {"module__bias": False, "strategy": Lagrangian(dual_lr=0.5)},
     "absolute error": {"criterion": nn.L1Loss},
-    "line search": {"optimizer": torch.optim.LBFGS, "lr": 0.5, "batch_size": -1},
+    "line search": {"optimizer": torch.optim.LBFGS, "batch_size": -1, "max_epochs": 3},
     "learning rate by loss": {"callbacks": [PLATEAU], "max_epochs": 12},
     "single precision": {"dtype": "float32"},
     "no repair": {"repair": None},
@@ -174,6 +179,25 @@ def test_the_model_lives_on_without_the_others(by_two):
     model = by_two["lagrangian"][1]
     model.partial_fit(X, Y)
     assert_obeys(model.enforce(X), X)
+
+
+@pytest.mark.slow
+def test_the_script_of_the_page_fits_what_one_process_does(tmp_path):
+    page = (ROOT / "docs" / "scale-out.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```py\n(import joblib.*?)```", page, re.S)
+    (tmp_path / "train.py").write_text(code, encoding="utf-8")
+    X, Y, _ = make_data()
+    X, y = np.tile(X, (4, 1)), np.tile(Y[:, 0], 4)
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "y.npy", y)
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [sys.executable, "-m", *torchrun, "train.py"], cwd=tmp_path, check=True
+    )
+    model = joblib.load(tmp_path / "model.joblib")
+    whole = PositiveOutputRegressor(random_state=0).fit(X, y)
+    np.testing.assert_allclose(model.predict(X), whole.predict(X), atol=1e-5)
+    assert_obeys(model, X)
 
 
 # A group of one, and none
