@@ -1,5 +1,6 @@
 """One fit by two processes is the fit of one process that has all rows."""
 
+import os
 import pickle
 import re
 import subprocess
@@ -24,6 +25,7 @@ from sklpos.distributed.share import Share, SharedLoader, SharedRows
 from sklpos.strategies import Lagrangian
 
 ROOT = Path(__file__).parents[1]
+LOCAL = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 FIRST = 55  # rows of process 0; process 1 has 5, and sometimes none of a batch
 IN_ONE_PLACE = {name for name, s in STRATEGIES.items() if s.guarantee == "domain"}
 PLATEAU = LRScheduler("ReduceLROnPlateau", monitor="train_loss", patience=0)
@@ -90,8 +92,8 @@ def by_two(tmp_path_factory):
     """The models of the two processes, for each case."""
     folder = tmp_path_factory.mktemp("processes")
     with pytest.MonkeyPatch.context() as patch:
-        if sys.platform == "linux":
-            patch.setenv("GLOO_SOCKET_IFNAME", "lo")
+        for name, value in LOCAL.items():
+            patch.setenv(name, value)
         torch.multiprocessing.spawn(fit_all_cases, (str(folder),), nprocs=2)
     models = [pickle.loads((folder / rank).read_bytes()) for rank in "01"]
     return {name: [part[name] for part in models] for name in CASES}
@@ -185,18 +187,19 @@ def test_the_model_lives_on_without_the_others(by_two):
 def test_the_script_of_the_page_fits_what_one_process_does(tmp_path):
     page = (ROOT / "docs" / "scale-out.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```py\n(import joblib.*?)```", page, re.S)
+    assert code.count("random_state=0, verbose=int(rank == 0)") == 1
+    code = code.replace("verbose=int(rank == 0)", "max_epochs=20")
     (tmp_path / "train.py").write_text(code, encoding="utf-8")
     X, Y, _ = make_data()
     X, y = np.tile(X, (4, 1)), np.tile(Y[:, 0], 4)
     np.save(tmp_path / "X.npy", X)
     np.save(tmp_path / "y.npy", y)
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run(
-        [sys.executable, "-m", *torchrun, "train.py"], cwd=tmp_path, check=True
-    )
+    command = [sys.executable, "-m", *torchrun, "train.py"]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | LOCAL, check=True)
     model = joblib.load(tmp_path / "model.joblib")
-    whole = PositiveOutputRegressor(random_state=0).fit(X, y)
-    np.testing.assert_allclose(model.predict(X), whole.predict(X), atol=1e-5)
+    whole = PositiveOutputRegressor(random_state=0, max_epochs=20).fit(X, y)
+    assert_close(model.predict(X), whole.predict(X), 1e-9)
     assert_obeys(model, X)
 
 
@@ -205,8 +208,8 @@ def test_the_script_of_the_page_fits_what_one_process_does(tmp_path):
 
 @pytest.fixture
 def alone(monkeypatch):
-    if sys.platform == "linux":
-        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    for name, value in LOCAL.items():
+        monkeypatch.setenv(name, value)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
