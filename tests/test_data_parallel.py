@@ -279,3 +279,13 @@ def test_a_failure_leaves_the_estimator_as_it_was(alone, data, small):
     with pytest.raises(ValueError, match="NaN"):
         fit_data_parallel(model, data.X * np.nan, data.Y)
     assert_same_bits(model.predict(data.X), before)
+
+
+def test_the_schedule_sees_the_largest_violation_of_all(
+    alone, data, small, monkeypatch
+):
+    model = fit_data_parallel(small(), data.X, data.Y)
+    monkeypatch.setattr("sklpos.distributed.net.gather", lambda own: [own, 7.0])
+    assert model.net_.largest_violation(1.0) == 1.0  # the others are gone
+    model.net_.share = Share(0, 80, 1.0)
+    assert model.net_.largest_violation(1.0) == 7.0
