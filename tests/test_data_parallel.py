@@ -281,9 +281,7 @@ def test_a_failure_leaves_the_estimator_as_it_was(alone, data, small):
     assert_same_bits(model.predict(data.X), before)
 
 
-def test_the_schedule_sees_the_largest_violation_of_all(
-    alone, data, small, monkeypatch
-):
+def test_the_schedule_sees_the_largest_violation(alone, data, small, monkeypatch):
     model = fit_data_parallel(small(), data.X, data.Y)
     monkeypatch.setattr("sklpos.distributed.net.gather", lambda own: [own, 7.0])
     assert model.net_.largest_violation(1.0) == 1.0  # the others are gone
