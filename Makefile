@@ -36,7 +36,7 @@ doctest: $(VENV)/test.stamp
 	$(PYTEST) sklpos
 
 # pytest ends with 5 where it finds no test
-test-slow: $(VENV)/test.stamp
+test-slow: $(VENV)/slow.stamp
 	@$(PYTEST) -m slow --collect-only --quiet > $(VENV)/slow.txt; found=$$?; \
 	if [ $$found -eq 5 ]; then echo "there are no slow tests"; \
 	elif [ $$found -ne 0 ]; then cat $(VENV)/slow.txt; exit $$found; \
@@ -70,6 +70,10 @@ $(VENV)/demo.stamp: $(VENV)/base.stamp pyproject.toml
 
 $(VENV)/test.stamp: $(VENV)/base.stamp pyproject.toml
 	$(INSTALL) --editable ".[examples]" --group test
+	@touch $@
+
+$(VENV)/slow.stamp: $(VENV)/test.stamp
+	$(INSTALL) --group distributed
 	@touch $@
 
 $(VENV)/lint.stamp: $(VENV)/base.stamp pyproject.toml

@@ -45,7 +45,9 @@ BUILT_IN = (
 )
 
 
-def new_net(estimator, data: TrainingData, seed: int) -> tuple:
+def new_net(
+    estimator, data: TrainingData, seed: int, population=None, net_type=ConstrainedNet
+) -> tuple:
     """Build an initialised net for an estimator and its data.
 
     Parameters
@@ -53,6 +55,9 @@ def new_net(estimator, data: TrainingData, seed: int) -> tuple:
     estimator : PositiveOutputRegressor
     data : TrainingData
     seed : int
+    population : tuple of (ndarray, ndarray), optional
+        Targets and weights to measure the scaling on; by default those of the data.
+    net_type : type, default=ConstrainedNet
 
     Returns
     -------
@@ -65,20 +70,20 @@ def new_net(estimator, data: TrainingData, seed: int) -> tuple:
     example = torch.as_tensor(data.X[:1], dtype=dtype)
     module = _new_module(estimator, example, data.y.shape[1], seed)
     head = _head_of(module, example, data.y.shape[1], strategy)
+    population = population or (data.y, data.weight)
     targets = TargetScale.from_data(
-        data.y,
-        data.weight,
+        *population,
         data.lower_bound,
         shifted=head is None or module.get_submodule(head).bias is not None,
         scaled=estimator.scale_y,
     )
-    check_magnitude(data.y, targets.scale, dtype)
+    check_magnitude(population[0], targets.scale, dtype)
     bound = torch.as_tensor(targets.bound, dtype=dtype)
     _start_head(estimator.module, module, head, targets, strategy, bound)
     module = strategy.wrap(module, head, X=example, lower_bound=bound)
     rows = split_rows(estimator, data, targets, dtype, seed)
     set_up_strategy(strategy, rows, targets, estimator.alpha)
-    net = ConstrainedNet(
+    net = net_type(
         module,
         strategy=strategy,
         alpha=estimator.alpha,
@@ -199,8 +204,7 @@ def set_up_strategy(strategy, rows: TrainingRows, targets, alpha: float) -> None
 
 def _new_module(estimator, example, n_outputs: int, seed: int) -> nn.Module:
     with borrowed_generator(derive_seed(seed, 2)):
-        module = _made_module(estimator, example.shape[1], n_outputs)
-        module = module.to(example.dtype)
+        module = _made_module(estimator, example.shape[1], n_outputs).to(example.dtype)
         trace(module, example)  # lazy layers draw their weights here
     if not any(weight.requires_grad for weight in module.parameters()):
         raise ValueError("module has no weights that can be trained.")
@@ -279,8 +283,7 @@ def _open_params(estimator) -> dict:
 
 
 def _net_params_but(estimator, prefix: str) -> dict:
-    params = estimator._net_params.items()
-    return {name: value for name, value in params if not name.startswith(prefix)}
+    return {k: v for k, v in estimator._net_params.items() if not k.startswith(prefix)}
 
 
 def _signature(strategy, alpha: float) -> tuple:
@@ -297,7 +300,5 @@ def _apply_live_params(estimator, net: ConstrainedNet) -> None:
         wanted[f"optimizer__{name}"] = value
     wanted.pop("optimizer__param_groups", None)
     have = vars(net)
-    changed = [
-        name for name in wanted if name not in have or have[name] != wanted[name]
-    ]
-    net.set_params(**{name: wanted[name] for name in changed})
+    changed = {k: v for k, v in wanted.items() if k not in have or have[k] != v}
+    net.set_params(**changed)

@@ -71,10 +71,11 @@ class MultiplierAscent(Callback):
 
     def on_epoch_end(self, net, dataset_train=None, **kwargs):
         """Hand the epoch's largest violation to the strategy's schedule."""
-        if not self.violations_:
+        if not net.targets.bounded.any():
             return
-        largest = max(float(torch.cat(self.violations_).amax()), 0.0)
+        own = float(torch.cat(self.violations_).amax()) if self.violations_ else 0.0
         self.violations_ = []
+        largest = net.largest_violation(max(own, 0.0))
         net.strategy_.on_epoch_end(largest)
         if len(net.history) % self.window == 0 and not self.infeasible_rows_:
             self._look_for_infeasible_rows(net, dataset_train, largest)

@@ -50,9 +50,16 @@ def predict_rows(module: nn.Module, X: np.ndarray, rows: int = _ROWS) -> np.ndar
     -------
     ndarray of shape (n_samples, n_outputs)
     """
+    first = _outputs(module, X[:rows])
     if len(X) <= rows:
-        return _outputs(module, X)
-    return np.concatenate(list(_forward(module, X, rows)))
+        return first
+    # filled at once: to keep the parts would leave holes in the heap, of all features
+    predictions = np.empty((len(X), first.shape[1]), dtype=first.dtype)
+    predictions[:rows] = first
+    for start in range(rows, len(X), rows):
+        stop = start + rows
+        predictions[start:stop] = _outputs(module, X[start:stop])
+    return predictions
 
 
 def _forward(module, X, rows=_ROWS) -> Iterator[np.ndarray]:

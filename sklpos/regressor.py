@@ -330,7 +330,9 @@ class PositiveOutputRegressor(
             raise
         self.__dict__ = fitted.__dict__
 
-    def _train(self, X, y, sample_weight, epochs: int, resume: bool, bridge=()):
+    def _train(
+        self, X, y, sample_weight, epochs: int, resume: bool, bridge=(), build=new_net
+    ):
         validate_parameter_constraints(
             CONSTRAINTS, self.get_params(deep=False), type(self).__name__
         )
@@ -341,7 +343,7 @@ class PositiveOutputRegressor(
             check_built_in_params(self, self._built_in)
             rows = continue_net(self, self.net_, data, data.key == self._data_key)
         else:
-            self.net_, rows = new_net(self, data, draw_seed(self.random_state))
+            self.net_, rows = build(self, data, draw_seed(self.random_state))
             self._built_in = built_in_params(self)
         self._data_key = data.key
         self._range = data_range(data.X, self._range if resume else None)
@@ -377,14 +379,7 @@ class PositiveOutputRegressor(
 
     def _finish(self, data, rows) -> None:
         objective, self.kkt_ = self._publish(data, rows)
-        if objective > 10:
-            warnings.warn(
-                f"training diverged, or has hardly begun: the loss ends at "
-                f"{objective:.3g} times the variance of y; lower lr (now {self.lr}), "
-                "raise max_epochs or standardise X.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+        self._warn_of_divergence(objective)
         if self.strategy_.guarantee != "everywhere":
             self._objective = head_objective(self.net_, data)
         if self.strategy_.guarantee == "domain":
@@ -392,6 +387,16 @@ class PositiveOutputRegressor(
         elif self.strategy_.guarantee != "everywhere" and self.repair is not None:
             self._repair(data.X, data.kept, data.n_samples, data.weight)
         self._training = summarise_training(self, data)
+
+    def _warn_of_divergence(self, objective: float) -> None:
+        if objective > 10:
+            warnings.warn(
+                f"training diverged, or has hardly begun: the loss ends at "
+                f"{objective:.3g} times the variance of y; lower lr (now {self.lr}), "
+                "raise max_epochs or standardise X.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
 
     def _hold_on_domain(self, data) -> None:
         """Repair by intervals alone, which no time limit changes, and certify."""

@@ -71,7 +71,7 @@ class Steps:
         for rows in (loss(y_pred, y_true), penalty(violation, index)):
             total = (weight * rows).sum(1) / y_pred.shape[1]
             sums = total.new_zeros(len(sizes)).index_add_(0, number, total)
-            means.append(sums / sizes)
+            means.append(sums / sizes.clamp(min=1))
         return cls(index, violation, sizes, *means)
 
     def mean(self, name: str) -> float:

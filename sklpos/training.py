@@ -88,6 +88,20 @@ class TrainingNet(LeanNet):
             return None
         return lowest, -1 - torch.arange(len(lowest)).to(lowest.device)
 
+    def largest_violation(self, own: float) -> float:
+        """Return the largest violation of an epoch; others may have seen more rows.
+
+        Parameters
+        ----------
+        own : float
+            That of the rows of this net.
+
+        Returns
+        -------
+        float
+        """
+        return own
+
     def objective(self, y_pred: Tensor, y_true: Tensor, weight: Tensor) -> Tensor:
         """Return the weighted mean loss over rows and outputs."""
         loss = self.criterion_(y_pred, to_tensor(y_true, device=self.device))
@@ -107,12 +121,14 @@ class TrainingNet(LeanNet):
         self.batches_, self.losses_wait_ = [], self._losses_can_wait()
         super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
         batches, self.batches_ = self.batches_, []
+        self.steps_ = self._sum_up(batches)
         if self.losses_wait_:
-            penalty = self.strategy_.penalty
-            self.steps_ = Steps.from_rows(batches, self.criterion_, penalty)
             self._record_losses(self.steps_.objective + self.steps_.constraint)
-        else:
-            self.steps_ = Steps.from_batches(batches)
+
+    def _sum_up(self, batches: list[tuple]) -> Steps:
+        if self.losses_wait_:
+            return Steps.from_rows(batches, self.criterion_, self.strategy_.penalty)
+        return Steps.from_batches(batches)
 
     def _losses_can_wait(self) -> bool:
         """Whether nobody needs the value of the loss before the epoch is over."""

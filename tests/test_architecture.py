@@ -50,10 +50,11 @@ LAYERS = [
     {"repair.domain_task", "repair.shift"},
     {"repair.provable"},
     {"repair.estimator"},
-    {"regressor"},
-    {"reporting"},
+    {"regressor", "distributed.share"},
+    {"reporting", "distributed.net"},
     {"plotting.history", "plotting.positivity", "plotting.comparison"},
-    {"plotting"},
+    {"plotting", "distributed.fit"},
+    {"distributed"},
     {""},
 ]
 

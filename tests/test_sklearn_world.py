@@ -8,14 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import torch
 from joblib import parallel_config
 from properties import assert_obeys, assert_same_bits, assert_same_training_state
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import BaggingRegressor
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import (
     GridSearchCV,
+    HalvingGridSearchCV,
+    HalvingRandomSearchCV,
     RandomizedSearchCV,
     cross_val_predict,
     cross_validate,
@@ -87,6 +91,22 @@ def test_search_in_threads(small, data):
     assert_same_bits(*scores)
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_thread_counts_are_left_alone(small, data, two_threads):
+    counts = torch.get_num_threads(), torch.get_num_interop_threads()
+    model = small(early_stopping=True).fit(data.X, data.y)
+    small().partial_fit(data.X, data.y).predict(data.X)
+    model.enforce(data.X_new).certify("box", method="crown")
+    assert (torch.get_num_threads(), torch.get_num_interop_threads()) == counts
+
+
 def test_a_frame_in_and_out(small, data):
     frame, target = pd.DataFrame(data.X, columns=list("abc")), pd.Series(data.y)
     model = small().fit(frame, target)
@@ -94,6 +114,24 @@ def test_a_frame_in_and_out(small, data):
     assert_same_bits(model.predict(frame), small().fit(data.X, data.y).predict(data.X))
     with pytest.warns(UserWarning, match="does not have valid feature names"):
         model.predict(data.X)
+
+
+@pytest.mark.parametrize(
+    ("halving", "more"),
+    [(HalvingGridSearchCV, {}), (HalvingRandomSearchCV, {"n_candidates": 6})],
+)
+def test_successive_halving_gives_epochs_to_the_best(small, data, halving, more):
+    grid = {"strategy": ["penalty", "lagrangian"], "lr": [1e-6, 0.01, 0.1]}
+    epochs = {"resource": "max_epochs", "min_resources": 2, "max_resources": 20}
+    search = halving(small(), grid, cv=2, random_state=0, **epochs, **more)
+    search.fit(data.X, data.y)
+    assert search.n_resources_ == [2, 6]
+    assert search.n_candidates_ == [6, 2]
+    epochs = [params["max_epochs"] for params in search.cv_results_["params"]]
+    assert epochs == 6 * [2] + 2 * [6]
+    assert search.best_params_["lr"] > 1e-6
+    assert search.best_estimator_.n_iter_ == 6
+    assert_obeys(search.best_estimator_, data.X)
 
 
 def test_search_for_a_width(small, data):

@@ -1,0 +1,289 @@
+"""One fit by two processes is the fit of one process that has all rows."""
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from properties import assert_obeys, assert_same_bits, assert_same_training_state
+from sklearn.base import clone
+from skorch.callbacks import LRScheduler
+from torch import nn
+
+from sklpos import STRATEGIES, PositiveOutputRegressor
+from sklpos.data import BatchLoader, RowDataset
+from sklpos.distributed import fit, fit_data_parallel
+from sklpos.distributed.share import Share, SharedLoader, SharedRows
+from sklpos.strategies import Lagrangian
+
+ROOT = Path(__file__).parents[1]
+LOCAL = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+FIRST = 55  # rows of process 0; process 1 has 5, and sometimes none of a batch
+IN_ONE_PLACE = {name for name, s in STRATEGIES.items() if s.guarantee == "domain"}
+PLATEAU = LRScheduler("ReduceLROnPlateau", monitor="train_loss", patience=0)
+
+
+def make_module() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+CASES = {
+    **{name: {"strategy": name} for name in sorted(set(STRATEGIES) - IN_ONE_PLACE)},
+    "whole batches": {"batch_size": -1},
+    "free output": {"lower_bound": [-np.inf, 0.0]},
+    "no bias": {"module__bias": False, "strategy": Lagrangian(dual_lr=0.5)},
+    "absolute error": {"criterion": nn.L1Loss},
+    "line search": {"optimizer": torch.optim.LBFGS, "batch_size": -1, "max_epochs": 3},
+    "learning rate by loss": {"callbacks": [PLATEAU], "max_epochs": 12},
+    "single precision": {"dtype": "float32"},
+    "no repair": {"repair": None},
+    "no balance": {"balance": False},
+    "instance": {"module": make_module()},
+}
+
+
+def make_model(params) -> PositiveOutputRegressor:
+    defaults = {"lr": 0.05, "max_epochs": 6, "batch_size": 16, "random_state": 0}
+    if "module" not in params:
+        defaults["module__hidden_layer_sizes"] = (8,)
+    return PositiveOutputRegressor(**(defaults | params))
+
+
+def make_data():
+    """Rows on the bound in both parts, and weights that differ between them."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3))
+    raw = X @ rng.normal(size=(3, 2)) + 0.4 * rng.normal(size=(60, 2)) - 0.3
+    weight = rng.integers(0, 3, size=60) + 4.0 * (np.arange(60) >= FIRST)
+    return X, np.maximum(raw, 0), weight
+
+
+def fit_all_cases(rank, folder):
+    """Run in each process: fit the own rows, write what came out."""
+    torch.set_num_threads(1)
+    fit._TRAVELLING = 2  # so that the repair takes more than a round
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    own = slice(FIRST) if rank == 0 else slice(FIRST, None)
+    parts = [array[own] for array in make_data()]
+    fitted = {}
+    for name, params in CASES.items():
+        seed = 0 if rank == 0 else None  # that of process 0 holds
+        model = make_model(params).set_params(random_state=seed)
+        fitted[name] = fit_data_parallel(model, *parts)
+    with open(f"{folder}/{rank}", "wb") as file:
+        pickle.dump(fitted, file)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+    """The models of the two processes, for each case."""
+    folder = tmp_path_factory.mktemp("processes")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in LOCAL.items():
+            patch.setenv(name, value)
+        torch.multiprocessing.spawn(fit_all_cases, (str(folder),), nprocs=2)
+    models = [pickle.loads((folder / rank).read_bytes()) for rank in "01"]
+    return {name: [part[name] for part in models] for name in CASES}
+
+
+def assert_close(first, second, tolerance):
+    """Equal but for a tolerance, in units of the largest entry, or 1."""
+    first, second = (np.asarray(value, dtype=np.float64) for value in (first, second))
+    unit = np.abs(second).max(initial=1.0)
+    np.testing.assert_allclose(first, second, rtol=0, atol=tolerance * unit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_fit_what_one_does(by_two, name):
+    X, Y, weight = make_data()
+    whole = make_model(CASES[name]).fit(X, Y, weight)
+    tolerance = 1e-5 if whole.dtype == "float32" else 1e-9
+    for model in by_two[name]:
+        for module in ("module_", "product_"):
+            pairs = zip(
+                getattr(model.net_, module).parameters(),
+                getattr(whole.net_, module).parameters(),
+                strict=True,
+            )
+            for own, all_ in pairs:
+                assert_close(own.detach(), all_.detach(), tolerance)
+        for column in set(whole.history_[0]) - {"dur", "batches"}:
+            values = model.history_[:, column], whole.history_[:, column]
+            assert_close(*values, tolerance)
+        assert model.n_iter_ == whole.n_iter_ == len(whole.loss_curve_)
+        assert_same_bits(model._range, whole._range)
+        assert model.kkt_ is None
+    stacked = np.concatenate([model.multipliers_ for model in by_two[name]])
+    if not whole.strategy_.estimates_multipliers:
+        assert_close(stacked, whole.multipliers_, tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_rows_of_both_processes_are_repaired(by_two, name):
+    X, Y, weight = make_data()
+    whole = make_model(CASES[name]).fit(X, Y, weight)
+    models = by_two[name]
+    assert_same_bits(*(dict(model.module_.state_dict()) for model in models))
+    if whole.repair_ is None:
+        assert models[0].repair_ is models[1].repair_ is None
+        return
+    repairs = [model.repair_ for model in models]
+    for field in ("n_cuts_", "feasible_", "balanced_"):
+        assert_same_bits(getattr(repairs[0], field), getattr(whole.repair_, field))
+    stacked = np.concatenate([repair.multipliers_ for repair in repairs])
+    assert stacked.any()
+    tolerance = 1e-3 if whole.dtype == "float32" else 1e-6
+    assert_close(stacked, whole.repair_.multipliers_, tolerance)
+    assert_close(repairs[1].cost_, whole.repair_.cost_, tolerance)
+    if name != "free output":
+        assert_obeys(models[1], X[weight > 0])
+
+
+@pytest.mark.slow
+def test_a_process_has_the_multipliers_of_its_own_rows(by_two):
+    own, other = by_two["augmented_lagrangian"]
+    n_own = int((make_data()[2][:FIRST] > 0).sum())
+    assert own.net_.constraint_.multiplier.shape == (n_own, 2)
+    assert other.net_.constraint_.multiplier.shape == (60 - FIRST, 2)
+    assert own.multipliers_.any()
+    assert other.multipliers_.any()
+
+
+@pytest.mark.slow
+def test_some_batches_were_empty_for_a_process():
+    """Or the test above tests less than it says."""
+    X, Y, weight = (array[make_data()[2] > 0] for array in make_data())
+    first = len(X) - (60 - FIRST)
+    rows = RowDataset(*map(torch.as_tensor, (X[first:], Y[first:], weight[first:])))
+    everyone = SharedRows(rows, Share(first, len(X), 1.0))
+    loader = SharedLoader(everyone, batch_size=16, shuffle=True, seed=0)
+    assert any(len(part.index) == 0 for _ in range(6) for part in loader)
+
+
+@pytest.mark.slow
+def test_the_model_lives_on_without_the_others(by_two):
+    X, Y, _ = make_data()
+    model = by_two["lagrangian"][1]
+    model.partial_fit(X, Y)
+    assert_obeys(model.enforce(X), X)
+
+
+@pytest.mark.slow
+def test_the_script_of_the_page_fits_what_one_process_does(tmp_path):
+    page = (ROOT / "docs" / "scale-out.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```py\n(import joblib.*?)```", page, re.S)
+    assert code.count("random_state=0, verbose=int(rank == 0)") == 1
+    code = code.replace("verbose=int(rank == 0)", "max_epochs=20")
+    (tmp_path / "train.py").write_text(code, encoding="utf-8")
+    X, Y, _ = make_data()
+    X, y = np.tile(X, (4, 1)), np.tile(Y[:, 0], 4)
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "y.npy", y)
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, "-m", *torchrun, "train.py"]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | LOCAL, check=True)
+    model = joblib.load(tmp_path / "model.joblib")
+    whole = PositiveOutputRegressor(random_state=0, max_epochs=20).fit(X, y)
+    assert_close(model.predict(X), whole.predict(X), 1e-9)
+    assert_obeys(model, X)
+
+
+# A group of one, and none
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    for name, value in LOCAL.items():
+        monkeypatch.setenv(name, value)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("params", [{}, {"criterion": nn.L1Loss}], ids=str)
+def test_a_group_of_one_fits_as_fit_does(alone, data, small, params):
+    whole = small(batch_size=16, **params).fit(data.X, data.Y, data.weight)
+    model = small(batch_size=16, **params)
+    assert fit_data_parallel(model, data.X, data.Y, data.weight) is model
+    assert_same_training_state(model, whole)
+    assert_close(model.predict(data.X), whole.predict(data.X), 1e-12)
+    again = clone(model).fit(data.X, data.Y, data.weight)
+    assert_same_training_state(again, whole)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 60])
+def test_means_over_parts_are_the_mean_over_the_batch(batch_size):
+    X, Y, weight = (torch.as_tensor(array) for array in make_data())
+    weight = weight + 0.5
+    whole = RowDataset(X, Y, weight)
+    cuts, totals = [0, 10, FIRST, 60], []
+    for start, stop in pairwise(cuts):
+        totals.append((stop - start, float(weight[start:stop].sum())))
+    loaders = []
+    for rank, (start, stop) in enumerate(pairwise(cuts)):
+        own = RowDataset(X[start:stop], Y[start:stop], weight[start:stop])
+        everyone = SharedRows(own, Share.from_totals(totals, rank))
+        loaders.append(SharedLoader(everyone, batch_size, shuffle=True, seed=3))
+    batches = BatchLoader(whole, batch_size, shuffle=True, seed=3)
+    n_batches = 0
+    for batch, *parts in zip(batches, *loaders, strict=True):
+        found = [part.index + start for part, start in zip(parts, cuts, strict=False)]
+        assert sorted(torch.cat(found).tolist()) == sorted(batch.index.tolist())
+        means = [
+            (part.weight * part[1]).sum(0) / max(len(part.index), 1) for part in parts
+        ]
+        expected = (batch.weight * batch[1]).mean(0)
+        torch.testing.assert_close(sum(means) / 3, expected)
+        n_batches += 1
+    assert n_batches == len(batches)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"early_stopping": True}, "early_stopping=True is not supported"),
+        ({"warm_start": True}, "warm_start=True is not supported"),
+        ({"strategy": "certified"}, "strategy='certified' looks at a domain"),
+    ],
+)
+def test_what_needs_all_rows_in_one_place_is_refused(
+    alone, data, small, params, message
+):
+    with pytest.raises(ValueError, match=message):
+        fit_data_parallel(small(**params), data.X, data.Y)
+
+
+def test_a_process_group_is_needed(data, small):
+    with pytest.raises(ValueError, match="init_process_group first"):
+        fit_data_parallel(small(), data.X, data.Y)
+
+
+def test_a_failure_leaves_the_estimator_as_it_was(alone, data, small):
+    model = small().fit(data.X, data.Y)
+    before = model.predict(data.X)
+    with pytest.raises(ValueError, match="NaN"):
+        fit_data_parallel(model, data.X * np.nan, data.Y)
+    assert_same_bits(model.predict(data.X), before)
+
+
+def test_the_schedule_sees_the_largest_violation(alone, data, small, monkeypatch):
+    model = fit_data_parallel(small(), data.X, data.Y)
+    monkeypatch.setattr("sklpos.distributed.net.gather", lambda own: [own, 7.0])
+    assert model.net_.largest_violation(1.0) == 1.0  # the others are gone
+    model.net_.share = Share(0, 80, 1.0)
+    assert model.net_.largest_violation(1.0) == 7.0
