@@ -1,0 +1,221 @@
+"""How soon the optimum is reached: ``python -m benchmarks.convergence [--quick]``.
+
+Linear models whose best weights under the bound are known from an exact solver. All
+methods have the same start, rows, batches, optimizer (Adam) and learning rate, which
+decays by the same factor after every epoch. Counted are the epochs until the mean loss
+F is within 0.1 % of the optimum and no violation is above 0.001 standard deviations of
+y, from there on for 10 epochs. Each method runs with its defaults, and with a few
+settings of its dual steps.
+"""
+
+import argparse
+import functools
+import platform
+import sys
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from skorch.callbacks import Callback, LRScheduler
+
+from benchmarks import cooper_loop
+from benchmarks.convex import Progress, Task, tasks
+from sklpos import STRATEGIES, PositiveOutputRegressor
+
+DEFAULT = "sklpos, augmented_lagrangian"
+PACKAGES = ("torch", "scikit-learn", "skorch", "cooper-optim")
+
+# What is tried beside the defaults, {}.
+GRID = {
+    "exact_penalty": [{"alpha": 10.0}, {"alpha": 100.0}, {"patience": 5}],
+    "slack": [
+        {"alpha": 10.0},
+        {"alpha": 100.0},
+        {"alpha": 10.0, "dual_lr": 1.0},
+        {"alpha": 100.0, "dual_lr": 0.05},
+    ],
+    "lagrangian": [{"dual_lr": 1.0}, {"dual_lr": 5.0}, {"dual_lr": 20.0}],
+    "augmented_lagrangian": [
+        {"alpha": 10.0},
+        {"dual_lr": 0.02},
+        {"dual_lr": 0.1},
+        {"growth": 1.3},
+        {"dual_lr": 0.1, "growth": 2.0, "max_curvature": 100.0},
+    ],
+}
+COOPER = {
+    "Cooper, augmented Lagrangian": (
+        cooper_loop.augmented_lagrangian,
+        [
+            {"curvature": 20.0},
+            {"curvature": 200.0, "dual_lr": 0.05},
+            {"growth": 1.01},
+            {"growth": 1.01, "dual_lr": 1.0},
+        ],
+    ),
+    "Cooper, nuPI": (
+        cooper_loop.nupi,
+        [
+            {"dual_lr": 1.0, "proportional": 10.0},
+            {"dual_lr": 10.0},
+            {"dual_lr": 10.0, "proportional": 10.0},
+            {"dual_lr": 10.0, "proportional": 20.0},
+        ],
+    ),
+}
+
+
+class Watch(Callback):
+    """Looks at the weights after each epoch; ends the fit at the goal."""
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+
+    def on_train_begin(self, net, **kwargs):
+        self.progress.start = time.process_time()
+
+    def on_epoch_end(self, net, **kwargs):
+        if self.progress.record(net.module_):
+            raise KeyboardInterrupt  # the end of a fit, as for an early stop
+
+
+def ours(task: Task, name: str, alpha: float = 1.0, **params) -> Progress:
+    """Train by `PositiveOutputRegressor`, without a repair."""
+    progress = Progress(task)
+    decay = LRScheduler(torch.optim.lr_scheduler.ExponentialLR, gamma=task.gamma)
+    PositiveOutputRegressor(
+        task.module,
+        strategy=STRATEGIES[name](**params),
+        alpha=alpha,
+        repair=None,
+        optimizer=task.optimizer,
+        lr=task.lr,
+        max_epochs=task.max_epochs,
+        batch_size=task.batch_size,
+        iterator_train__drop_last=True,
+        on_negative_y="ignore",
+        random_state=0,
+        callbacks=[decay, Watch(progress)],
+    ).fit(task.X, task.y)
+    return progress
+
+
+def methods() -> dict:
+    """Name to (function, further settings)."""
+    names = ["unconstrained", "penalty"]
+    names += [n for n, cls in STRATEGIES.items() if cls.guarantee == "training"]
+    own = {
+        f"sklpos, {name}": (functools.partial(ours, name=name), GRID.get(name, []))
+        for name in names
+    }
+    return own | COOPER
+
+
+def cost(progress: Progress) -> tuple:
+    """What makes a run better than another: fewer epochs, else a smaller miss."""
+    last = max(abs(progress.excess[-1]), progress.violation[-1])
+    return (0, progress.epochs) if progress.epochs else (1, last)
+
+
+def outcome(progress: Progress, unit: float) -> str:
+    """Epochs and time, or how far it came."""
+    if progress.epochs is None:
+        far = f"F {progress.excess[-1]:+.0e}, g {progress.violation[-1]:+.0e}"
+        return f"not reached: {far}"
+    share = progress.seconds_an_epoch / unit
+    return f"{progress.epochs:4d} epochs, time {progress.epochs * share:5.0f}"
+
+
+def compare(task: Task) -> dict[str, tuple]:
+    """Print a task's table; return epochs with defaults, and the fewest of the grid."""
+    print(f"\n{task}\n{'':30s}{'with defaults':38s}best of the grid", flush=True)
+    reached, unit = {}, None
+    for name, (run, grid) in methods().items():
+        runs = [(run(task), {}), *((run(task, **params), params) for params in grid)]
+        default, (best, params) = runs[0][0], min(runs, key=lambda r: cost(r[0]))
+        unit = unit or default.seconds_an_epoch
+        text = f"{name:30s}{outcome(default, unit):38s}"
+        if grid:
+            words = ", ".join(f"{k} {v:g}" for k, v in params.items())
+            text += f"{outcome(best, unit):36s}{words or 'the defaults'}"
+        print(text.rstrip(), flush=True)
+        reached[name] = default.epochs, best.epochs
+    return reached
+
+
+def summary(results: list[dict]) -> None:
+    """Print, for each method, how often it got there and its ratio to the best."""
+    fewest = [min(e for pair in r.values() for e in pair if e) for r in results]
+    print(
+        "\nepochs as a multiple of the fewest of any method and setting: median, worst"
+    )
+    print(f"{'':30s}{'with defaults':>26s}{'best of the grid':>28s}")
+    for name in results[0]:
+        text = f"{name:30s}"
+        for column in range(2):
+            epochs = [r[name][column] for r in results]
+            ratio = [
+                e / f if e else np.inf for e, f in zip(epochs, fewest, strict=True)
+            ]
+            there = f"{sum(map(bool, epochs))} of {len(epochs)} reached"
+            text += f"{there:>16s}{np.median(ratio):6.2f}{max(ratio):6.1f}"
+        print(text)
+
+
+class Tee:
+    """Writes to the terminal and to a list."""
+
+    def __init__(self, terminal):
+        self.terminal, self.parts = terminal, []
+
+    def write(self, text):
+        self.parts.append(text)
+        return self.terminal.write(text)
+
+    def flush(self):
+        self.terminal.flush()
+
+
+NOTES = """# Results of `python -m benchmarks.convergence`
+
+{doc}
+"Time" is CPU time in epochs of the unconstrained run of the same task; the share of it
+that an epoch takes is uncertain by a tenth or two on a busy machine. F is its relative
+excess over the optimum and g the largest violation at the end of the budget. The
+unconstrained net and the quadratic penalty have other optima and cannot get there.
+The strategies that promise more than the training rows (`certified`,
+`nonnegative_weights`, `activation`) have other optima, too, and are left out.
+
+Cooper has no defaults for its dual steps; it starts from c = 2 and a dual step of
+0.1 c, and nuPI from the same step with the proportional gain 1.
+
+```text
+{tables}```
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small, to see it run")
+    parser.add_argument(
+        "--output", type=Path, default=Path("benchmarks/CONVERGENCE.md")
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    sys.stdout = tee = Tee(sys.stdout)
+    print(", ".join(f"{name} {version(name)}" for name in PACKAGES), end=", ")
+    print(f"Python {platform.python_version()}, float64, 1 thread")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of fits that end early
+        summary([compare(task) for task in tasks(arguments.quick)])
+    sys.stdout = tee.terminal
+    doc = __doc__.split("\n\n", 1)[1]
+    arguments.output.write_text(NOTES.format(doc=doc, tables="".join(tee.parts)))
+    print(f"\nwritten to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
