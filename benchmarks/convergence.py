@@ -129,40 +129,55 @@ def outcome(progress: Progress, unit: float) -> str:
     return f"{progress.epochs:4d} epochs, time {progress.epochs * share:5.0f}"
 
 
-def compare(task: Task) -> dict[str, tuple]:
-    """Print a task's table; return epochs with defaults, and the fewest of the grid."""
+def compare(task: Task) -> dict[tuple, float]:
+    """Print a task's table; return the epochs of each method and setting."""
     print(f"\n{task}\n{'':30s}{'with defaults':38s}best of the grid", flush=True)
     reached, unit = {}, None
     for name, (run, grid) in methods().items():
-        runs = [(run(task), {}), *((run(task, **params), params) for params in grid)]
-        default, (best, params) = runs[0][0], min(runs, key=lambda r: cost(r[0]))
-        unit = unit or default.seconds_an_epoch
-        text = f"{name:30s}{outcome(default, unit):38s}"
+        runs = {words(params): run(task, **params) for params in [{}, *grid]}
+        best = min(runs, key=lambda setting: cost(runs[setting]))
+        unit = unit or runs[""].seconds_an_epoch
+        text = f"{name:30s}{outcome(runs[''], unit):38s}"
         if grid:
-            words = ", ".join(f"{k} {v:g}" for k, v in params.items())
-            text += f"{outcome(best, unit):36s}{words or 'the defaults'}"
+            text += f"{outcome(runs[best], unit):36s}{best or 'the defaults'}"
         print(text.rstrip(), flush=True)
-        reached[name] = default.epochs, best.epochs
+        for setting, progress in runs.items():
+            reached[name, setting] = progress.epochs or np.inf
     return reached
 
 
+def words(params: dict) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in params.items())
+
+
 def summary(results: list[dict]) -> None:
-    """Print, for each method, how often it got there and its ratio to the best."""
-    fewest = [min(e for pair in r.values() for e in pair if e) for r in results]
+    """Print, for each method, how often it got there and its ratio to the best.
+
+    The setting of the grid is one for all tasks.
+    """
+    epochs = {key: np.array([each[key] for each in results]) for key in results[0]}
+    fewest = np.minimum(np.min(list(epochs.values()), axis=0), 1e9)
+    ratios = {key: own / fewest for key, own in epochs.items()}
     print(
-        "\nepochs as a multiple of the fewest of any method and setting: median, worst"
+        "\nepochs / the fewest of all methods and settings: median and worst\n"
+        f"{'':30s}{'with defaults':>28s}{'the setting of the best median':>34s}"
     )
-    print(f"{'':30s}{'with defaults':>26s}{'best of the grid':>28s}")
-    for name in results[0]:
-        text = f"{name:30s}"
-        for column in range(2):
-            epochs = [r[name][column] for r in results]
-            ratio = [
-                e / f if e else np.inf for e, f in zip(epochs, fewest, strict=True)
-            ]
-            there = f"{sum(map(bool, epochs))} of {len(epochs)} reached"
-            text += f"{there:>16s}{np.median(ratio):6.2f}{max(ratio):6.1f}"
+    for name in dict.fromkeys(name for name, _ in ratios):
+        settings = [setting for own, setting in ratios if own == name]
+        best = min(settings, key=lambda setting: _rank(ratios[name, setting]))
+        text = f"{name:30s}{_spread(ratios[name, ''])}"
+        if len(settings) > 1:
+            text += f"{_spread(ratios[name, best]):>34s}  {best or 'the defaults'}"
         print(text)
+
+
+def _rank(ratio: np.ndarray) -> tuple:
+    return np.median(ratio), np.isinf(ratio).sum(), np.minimum(ratio, 1e9).mean()
+
+
+def _spread(ratio: np.ndarray) -> str:
+    there = f"{np.isfinite(ratio).sum()} of {len(ratio)} reached"
+    return f"{there:>16s}{np.median(ratio):6.2f}{ratio.max():6.2f}"
 
 
 class Tee:
