@@ -11,7 +11,6 @@ settings of its dual steps.
 import argparse
 import functools
 import platform
-import sys
 import time
 import warnings
 from importlib.metadata import version
@@ -25,24 +24,17 @@ from benchmarks import cooper_loop
 from benchmarks.convex import Progress, Task, tasks
 from sklpos import STRATEGIES, PositiveOutputRegressor
 
-DEFAULT = "sklpos, augmented_lagrangian"
 PACKAGES = ("torch", "scikit-learn", "skorch", "cooper-optim")
 
 # What is tried beside the defaults, {}.
 GRID = {
-    "exact_penalty": [{"alpha": 10.0}, {"alpha": 100.0}, {"patience": 5}],
-    "slack": [
-        {"alpha": 10.0},
-        {"alpha": 100.0},
-        {"alpha": 10.0, "dual_lr": 1.0},
-        {"alpha": 100.0, "dual_lr": 0.05},
-    ],
-    "lagrangian": [{"dual_lr": 1.0}, {"dual_lr": 5.0}, {"dual_lr": 20.0}],
+    "exact_penalty": [{"alpha": 10.0}, {"alpha": 100.0}],
+    "slack": [{"alpha": 10.0}, {"alpha": 100.0, "dual_lr": 0.05}],
+    "lagrangian": [{"dual_lr": 1.0}, {"dual_lr": 20.0}],
     "augmented_lagrangian": [
-        {"alpha": 10.0},
         {"dual_lr": 0.02},
         {"dual_lr": 0.1},
-        {"growth": 1.3},
+        {"growth": 1.1},
         {"dual_lr": 0.1, "growth": 2.0, "max_curvature": 100.0},
     ],
 }
@@ -52,17 +44,16 @@ COOPER = {
         [
             {"curvature": 20.0},
             {"curvature": 200.0, "dual_lr": 0.05},
+            {"curvature": 1000.0, "dual_lr": 0.05},
             {"growth": 1.01},
-            {"growth": 1.01, "dual_lr": 1.0},
         ],
     ),
     "Cooper, nuPI": (
         cooper_loop.nupi,
         [
             {"dual_lr": 1.0, "proportional": 10.0},
-            {"dual_lr": 10.0},
-            {"dual_lr": 10.0, "proportional": 10.0},
             {"dual_lr": 10.0, "proportional": 20.0},
+            {"dual_lr": 50.0, "proportional": 20.0},
         ],
     ),
 }
@@ -129,46 +120,47 @@ def outcome(progress: Progress, unit: float) -> str:
     return f"{progress.epochs:4d} epochs, time {progress.epochs * share:5.0f}"
 
 
-def compare(task: Task) -> dict[tuple, float]:
-    """Print a task's table; return the epochs of each method and setting."""
-    print(f"\n{task}\n{'':30s}{'with defaults':38s}best of the grid", flush=True)
-    reached, unit = {}, None
+def compare(task: Task) -> tuple[str, dict[tuple, float]]:
+    """Return a task's table, and the epochs of each method and setting."""
+    lines, reached, unit = [str(task)], {}, None
+    lines.append(f"{'':30s}{'with defaults':38s}best of the grid")
     for name, (run, grid) in methods().items():
         runs = {words(params): run(task, **params) for params in [{}, *grid]}
         best = min(runs, key=lambda setting: cost(runs[setting]))
         unit = unit or runs[""].seconds_an_epoch
-        text = f"{name:30s}{outcome(runs[''], unit):38s}"
+        line = f"{name:30s}{outcome(runs[''], unit):38s}"
         if grid:
-            text += f"{outcome(runs[best], unit):36s}{best or 'the defaults'}"
-        print(text.rstrip(), flush=True)
+            line += f"{outcome(runs[best], unit):36s}{best or 'the defaults'}"
+        lines.append(line.rstrip())
         for setting, progress in runs.items():
             reached[name, setting] = progress.epochs or np.inf
-    return reached
+    return "\n".join([*lines, ""]), reached
 
 
 def words(params: dict) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in params.items())
 
 
-def summary(results: list[dict]) -> None:
-    """Print, for each method, how often it got there and its ratio to the best.
+def summary(results: list[dict]) -> str:
+    """Return how often each method got there, and its ratio to the best.
 
     The setting of the grid is one for all tasks.
     """
     epochs = {key: np.array([each[key] for each in results]) for key in results[0]}
     fewest = np.minimum(np.min(list(epochs.values()), axis=0), 1e9)
     ratios = {key: own / fewest for key, own in epochs.items()}
-    print(
-        "\nepochs / the fewest of all methods and settings: median and worst\n"
-        f"{'':30s}{'with defaults':>28s}{'the setting of the best median':>34s}"
-    )
+    lines = [
+        "epochs / the fewest of all methods and settings: median and worst",
+        f"{'':30s}{'with defaults':>28s}{'the setting of the best median':>34s}",
+    ]
     for name in dict.fromkeys(name for name, _ in ratios):
         settings = [setting for own, setting in ratios if own == name]
         best = min(settings, key=lambda setting: _rank(ratios[name, setting]))
         text = f"{name:30s}{_spread(ratios[name, ''])}"
         if len(settings) > 1:
             text += f"{_spread(ratios[name, best]):>34s}  {best or 'the defaults'}"
-        print(text)
+        lines.append(text)
+    return "\n".join(lines)
 
 
 def _rank(ratio: np.ndarray) -> tuple:
@@ -178,20 +170,6 @@ def _rank(ratio: np.ndarray) -> tuple:
 def _spread(ratio: np.ndarray) -> str:
     there = f"{np.isfinite(ratio).sum()} of {len(ratio)} reached"
     return f"{there:>16s}{np.median(ratio):6.2f}{ratio.max():6.2f}"
-
-
-class Tee:
-    """Writes to the terminal and to a list."""
-
-    def __init__(self, terminal):
-        self.terminal, self.parts = terminal, []
-
-    def write(self, text):
-        self.parts.append(text)
-        return self.terminal.write(text)
-
-    def flush(self):
-        self.terminal.flush()
 
 
 NOTES = """# Results of `python -m benchmarks.convergence`
@@ -212,6 +190,12 @@ Cooper has no defaults for its dual steps; it starts from c = 2 and a dual step 
 """
 
 
+def head() -> str:
+    versions = [f"{name} {version(name)}" for name in PACKAGES]
+    versions.append(f"Python {platform.python_version()}")
+    return ", ".join([*versions, "float64, 1 thread"]) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small, to see it run")
@@ -220,16 +204,19 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    sys.stdout = tee = Tee(sys.stdout)
-    print(", ".join(f"{name} {version(name)}" for name in PACKAGES), end=", ")
-    print(f"Python {platform.python_version()}, float64, 1 thread")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of fits that end early
-        summary([compare(task) for task in tasks(arguments.quick)])
-    sys.stdout = tee.terminal
-    doc = __doc__.split("\n\n", 1)[1]
-    arguments.output.write_text(NOTES.format(doc=doc, tables="".join(tee.parts)))
-    print(f"\nwritten to {arguments.output}")
+    warnings.simplefilter("ignore")  # of fits that end early
+    doc, tables, results = __doc__.split("\n\n", 1)[1], head(), []
+    print(tables)
+    chosen = tasks(arguments.quick)
+    for number, task in enumerate(chosen, start=1):
+        table, reached = compare(task)
+        print(table, flush=True)
+        results.append(reached)
+        tables += "\n" + table
+        done = f"After {number} of {len(chosen)} problems:\n{summary(results)}"
+        text = NOTES.format(doc=doc, tables=f"{done}\n\n{tables}")
+        arguments.output.write_text(text)  # now: it takes some minutes
+    print(f"{done}\nwritten to {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -108,10 +108,9 @@ def tasks(quick: bool) -> list[Task]:
     small = (problems.one_hot(), problems.line(), problems.constant())
     found = [task(problem) for problem in small]
     dense = problems.random_dense(0)
-    found += [task(dense), task(dense, 32, **BATCHES)]
-    for load in (datasets.rain, datasets.recreation, datasets.hours):
-        found += [real(load), real(load, 128, **BATCHES)]
-    return found
+    loads = datasets.rain, datasets.recreation, datasets.hours
+    found += [task(dense), *map(real, loads), task(dense, 32, **BATCHES)]
+    return found + [real(load, 128, **BATCHES) for load in loads]
 
 
 class Progress:
