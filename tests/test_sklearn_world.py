@@ -266,9 +266,9 @@ def test_a_fitted_copy_shares_no_parameters(small, data):
 def test_parameters_of_a_strategy_instance(small, data):
     strategy = AugmentedLagrangian()
     model = small(strategy=strategy)
-    assert model.get_params()["strategy__dual_lr"] == 0.1
+    assert model.get_params()["strategy__dual_lr"] == 0.05
     copied = clone(model).set_params(strategy__dual_lr=0.4)
-    assert strategy.dual_lr == 0.1
+    assert strategy.dual_lr == 0.05
     assert copied.fit(data.X, data.y).strategy_.dual_lr == 0.4
 
 

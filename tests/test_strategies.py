@@ -238,8 +238,8 @@ def epochs(strategy, violations, alpha=1.0):
     return record
 
 
-def test_curvature_doubles_only_without_progress_and_up_to_its_cap():
-    strategy = AugmentedLagrangian(max_curvature=16.0)
+def test_curvature_grows_only_without_progress_and_up_to_its_cap():
+    strategy = AugmentedLagrangian(max_curvature=16.0, growth=2.0)
     assert epochs(strategy, [1, 0.2, 0.04, 0.04, 0.04, 0.04, 0.04]) == [
         1, 1, 1, 2, 4, 8, 8,
     ]  # fmt: skip

@@ -27,10 +27,10 @@ class StrategyState(nn.Module):
             self.register_buffer(name, value)
 
 
-def double_alpha_if_stalled(
-    state: StrategyState, max_violation: float, tolerance: float
+def raise_alpha_if_stalled(
+    state: StrategyState, max_violation: float, tolerance: float, factor: float
 ) -> None:
-    """Double ``state.alpha`` if the violation has not shrunk to a quarter.
+    """Multiply ``state.alpha`` if the violation has not shrunk to a quarter.
 
     Parameters
     ----------
@@ -40,10 +40,12 @@ def double_alpha_if_stalled(
         Largest violation of the epoch, in scaled units.
     tolerance : float
         A smaller violation counts as none.
+    factor : float
+        At most to ``state.max_alpha``.
     """
     stalled = max_violation > 0.25 * float(state.last_violation)
     if max_violation > tolerance and stalled:
-        state.alpha.copy_(torch.minimum(2 * state.alpha, state.max_alpha))
+        state.alpha.copy_(torch.minimum(factor * state.alpha, state.max_alpha))
     state.last_violation.fill_(max_violation)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from sklpos.strategies.base import (
     ConstraintStrategy,
     StrategyState,
-    double_alpha_if_stalled,
+    raise_alpha_if_stalled,
 )
 
 
@@ -75,18 +75,24 @@ class AugmentedLagrangian(Lagrangian):
 
     ``c = 2 * alpha``: with all multipliers 0 the term is the quadratic penalty of the
     same alpha. A dual step is ``lambda <- relu(lambda + dual_lr * c * g)``. ``c``
-    doubles after an epoch whose largest violation is above `tolerance` and has not
+    grows after an epoch whose largest violation is above `tolerance` and has not
     shrunk to a quarter, up to ``max(max_curvature, 2 * alpha)``.
 
     Parameters
     ----------
-    dual_lr : float, default=0.1
+    dual_lr : float, default=0.05
         Step of the ascent in units of c. A whole step (1) at every mini-batch does
         not converge.
     tolerance : float, default=1e-4
         Violation, in standard deviations of y, that counts as none.
-    max_curvature : float, default=100.0
-        Largest c the schedule may reach.
+    max_curvature : float, default=1000.0
+        Largest c the schedule may reach. Where few rows hold a model of few weights,
+        a mean over all rows needs a large one. Plain gradient descent is stable if
+        ``lr * (2 + c)`` times the mean squared length of the head's features is below
+        2: with SGD lower this, or lr.
+    growth : float, default=1.2
+        Factor on c. A fast growth raises multipliers that the weights had no time to
+        follow, and these come down as slowly.
 
     References
     ----------
@@ -107,13 +113,15 @@ class AugmentedLagrangian(Lagrangian):
 
     def __init__(
         self,
-        dual_lr: float = 0.1,
+        dual_lr: float = 0.05,
         tolerance: float = 1e-4,
-        max_curvature: float = 100.0,
+        max_curvature: float = 1000.0,
+        growth: float = 1.2,
     ):
         super().__init__(dual_lr)
         self.tolerance = tolerance
         self.max_curvature = max_curvature
+        self.growth = growth
 
     def setup(self, y: Tensor, *, lower_bound: Tensor, alpha: float) -> None:
         """Allocate the multipliers, at 0, and what the schedule of c remembers."""
@@ -141,8 +149,8 @@ class AugmentedLagrangian(Lagrangian):
         self._ascend(violation, index, self.dual_lr * self._curvature(index))
 
     def on_epoch_end(self, max_violation: float) -> None:
-        """Double c while the bound is violated and no progress is made."""
-        double_alpha_if_stalled(self.state_, max_violation, self.tolerance)
+        """Raise c while the bound is violated and no progress is made."""
+        raise_alpha_if_stalled(self.state_, max_violation, self.tolerance, self.growth)
 
     def _curvature(self, index: Tensor) -> Tensor:
         return self.state_.alpha + self.state_.alpha

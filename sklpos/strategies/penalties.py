@@ -8,7 +8,7 @@ from torch import Tensor
 from sklpos.strategies.base import (
     ConstraintStrategy,
     StrategyState,
-    double_alpha_if_stalled,
+    raise_alpha_if_stalled,
 )
 
 
@@ -140,6 +140,6 @@ class ExactPenalty(ConstraintStrategy):
         smallest = min(float(state.smallest_violation), max_violation)
         state.n_epochs.add_(1)
         if int(state.n_epochs) % self.patience == 0:
-            double_alpha_if_stalled(state, smallest, self.tolerance)
+            raise_alpha_if_stalled(state, smallest, self.tolerance, 2.0)
             smallest = float("inf")
         state.smallest_violation.fill_(smallest)
