@@ -21,6 +21,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     {"documentation", "pipelines", "plotting.axes"},
     {"seeding", "targets", "heads", "modules", "parameters", "inputs", "decay"},
+    {"trees"},
     {"strategies.base", "data", "loop", "steps"},
     {"metrics", "sklearn_callbacks", "repair.programme"},
     {"repair.nearest"},
@@ -37,6 +38,7 @@ LAYERS = [
     {"strategies"},
     {"validation", "callbacks", "product"},
     {"splitting", "training", "violations"},
+    {"rewinding", "checkpoints"},
     {"net"},
     {"building", "diagnostics"},
     {"certificates.alpha_crown", "certificates.rounding"},
