@@ -201,12 +201,17 @@ def _attributes(callback) -> dict:
     found = {}
     for name, value in vars(callback).items():
         if name.endswith("_") and not isinstance(callback, TrainingCheckpoint):
-            value = value.state_dict() if hasattr(value, "state_dict") else value
             try:
-                found[name] = to_storable(value)
+                found[name] = to_storable(
+                    value.state_dict() if _has_state(value) else value
+                )
             except TypeError:  # a writer, an open file
                 continue
     return found
+
+
+def _has_state(value) -> bool:
+    return hasattr(value, "load_state_dict") and not isinstance(value, type)
 
 
 def _take_up(net, saved: dict) -> None:
@@ -219,12 +224,13 @@ def _take_up(net, saved: dict) -> None:
         _set_attributes(callback, from_storable(saved["callbacks"].get(name, {})))
     net.constraint_best_ = saved["best"]
     net.history[:] = from_storable(saved["history"])
+    net.taken_up_ = len(net.history)
 
 
 def _set_attributes(callback, values: dict) -> None:
     for name, value in values.items():
         live = getattr(callback, name, None)
-        if hasattr(live, "load_state_dict"):
+        if _has_state(live):
             live.load_state_dict(value)
         else:
             setattr(callback, name, value)

@@ -20,6 +20,8 @@ class RewindingNet(TrainingNet):
     ----------
     undo_ : tuple or None
         The `snapshot` of the last finished epoch, while another one runs.
+    taken_up_ : int
+        Epochs that a checkpoint brought.
     """
 
     def snapshot(self):
@@ -68,13 +70,12 @@ class RewindingNet(TrainingNet):
         """
         if not self.initialized_:
             self.initialize()
-        self.constraint_best_, self.undo_ = {}, None
-        before = len(self.history)
+        self.constraint_best_, self.undo_, self.taken_up_ = {}, None, 0
         self.notify("on_train_begin", X=X, y=y)
         start = len(self.history)
-        epochs = (self.max_epochs if epochs is None else epochs) - (start - before)
+        epochs = self.max_epochs if epochs is None else epochs
         try:
-            self.fit_loop(X, y, epochs=epochs, **fit_params)
+            self.fit_loop(X, y, epochs=epochs - self.taken_up_, **fit_params)
         except KeyboardInterrupt:
             self._undo_cut_epoch()
             if len(self.history) == start:
