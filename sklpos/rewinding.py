@@ -130,7 +130,7 @@ class RewindingNet(TrainingNet):
     def _check_weights(self) -> None:
         """Raise if the last step, whose loss nobody saw, left no finite weights."""
         if not all(value.isfinite().all() for value in _weights(self.module_)):
-            raise self._divergence("a weight is no longer a finite number after")
+            raise self.divergence("a weight is no longer a finite number after")
 
 
 def _weights(module: torch.nn.Module):

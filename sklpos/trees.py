@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_ARRAY = "__ndarray__"  # marks a tensor that was an array
+_ARRAY = "__ndarray__"  # marks a tensor that was numpy's
 _SCALARS = (bool, int, float, str, type(None))
 
 
@@ -50,7 +50,7 @@ def to_storable(tree):
     Parameters
     ----------
     tree : object
-        Of numbers, strings, arrays and tensors; numpy's scalars become Python's.
+        Of numbers, strings, arrays and tensors.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def from_storable(tree):
     object
     """
     if isinstance(tree, dict) and tree.keys() == {_ARRAY}:
-        return tree[_ARRAY].numpy()
+        return tree[_ARRAY].numpy()[()]  # without axes it was a scalar
     if isinstance(tree, dict):
         return {key: from_storable(item) for key, item in tree.items()}
     if isinstance(tree, (list, tuple)):
@@ -89,10 +89,8 @@ def _copy_tensor(leaf):
 
 
 def _to_storable(leaf):
-    if isinstance(leaf, np.generic):
-        leaf = leaf.item()
-    if isinstance(leaf, np.ndarray):
-        return {_ARRAY: torch.as_tensor(leaf)}
+    if isinstance(leaf, (np.ndarray, np.generic)):
+        return {_ARRAY: torch.as_tensor(np.asarray(leaf))}
     if isinstance(leaf, Tensor):
         return leaf.detach().cpu()
     if isinstance(leaf, _SCALARS):

@@ -1,8 +1,9 @@
-"""What the processes do that tests kill: a fit with a checkpoint."""
+"""What the processes do that tests kill or interrupt: a fit, and how it ends."""
 
 import os
 import pickle
 import signal
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def end_of(model) -> dict:
         {name: float(value) for name, value in epoch.items()}
         for epoch in state["history"]
     ]
-    state["schedule"] = dict(model.net_.callbacks_)["schedule"].lr_scheduler_.last_epoch
+    schedule = dict(model.net_.callbacks_).get("schedule")
+    state["schedule"] = schedule and schedule.lr_scheduler_.last_epoch
     return {**state, "n_iter": model.n_iter_, "predictions": model.predict(X)}
 
 
@@ -60,6 +62,37 @@ def fit(path, result, strategy, death=None, **params) -> None:
         _arrange(*death)
     model = guarded(path, strategy, **params).fit(*make_data())
     Path(result).write_bytes(pickle.dumps(end_of(model)))
+
+
+def unguarded(strategy, max_epochs=10**6) -> PositiveOutputRegressor:
+    """Make a regressor whose fit does not end before somebody interrupts it."""
+    return PositiveOutputRegressor(
+        strategy=strategy,
+        module__hidden_layer_sizes=(8,),
+        module__dropout=0.1,
+        batch_size=8,
+        max_epochs=max_epochs,
+        random_state=0,
+    )
+
+
+def fit_until_interrupted(result, strategy) -> None:
+    """Fit, and store what an interrupt leaves, unless it came too early."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    model = unguarded(strategy)
+    try:
+        model.fit(*make_data())
+    except KeyboardInterrupt:
+        assert not hasattr(model, "net_")
+    else:
+        Path(result).write_bytes(pickle.dumps(end_of(model)))
+
+
+def warm_up() -> None:
+    """Import what a first fit imports."""
+    with tempfile.TemporaryDirectory() as folder:
+        fit(f"{folder}/fit.ckpt", f"{folder}/end.pkl", "penalty", max_epochs=2)
 
 
 def _arrange(where: str, number: int) -> None:
