@@ -16,7 +16,7 @@ export OMP_NUM_THREADS := 1
 
 PYTEST = SCIPY_ARRAY_API=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-.PHONY: all bench check clean demo doctest test test-slow
+.PHONY: all bench check clean demo doctest league test test-slow
 .DELETE_ON_ERROR:
 
 all: check test test-slow demo
@@ -27,6 +27,10 @@ demo: $(VENV)/demo.stamp
 # BENCH_ARGS=--quick for a look
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+# takes about an hour on two cores; BENCH_ARGS=--quick for a look
+league: $(VENV)/league.stamp
+	$(BIN)/python -m benchmarks.league $(BENCH_ARGS)
 
 test: $(VENV)/test.stamp
 	$(PYTEST)
@@ -62,6 +66,10 @@ $(VENV)/base.stamp: $(PINS)
 
 $(VENV)/bench.stamp: $(VENV)/base.stamp pyproject.toml
 	$(INSTALL) --editable . --group bench
+	@touch $@
+
+$(VENV)/league.stamp: $(VENV)/base.stamp pyproject.toml
+	$(INSTALL) --editable . --group league
 	@touch $@
 
 $(VENV)/demo.stamp: $(VENV)/base.stamp pyproject.toml

@@ -5,7 +5,8 @@ with its own defaults. "Clipped" models have their predictions raised to 0 after
 what counts as negative is what they said before. Test R2 and mean ratio (of the sum of
 predictions to that of the targets) are of the predictions a user would get.
 
-``benchmarks/LEAGUE.md`` is written anew; ``--quick`` prints a small part only.
+``benchmarks/LEAGUE.md`` is written anew, after each set; ``--quick`` prints a small
+part only.
 """
 
 import argparse
@@ -164,8 +165,11 @@ def main():
         names = ["default", "unconstrained, clipped", *NETWORKS]
         print(report(play(datasets.TUNED[:1], names, [0])))
         return
-    results = play(datasets.TUNED + datasets.FRESH, MODELS, range(5))
-    Path("benchmarks/LEAGUE.md").write_text(report(results))
+    results = pd.DataFrame()
+    for load in datasets.TUNED + datasets.FRESH:
+        results = pd.concat([results, play([load], MODELS, range(5))])
+        Path("benchmarks/LEAGUE.md").write_text(report(results))
+        print(load.__name__, flush=True)
     results.to_csv("benchmarks/league.csv", index=False, float_format="%.6g")
 
 
