@@ -7,14 +7,17 @@ from typing import ClassVar
 
 import torch
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping
-from skorch.utils import is_dataset
+from skorch.utils import get_map_location, is_dataset
 
 from sklpos.callbacks import ConstraintHistory, MultiplierAscent, QuietPrintLog
 from sklpos.data import Batch, BatchLoader, RowDataset
+from sklpos.persistence import PlainState
 from sklpos.training import TrainingNet
 
+_MADE_ANEW = ("virtual_params_", "listeners_")  # they hold functions and methods
 
-class ConstrainedNet(TrainingNet):
+
+class ConstrainedNet(PlainState, TrainingNet):
     """skorch net whose loss carries a strategy's constraint term.
 
     Works in scaled units. Between the forward pass and the loss it calls
@@ -54,13 +57,6 @@ class ConstrainedNet(TrainingNet):
         ``Checkpoint(f_constraint=...)`` and pickling include them.
     """
 
-    # Pickled in one go, so that references between them survive.
-    cuda_dependent_attributes_: ClassVar[list[str]] = [
-        "module",
-        "criterion",
-        "strategy",
-        "product_",
-    ]
     prefixes_: ClassVar[list[str]] = [*TrainingNet.prefixes_, "product"]
 
     def __init__(
@@ -156,6 +152,41 @@ class ConstrainedNet(TrainingNet):
         for part, state in states:
             part.load_state_dict(state)
         del self.history[n_epochs:]
+
+    def plain_vars(self) -> dict:
+        """Return the attributes to store: of the optimizer and compilation, no more.
+
+        Returns
+        -------
+        dict
+        """
+        state = {k: v for k, v in vars(self).items() if k not in _MADE_ANEW}
+        if self.initialized_:
+            state["module_"] = self.plain_module_
+            state["optimizer_"] = self.optimizer_.state_dict()
+        return state
+
+    def take_vars(self, state: dict) -> None:
+        """Set the attributes, on the device if there is one; make an optimizer.
+
+        Parameters
+        ----------
+        state : dict
+            From `plain_vars`.
+        """
+        vars(self).update(state, virtual_params_={}, listeners_={})
+        if not self.initialized_:
+            return
+        self.device = self._check_device(self.device, get_map_location(self.device))
+        for name in ("module_", "constraint_", "criterion_", "product_"):
+            if name in state:
+                state[name].to(self.device)
+        self.module_ = self.torch_compile(self.module_, "module")
+        self.initialize_virtual_params()
+        self.initialized_ = False  # or skorch tells that it starts again
+        self._initialize_optimizer()
+        self.initialized_ = True
+        self.optimizer_.load_state_dict(state["optimizer_"])
 
     def renew_constraint(self) -> None:
         """Register the tensors of a strategy that was set up anew."""

@@ -24,6 +24,7 @@ from sklpos.certificates.model import data_range, make_domain, read_model
 from sklpos.diagnostics import evaluate_training_state
 from sklpos.modules import MLP
 from sklpos.parameters import CONSTRAINTS, NetParamsMixin
+from sklpos.persistence import PlainState
 from sklpos.product import head_objective, make_product, predict_rows
 from sklpos.repair.estimator import EnforceMixin
 from sklpos.repair.provable import UnprovableError
@@ -40,6 +41,7 @@ class PositiveOutputRegressor(
     CertificatesMixin,
     EnforceMixin,
     NetParamsMixin,
+    PlainState,
     CallbackSupportMixin,
     RegressorMixin,
     BaseEstimator,

@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Of our own, each module may import only from the layers below its own.
 LAYERS = [
-    {"seeding", "targets", "heads", "modules", "parameters", "inputs"},
+    {"seeding", "targets", "heads", "modules", "parameters", "inputs", "version"},
     {"strategies.base", "data", "loop", "steps"},
     {"metrics", "sklearn_callbacks", "repair.programme"},
     {"repair.nearest"},
@@ -34,7 +34,7 @@ LAYERS = [
     - {"strategies.base", "strategies.certified"},
     {"strategies.certified"},
     {"strategies"},
-    {"validation", "callbacks", "product"},
+    {"validation", "callbacks", "product", "persistence"},
     {"splitting", "training"},
     {"net"},
     {"building", "diagnostics"},
