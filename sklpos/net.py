@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import ClassVar
 
 import torch
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping
-from skorch.utils import get_map_location, is_dataset
+from skorch.exceptions import DeviceWarning
+from skorch.utils import is_dataset
 
 from sklpos.callbacks import ConstraintHistory, MultiplierAscent, QuietPrintLog
 from sklpos.data import Batch, BatchLoader, RowDataset
 from sklpos.persistence import PlainState
 from sklpos.training import TrainingNet
+from sklpos.validation import check_device
 
 _MADE_ANEW = ("virtual_params_", "listeners_")  # they hold functions and methods
 
@@ -177,7 +180,7 @@ class ConstrainedNet(PlainState, TrainingNet):
         vars(self).update(state, virtual_params_={}, listeners_={})
         if not self.initialized_:
             return
-        self.device = self._check_device(self.device, get_map_location(self.device))
+        self.device = _device_here(self.device)
         for name in ("module_", "constraint_", "criterion_", "product_"):
             if name in state:
                 state[name].to(self.device)
@@ -270,3 +273,18 @@ class ConstrainedNet(PlainState, TrainingNet):
         """Raise if the last step, whose loss nobody saw, left no finite weights."""
         if not all(weight.isfinite().all() for weight in self.module_.parameters()):
             raise self._divergence("a weight is no longer a finite number after")
+
+
+def _device_here(device: str) -> str:
+    """Return the device if this machine has it, else the CPU, with a warning."""
+    try:
+        check_device(device)
+    except ValueError:
+        warnings.warn(
+            f"the model was stored on device={device!r}, which cannot be used on this "
+            "machine; it is loaded on the CPU.",
+            DeviceWarning,
+            stacklevel=2,
+        )
+        return "cpu"
+    return device

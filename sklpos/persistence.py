@@ -13,6 +13,7 @@ from collections import OrderedDict
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.exceptions import InconsistentVersionWarning
 from skorch.callbacks import Callback, EarlyStopping, EpochTimer, PassthroughScoring
@@ -101,7 +102,7 @@ class _Packer:
         if isinstance(value, Tensor):
             return _pack_tensor(value)
         if isinstance(value, History):
-            return {_KIND: "history", "rows": self._rows(value)}
+            return self._pack_history(value)
         if isinstance(value, LRScheduler):
             return None  # skorch makes a new one when training begins
         if type(value) in (list, tuple):
@@ -123,11 +124,21 @@ class _Packer:
         packed["vars"] = self.pack_vars(value)
         return packed
 
-    def _rows(self, history: History) -> Any:
+    def _pack_history(self, history: History) -> dict:
+        epochs, batches = [{**row} for row in history], []
+        for epoch in epochs:
+            batches.append(epoch.pop("batches", []))
+        return {
+            _KIND: "history",
+            "epochs": self(epochs),
+            "batches": self._pack_batches(batches),
+        }
+
+    def _pack_batches(self, batches: list) -> Any:
         try:
-            return json.dumps(history)  # as skorch does: 20,000 batches are one text
+            return json.dumps(batches)  # thousands of records in one text, exactly
         except TypeError:  # a callback recorded something else than numbers
-            return [self(row) for row in history]
+            return self(batches)
 
 
 class _Unpacker:
@@ -144,21 +155,34 @@ class _Unpacker:
     def _unpack(self, packed: Any) -> Any:
         if type(packed) in (list, tuple):
             return type(packed)(self(item) for item in packed)
+        if isinstance(packed, np.ndarray) and not packed.flags.writeable:
+            return np.array(packed)  # a memory map, of which torch would warn
         if type(packed) is not dict:
             return packed
         if _KIND not in packed:
             return {key: self(item) for key, item in packed.items()}
-        return getattr(self, f"_{packed[_KIND]}")(packed)
+        readers = {
+            "tensor": self._tensor,
+            "history": self._history,
+            "ordered": self._ordered,
+            "named": self._named,
+            "object": self._object,
+        }
+        if packed[_KIND] not in readers:
+            raise ValueError(f"{packed[_KIND]!r} is not a kind of stored thing.")
+        return readers[packed[_KIND]](packed)
 
     def _tensor(self, packed: dict) -> Tensor:
-        tensor = torch.tensor(packed["values"])  # a copy: the array may be read-only
+        tensor = torch.tensor(packed["values"])  # of its own, not shared with a copy
         if packed["is_parameter"]:
             return nn.Parameter(tensor, requires_grad=packed["requires_grad"])
         return tensor.requires_grad_(packed["requires_grad"])
 
     def _history(self, packed: dict) -> History:
-        rows = packed["rows"]
-        return History(json.loads(rows) if isinstance(rows, str) else self(rows))
+        text = packed["batches"]
+        batches = json.loads(text) if isinstance(text, str) else self(text)
+        epochs = zip(batches, self(packed["epochs"]), strict=True)
+        return History({"batches": own, **epoch} for own, epoch in epochs)
 
     def _ordered(self, packed: dict) -> OrderedDict:
         return OrderedDict((key, self(item)) for key, item in packed["items"])
