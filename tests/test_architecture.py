@@ -48,8 +48,8 @@ LAYERS = [
     {"certificates"},
     {"repair.domain_task", "repair.shift"},
     {"repair.provable"},
-    {"repair.estimator"},
-    {"regressor"},
+    {"repair.estimator", "onnx_graph"},
+    {"regressor", "export"},
     {""},
 ]
 

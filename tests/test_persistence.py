@@ -167,8 +167,8 @@ def test_callbacks_keep_their_state(small, data, load):
     before, after = (dict(each.net_.callbacks_) for each in (model, loaded))
     assert before.keys() == after.keys()
     assert_same_bits(after["Counter"].seen_, before["Counter"].seen_)
-    for name in before:
-        assert_same_bits(vars(after[name]), vars(before[name]))
+    for name in before:  # early stopping leaves the weights it remembers behind
+        assert_same_bits(after[name].__getstate__(), before[name].__getstate__())
 
 
 @pytest.mark.parametrize("load", LOADERS)
