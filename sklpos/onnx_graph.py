@@ -115,8 +115,6 @@ def _linear(graph: Graph, x: str, layer: nn.Linear) -> str:
 
 
 def _batch_norm(graph: Graph, x: str, layer: nn.BatchNorm1d) -> str:
-    if layer.running_mean is None:
-        raise ValueError("to_onnx needs BatchNorm1d with track_running_stats=True.")
     ones = torch.ones_like(layer.running_mean)
     scale, shift = (layer.weight, layer.bias) if layer.affine else (ones, 0 * ones)
     parts = scale, shift, layer.running_mean, layer.running_var
