@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import validate_parameter_constraints
@@ -189,8 +191,8 @@ class PositiveOutputRegressor(
         warm_start=False,
         verbose=0,
         random_state=None,
-        **net_params,
-    ):
+        **net_params: Any,
+    ) -> None:
         self.module = module
         self.strategy = strategy
         self.alpha = alpha
@@ -217,7 +219,9 @@ class PositiveOutputRegressor(
         self._take_net_params(net_params)
 
     @with_callbacks
-    def fit(self, X, y, sample_weight=None):
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Train, then repair the head.
 
         Parameters
@@ -250,7 +254,9 @@ class PositiveOutputRegressor(
         )
         return self
 
-    def partial_fit(self, X, y, sample_weight=None):
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Train for one epoch, without a repair; `enforce` repairs on request.
 
         Parameters
@@ -271,7 +277,7 @@ class PositiveOutputRegressor(
             fitted._publish(data, rows)
         return self
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> NDArray[np.floating]:
         """Predict with `module_`.
 
         Parameters
