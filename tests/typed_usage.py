@@ -27,7 +27,7 @@ from sklpos.export import to_onnx, to_torch
 from sklpos.metrics import best_feasible, max_violation, violation_rate
 from sklpos.repair.summary import Repair
 
-X: NDArray[np.float64] = np.linspace(-1, 1, 50).reshape(-1, 1)
+X: NDArray[np.float64] = np.linspace(-1, 1, 99).reshape(-1, 1)
 y: NDArray[np.float64] = np.maximum(X.ravel(), 0)
 
 
