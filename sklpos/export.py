@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.pipeline import make_pipeline
-from torch import nn
+from torch import Tensor, nn
 
 from sklpos.inputs import InputScale, is_affine, split_model
 from sklpos.modules import BoundedOutput, has_own_forward, layers_of
@@ -118,9 +118,12 @@ def _sequential(steps: list, regressor: Any) -> nn.Sequential:
     scale = InputScale.from_steps(steps, regressor.n_features_in_)
     layers = _plain_layers(copy.deepcopy(regressor.module_))
     if scale.steps:
-        if type(layers[0]) is not nn.Linear or has_own_forward(layers[0]):
-            layers.insert(0, _unit_layer(len(scale.gain), layers))
-        _fold(scale, layers[0])
+        first = layers[0]
+        if type(first) is nn.Linear and not has_own_forward(first):
+            layers[0] = _folded(scale, first.weight, first.bias)
+        else:
+            weight = next(regressor.module_.parameters())
+            layers.insert(0, _folded(scale, torch.eye(len(scale.gain)).to(weight)))
     return nn.Sequential(*layers).eval()
 
 
@@ -139,24 +142,17 @@ def _is_idle(layer: nn.Module) -> bool:
     return (flat or type(layer) in _IDLE) and not has_own_forward(layer)
 
 
-def _unit_layer(n_features: int, layers: list[nn.Module]) -> nn.Linear:
-    weight = next(weight for layer in layers for weight in layer.parameters())
-    layer = nn.utils.skip_init(nn.Linear, n_features, n_features).to(weight)
-    layer.weight.data.copy_(torch.eye(n_features))
-    layer.bias.data.zero_()
-    return layer
-
-
 @torch.no_grad()
-def _fold(scale: InputScale, layer: nn.Linear) -> None:
-    """Put scalers into a layer, in float64, rounded once."""
-    weight = layer.weight.cpu().double()
-    bias = weight.new_zeros(len(weight))
-    if layer.bias is None:
-        layer.bias = nn.Parameter(layer.weight.new_zeros(len(weight)))
-    weight, bias = scale.fold(weight, bias + layer.bias.cpu())
-    layer.weight.copy_(weight)
-    layer.bias.copy_(bias)
+def _folded(scale: InputScale, weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """Return a new layer with the scalers inside: computed in float64, rounded once."""
+    exact = weight.cpu().double()
+    start = exact.new_zeros(len(exact)) if bias is None else bias.cpu().double()
+    parts = scale.fold(exact, start)
+    n_out, n_in = weight.shape
+    layer = nn.utils.skip_init(nn.Linear, n_in, n_out).to(weight)
+    layer.weight.copy_(parts[0])
+    layer.bias.copy_(parts[1])
+    return layer
 
 
 def _as_proto(graph: Graph, regressor: Any) -> Any:

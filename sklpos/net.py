@@ -128,8 +128,9 @@ class ConstrainedNet(PlainState, TrainingNet):
         return self
 
     def torch_compile(self, module, name):
-        """Compile everything but the strategy's tensors."""
-        return module if name == "constraint" else super().torch_compile(module, name)
+        """Compile what is trained: not the strategy's tensors, nor the product."""
+        trained = name not in ("constraint", "product")
+        return super().torch_compile(module, name) if trained else module
 
     @property
     def may_be_infeasible(self) -> bool:
@@ -157,20 +158,22 @@ class ConstrainedNet(PlainState, TrainingNet):
         del self.history[n_epochs:]
 
     def plain_vars(self) -> dict:
-        """Return the attributes to store: of the optimizer and compilation, no more.
+        """Return the attributes to store, plain where the net holds functions.
 
         Returns
         -------
         dict
+            No module is compiled; of the optimizer there is the ``state_dict``.
         """
         state = {k: v for k, v in vars(self).items() if k not in _MADE_ANEW}
         if self.initialized_:
             state["module_"] = self.plain_module_
+            state["criterion_"] = getattr(self.criterion_, "_orig_mod", self.criterion_)
             state["optimizer_"] = self.optimizer_.state_dict()
         return state
 
     def take_vars(self, state: dict) -> None:
-        """Set the attributes, on the device if there is one; make an optimizer.
+        """Set the attributes, move them to the device, and make an optimizer.
 
         Parameters
         ----------
@@ -181,10 +184,11 @@ class ConstrainedNet(PlainState, TrainingNet):
         if not self.initialized_:
             return
         self.device = _device_here(self.device)
-        for name in ("module_", "constraint_", "criterion_", "product_"):
-            if name in state:
-                state[name].to(self.device)
-        self.module_ = self.torch_compile(self.module_, "module")
+        for name in ("module", "constraint", "criterion", "product"):
+            part = state.get(f"{name}_")
+            if isinstance(part, torch.nn.Module):
+                part = self.torch_compile(part.to(self.device), name)
+                vars(self)[f"{name}_"] = part
         self.initialize_virtual_params()
         self.initialized_ = False  # or skorch tells that it starts again
         self._initialize_optimizer()

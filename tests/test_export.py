@@ -166,6 +166,9 @@ def test_a_missing_package_is_named(fitted, tmp_path, monkeypatch, missing):
         to_onnx(model, tmp_path / "model.onnx")
 
 
+TWICE = nn.Linear(3, 3)  # of which only the first use is behind the scalers
+
+
 class Square(nn.Module):
     def forward(self, X):
         return X**2
@@ -230,6 +233,7 @@ def test_scalers_are_folded(fitted, scaler, dtype):
         (nn.Sequential(nn.Flatten(), nn.Tanh(), nn.Linear(3, 2)), 3),
         (nn.Sequential(nn.BatchNorm1d(3), nn.Sequential(nn.Linear(3, 2))), 3),
         (nn.Sequential(Square(), nn.Linear(3, 2)), 3),
+        (nn.Sequential(TWICE, nn.ReLU(), TWICE, nn.ReLU(), nn.Linear(3, 2)), 5),
     ],
 )
 def test_scalers_before_any_module(fitted, module, length):
