@@ -19,8 +19,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Of our own, each module may import only from the layers below its own.
 LAYERS = [
-    {"seeding", "targets", "heads", "modules", "parameters", "inputs"},
-    {"strategies.base", "data", "loop", "steps"},
+    {"seeding", "targets", "heads", "modules", "parameters", "inputs", "adam"},
+    {"strategies.base", "data", "loop", "steps", "backprop"},
     {"metrics", "sklearn_callbacks", "repair.programme"},
     {"repair.nearest"},
     {"repair.robust", "repair.summary"},

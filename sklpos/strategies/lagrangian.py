@@ -59,15 +59,13 @@ class Lagrangian(ConstraintStrategy):
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend on the rows of the batch; the others keep theirs."""
-        self._ascend(violation, index, self.dual_lr)
+        multiplier = self.state_.multiplier
+        moved = torch.add(multiplier[index], violation, alpha=self.dual_lr)
+        multiplier[index] = moved.relu_()
 
     def multipliers(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return the stored multipliers."""
         return self.state_.multiplier[index]
-
-    def _ascend(self, violation: Tensor, index: Tensor, step) -> None:
-        multiplier = self.state_.multiplier
-        multiplier[index] = (step * violation).add_(multiplier[index]).relu_()
 
 
 class AugmentedLagrangian(Lagrangian):
@@ -126,23 +124,27 @@ class AugmentedLagrangian(Lagrangian):
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return ``lambda a + c a**2 / 2`` with ``a = max(g, -lambda / c)``."""
-        multiplier, curvature = self.state_.multiplier[index], self._curvature(index)
+        multiplier, curvature = self.state_.multiplier[index], 2 * self._alpha(index)
         tiny = torch.finfo(violation.dtype).tiny  # c -> 0 gives lambda * g
         reach = torch.maximum(violation, -multiplier / curvature.clamp(min=tiny))
         return multiplier * reach + curvature * reach**2 / 2
 
     def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return ``relu(lambda + c * violation)``."""
-        multiplier, curvature = self.state_.multiplier[index], self._curvature(index)
-        return torch.addcmul(multiplier, curvature, violation).relu_()
+        multiplier, alpha = self.state_.multiplier[index], self._alpha(index)
+        return torch.addcmul(multiplier, alpha, violation, value=2).relu_()
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend by a fraction of c, on the rows of the batch."""
-        self._ascend(violation, index, self.dual_lr * self._curvature(index))
+        multiplier, alpha = self.state_.multiplier, self._alpha(index)
+        step = 2 * self.dual_lr
+        moved = torch.addcmul(multiplier[index], alpha, violation, value=step)
+        multiplier[index] = moved.relu_()
 
     def on_epoch_end(self, max_violation: float) -> None:
         """Double c while the bound is violated and no progress is made."""
         double_alpha_if_stalled(self.state_, max_violation, self.tolerance)
 
-    def _curvature(self, index: Tensor) -> Tensor:
-        return self.state_.alpha + self.state_.alpha
+    def _alpha(self, index: Tensor) -> Tensor:
+        """Return half of c, of these rows."""
+        return self.state_.alpha
