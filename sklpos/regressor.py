@@ -24,7 +24,12 @@ from sklpos.certificates.model import data_range, make_domain, read_model
 from sklpos.diagnostics import evaluate_training_state
 from sklpos.modules import MLP
 from sklpos.parameters import CONSTRAINTS, NetParamsMixin
-from sklpos.product import head_objective, make_product, predict_rows
+from sklpos.product import (
+    feature_source,
+    head_objective,
+    make_product,
+    predict_rows,
+)
 from sklpos.repair.estimator import EnforceMixin
 from sklpos.repair.provable import UnprovableError
 from sklpos.seeding import draw_seed
@@ -361,12 +366,15 @@ class PositiveOutputRegressor(
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        if self.strategy_.guarantee != "everywhere":
-            self._objective = head_objective(self.net_, data)
+        if self.strategy_.guarantee == "everywhere":
+            return
+        features = feature_source(self.module_, self.net_.head, data.X)
+        self._objective = head_objective(self.net_, data, features)
         if self.strategy_.guarantee == "domain":
             self._hold_on_domain(data)
-        elif self.strategy_.guarantee != "everywhere" and self.repair is not None:
-            self._repair(data.X, data.kept, data.n_samples, data.weight)
+        elif self.repair is not None:
+            rows = (data.X, data.kept, data.n_samples, data.weight)
+            self._repair(*rows, features)
 
     def _hold_on_domain(self, data) -> None:
         """Repair by intervals alone, which no time limit changes, and certify."""

@@ -89,11 +89,12 @@ class EnforceMixin:
                 self._repair(inputs, np.arange(len(inputs)), len(inputs))
         return self
 
-    def _repair(self, X, rows, n_samples: int, weights=None) -> None:
+    def _repair(self, X, rows, n_samples: int, weights=None, features=None) -> None:
         module, repair, margin = repaired_product(
             self.net_,
             X,
             self._objective,
+            features=features,
             balance=self.balance,
             weights=weights,
             kept=self._kept,
