@@ -50,26 +50,28 @@ def predict_rows(module: nn.Module, X: np.ndarray, rows: int = _ROWS) -> np.ndar
     -------
     ndarray of shape (n_samples, n_outputs)
     """
+    first = _outputs(module, X[:rows])
     if len(X) <= rows:
-        return _outputs(module, X)
-    return np.concatenate(list(_forward(module, X, rows)))
+        return first
+    predictions = np.empty((len(X), first.shape[1]), first.dtype)
+    predictions[:rows] = first
+    for start in range(rows, len(X), rows):
+        part = slice(start, start + rows)
+        predictions[part] = _outputs(module, X[part])
+    return predictions
 
 
-def _forward(module, X, rows=_ROWS) -> Iterator[np.ndarray]:
-    for start in range(0, len(X), rows):
-        yield _outputs(module, X[start : start + rows])
-
-
-@torch.inference_mode()
 def _outputs(module, X) -> np.ndarray:
     weight = next(module.parameters())
-    inputs = torch.as_tensor(X, dtype=weight.dtype, device=weight.device)
-    return module(inputs).cpu().numpy()
+    with torch.inference_mode():
+        inputs = torch.as_tensor(X, dtype=weight.dtype, device=weight.device)
+        return module(inputs).cpu().numpy()
 
 
 def _features(module, head: str, X) -> Iterator[np.ndarray]:
     with head_input(module, head) as seen:
-        for _ in _forward(module, X):
+        for start in range(0, len(X), _ROWS):
+            _outputs(module, X[start : start + _ROWS])
             hidden = seen.pop().cpu().numpy()
             n_rows, width = hidden.shape
             has_bias = module.get_submodule(head).bias is not None

@@ -38,7 +38,7 @@ from sklpos.sklearn_callbacks import (
     EpochBridge,
     with_callbacks,
 )
-from sklpos.validation import check_training_data
+from sklpos.validation import check_training_data, is_valid_as_it_is
 
 
 class PositiveOutputRegressor(
@@ -292,6 +292,8 @@ class PositiveOutputRegressor(
 
     def _check_inputs(self, X) -> np.ndarray:
         check_is_fitted(self)
+        if is_valid_as_it_is(self, X):
+            return X
         return validate_data(
             self,
             X,

@@ -110,7 +110,7 @@ class TrainingNet(LeanNet):
         plain = not self._is_watched() and not self._may_have_domains()
         self.backprop_ = Backprop.of(self.module_) if plain else None
         super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
-        batches, self.batches_ = self.batches_, []
+        batches, self.batches_, self.backprop_ = self.batches_, [], None
         if self.losses_wait_:
             penalty = self.strategy_.penalty
             self.steps_ = Steps.from_rows(batches, self.criterion_, penalty)
