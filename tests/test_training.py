@@ -11,6 +11,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sklpos import STRATEGIES
+from sklpos.backprop import Backprop
 from sklpos.loop import LeanNet
 from sklpos.net import ConstrainedNet
 from sklpos.strategies import AugmentedLagrangian
@@ -109,6 +110,15 @@ def test_losses_that_wait_are_the_same(small, data, strategy, bound):
             assert one[name] == pytest.approx(other[name], rel=1e-12, abs=1e-15)
         for batch, same in zip(one["batches"], other["batches"], strict=True):
             assert batch == pytest.approx(same, rel=1e-12)
+
+
+def test_losses_are_the_same_however_many_are_summed_up_at_once(
+    small, data, monkeypatch
+):
+    fits = [small(batch_size=7).fit(data.X, data.Y, data.weight)]
+    monkeypatch.setattr("sklpos.steps._SUMMED", 20)  # two batches
+    fits.append(small(batch_size=7).fit(data.X, data.Y, data.weight))
+    assert_same_bits(*(timeless(model.history_) for model in fits))
 
 
 class ByAutograd(ConstrainedNet):
@@ -246,4 +256,21 @@ def test_nothing_of_an_epoch_is_kept(small, data):
     for callbacks in ([], [Onlooker()]):
         net = small(callbacks=callbacks).fit(data.X, data.y).net_
         assert net.steps_ is None
+        assert net.backprop_ is None
         assert net.batches_ == []
+
+
+@pytest.mark.parametrize("hook", [None, "on_batch_end"])
+def test_plain_nets_take_the_plain_passes_unless_somebody_looks_on(
+    small, data, monkeypatch, hook
+):
+    taken = []
+    forward = Backprop.forward
+    monkeypatch.setattr(
+        Backprop, "forward", lambda self, X: taken.append(1) or forward(self, X)
+    )
+    callback = Callback()
+    if hook:
+        setattr(callback, hook, lambda *args, **kwargs: None)
+    small(callbacks=[callback], max_epochs=2).fit(data.X, data.y)
+    assert bool(taken) is (hook is None)
