@@ -59,13 +59,15 @@ class Lagrangian(ConstraintStrategy):
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend on the rows of the batch; the others keep theirs."""
-        multiplier = self.state_.multiplier
-        moved = torch.add(multiplier[index], violation, alpha=self.dual_lr)
-        multiplier[index] = moved.relu_()
+        self._ascend(violation, index, self.dual_lr)
 
     def multipliers(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return the stored multipliers."""
         return self.state_.multiplier[index]
+
+    def _ascend(self, violation: Tensor, index: Tensor, step) -> None:
+        multiplier = self.state_.multiplier
+        multiplier[index] = (step * violation).add_(multiplier[index]).relu_()
 
 
 class AugmentedLagrangian(Lagrangian):
@@ -136,10 +138,7 @@ class AugmentedLagrangian(Lagrangian):
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend by a fraction of c, on the rows of the batch."""
-        multiplier, alpha = self.state_.multiplier, self._alpha(index)
-        step = 2 * self.dual_lr
-        moved = torch.addcmul(multiplier[index], alpha, violation, value=step)
-        multiplier[index] = moved.relu_()
+        self._ascend(violation, index, 2 * self.dual_lr * self._alpha(index))
 
     def on_epoch_end(self, max_violation: float) -> None:
         """Double c while the bound is violated and no progress is made."""
