@@ -19,9 +19,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Of our own, each module may import only from the layers below its own.
 LAYERS = [
-    {"documentation", "pipelines", "plotting.axes", "version"},
-    {"seeding", "targets", "heads", "modules", "parameters", "inputs", "decay"},
-    {"strategies.base", "data", "loop", "steps"},
+    {"documentation", "pipelines", "plotting.axes", "version", "decay", "adam"},
+    {"seeding", "targets", "heads", "modules", "parameters", "inputs"},
+    {"strategies.base", "data", "loop", "steps", "backprop"},
     {"metrics", "sklearn_callbacks", "repair.programme"},
     {"repair.nearest"},
     {"repair.robust", "repair.summary"},
