@@ -29,6 +29,7 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
+smartquotes = False
 default_role = "py:obj"  # a `name` in a docstring links to its page, if it has one
 toc_object_entries_show_parents = "hide"
 
@@ -36,6 +37,7 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
+autodoc_preserve_defaults = True
 autodoc_typehints = "none"  # numpydoc's types are for readers
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False  # the template lists them
@@ -71,4 +73,6 @@ html_theme_options = {
 }
 html_sidebars = {"index": [], "auto_examples/index": []}
 
-copybutton_exclude = ".linenos, .gp, .go"  # copies an example without its output
+# no button on what is printed
+copybutton_selector = "div:not(.highlight-text, .highlight-none) > div.highlight > pre"
+copybutton_exclude = ".linenos, .gp, .go"
