@@ -86,7 +86,8 @@ $(VENV)/docs.stamp: $(VENV)/base.stamp pyproject.toml
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/base.stamp pyproject.toml
-	$(INSTALL) --editable ".[examples]" --group test
+	$(INSTALL) --editable ".[examples,onnx]" \
+		--group test --group deploy --group typing --group packaging
 	@touch $@
 
 $(VENV)/slow.stamp: $(VENV)/test.stamp

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import validate_parameter_constraints
@@ -25,6 +27,7 @@ from sklpos.diagnostics import evaluate_training_state
 from sklpos.documentation import DocumentationLinkMixin
 from sklpos.modules import MLP
 from sklpos.parameters import CONSTRAINTS, NetParamsMixin
+from sklpos.persistence import PlainState
 from sklpos.product import head_objective, make_product, predict_rows
 from sklpos.repair.estimator import EnforceMixin
 from sklpos.repair.provable import UnprovableError
@@ -43,6 +46,7 @@ class PositiveOutputRegressor(
     EnforceMixin,
     NetParamsMixin,
     DocumentationLinkMixin,
+    PlainState,
     CallbackSupportMixin,
     RegressorMixin,
     BaseEstimator,
@@ -202,8 +206,8 @@ class PositiveOutputRegressor(
         warm_start=False,
         verbose=0,
         random_state=None,
-        **net_params,
-    ):
+        **net_params: Any,
+    ) -> None:
         self.module = module
         self.strategy = strategy
         self.alpha = alpha
@@ -231,7 +235,9 @@ class PositiveOutputRegressor(
         self._take_net_params(net_params)
 
     @with_callbacks
-    def fit(self, X, y, sample_weight=None):
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Train, then repair the head.
 
         Parameters
@@ -269,7 +275,9 @@ class PositiveOutputRegressor(
         )
         return self
 
-    def partial_fit(self, X, y, sample_weight=None):
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Train for one epoch, without a repair; `enforce` repairs on request.
 
         Parameters
@@ -290,7 +298,7 @@ class PositiveOutputRegressor(
             fitted._publish(data, rows)
         return self
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> NDArray[np.floating]:
         """Predict with `module_`.
 
         Parameters

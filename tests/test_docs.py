@@ -20,6 +20,7 @@ DEMO = "plot_first_fit.py"  # the other examples, 10 to 100 s each, are slow tes
 
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```\n", re.M | re.S)
 QUOTE = re.compile(r"<!-- printed by (\S+) -->\n```text\n(.*?)^```\n", re.M | re.S)
+NEEDS = re.compile(r"<!-- needs (.+) -->")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 PYTHON = re.compile(r"^ *```python$", re.M)
 PAGES_WITH_CODE = [p for p in PAGES if PYTHON.search(p.read_text(encoding="utf-8"))]
@@ -77,6 +78,9 @@ def assert_quoted(quote, printed):
 @pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda page: page.name)
 def test_code_of_a_page_prints_what_the_page_says(page, tmp_path):
     blocks = list(code_and_output(page))
+    for names in NEEDS.findall(page.read_text(encoding="utf-8")):
+        for name in names.split(", "):
+            pytest.importorskip(name)
     script = tmp_path / "page.py"
     code = "".join(f"{code}\nprint({END_OF_BLOCK!r})\n" for code, _ in blocks)
     script.write_text(code, encoding="utf-8")
@@ -122,7 +126,7 @@ PUBLIC = [
     sklpos,
     *(
         importlib.import_module(f"sklpos.{name}")
-        for name in ("certificates", "distributed", "metrics", "repair", "strategies")
+        for name in "certificates distributed export metrics repair strategies".split()
     ),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,7 +37,7 @@ class EnforceMixin:
         categorical=None,
         margin: float | None = None,
         time_limit: float = 60.0,
-    ):
+    ) -> Self:
         """Repair the head so that predictions obey the bound, in place.
 
         On the rows of X; or on a whole domain, provably, with the proof in
