@@ -12,7 +12,8 @@ from skorch.helper import predefined_split
 from skorch.utils import noop
 from torch import nn
 
-from sklpos.decay import NoiseScaledDecay, decay_params, decays_by_noise
+from sklpos.callbacks import private_copy
+from sklpos.decay import decay_callbacks, decay_params
 from sklpos.heads import check_output, find_head, trace
 from sklpos.modules import make_module
 from sklpos.net import ConstrainedNet
@@ -253,7 +254,7 @@ def _start_head(spec, module, head, targets, strategy, bound) -> None:
 
 def _callbacks(estimator) -> list:
     check_callbacks(estimator.callbacks)
-    callbacks = [_private_copy(item) for item in estimator.callbacks or []]
+    callbacks = [private_copy(item) for item in estimator.callbacks or []]
     if estimator.early_stopping:
         stopper = EarlyStopping(
             patience=estimator.n_iter_no_change,
@@ -263,16 +264,7 @@ def _callbacks(estimator) -> list:
             sink=print if estimator.verbose else noop,
         )
         callbacks.append(("early_stopping", stopper))
-    if decays_by_noise(estimator):
-        callbacks.append(("weight_decay", NoiseScaledDecay()))
-    return callbacks
-
-
-def _private_copy(item):
-    """Shallow: a callback may hold a writer or an open file."""
-    if isinstance(item, tuple):
-        return item[0], _private_copy(item[1])
-    return item if isinstance(item, type) else copy.copy(item)
+    return callbacks + decay_callbacks(estimator)
 
 
 def _open_params(estimator) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import numpy as np
@@ -256,3 +257,19 @@ class QuietPrintLog(PrintLog):
         """Print the epoch's line."""
         if net.verbose:
             super().on_epoch_end(net, **kwargs)
+
+
+def private_copy(item):
+    """Copy a callback, or one of a name; shallow, as it may hold an open file.
+
+    Parameters
+    ----------
+    item : Callback, type or (str, Callback or type)
+
+    Returns
+    -------
+    Of the kind of `item`.
+    """
+    if isinstance(item, tuple):
+        return item[0], private_copy(item[1])
+    return item if isinstance(item, type) else copy.copy(item)

@@ -58,8 +58,8 @@ class NoiseScaledDecay(Callback):
                 group["weight_decay"] = self.strength * min(unexplained, 1.0)
 
 
-def decays_by_noise(estimator) -> bool:
-    """Say whether ``weight_decay="auto"`` is ours to choose.
+def decay_callbacks(estimator) -> list:
+    """Return the callback of ``weight_decay="auto"``, where it is ours to choose.
 
     Parameters
     ----------
@@ -67,16 +67,9 @@ def decays_by_noise(estimator) -> bool:
 
     Returns
     -------
-    bool
+    list of (str, NoiseScaledDecay)
     """
-    given = estimator._net_params_for("optimizer")
-    return (
-        estimator.weight_decay == "auto"
-        and estimator.optimizer is torch.optim.AdamW
-        and estimator.criterion is nn.MSELoss
-        and not isinstance(estimator.module, nn.Module)
-        and not given.keys() & {"weight_decay", "param_groups"}
-    )
+    return [("weight_decay", NoiseScaledDecay())] if _by_noise(estimator) else []
 
 
 def decay_params(estimator) -> dict:
@@ -95,7 +88,7 @@ def decay_params(estimator) -> dict:
     ValueError
         If a weight decay is given twice, or to an optimizer that has none.
     """
-    if decays_by_noise(estimator):
+    if _by_noise(estimator):
         return {"optimizer__param_groups": [("*bias", {"weight_decay": 0.0})]}
     if estimator.weight_decay == "auto":
         return {}
@@ -108,3 +101,14 @@ def decay_params(estimator) -> dict:
         name = getattr(estimator.optimizer, "__name__", estimator.optimizer)
         raise ValueError(f"{shown} must be 'auto' for {name}, which has no such term.")
     return {"optimizer__weight_decay": estimator.weight_decay}
+
+
+def _by_noise(estimator) -> bool:
+    given = estimator._net_params_for("optimizer")
+    return (
+        estimator.weight_decay == "auto"
+        and estimator.optimizer is torch.optim.AdamW
+        and estimator.criterion is nn.MSELoss
+        and not isinstance(estimator.module, nn.Module)
+        and not given.keys() & {"weight_decay", "param_groups"}
+    )

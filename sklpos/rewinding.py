@@ -82,6 +82,7 @@ class RewindingNet(TrainingNet):
                 raise
         self.notify("on_train_end", X=X, y=y)
         self.constraint_best_, self.batches_, self.steps_ = {}, [], None
+        self.backprop_ = None
         self._check_weights()
         return self
 

