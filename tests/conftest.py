@@ -47,10 +47,7 @@ def calls_leave_no_trace():
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """Assert that no test changes the process, but for those that are marked.
-
-    A fixture would come too late to see the filters of warnings.
-    """
+    """Assert that no test changes the process, but for those that are marked."""
     before = global_state()
     result = yield
     if pyfuncitem.get_closest_marker("global_state") is None:

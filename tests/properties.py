@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import warnings
 from contextlib import contextmanager
 
 import numpy as np
@@ -79,7 +78,7 @@ def _global_random_state() -> list:
 
 
 def global_state() -> dict:
-    """What belongs to the process, but for the random state."""
+    """What belongs to the process, but for random state and filters of warnings."""
     return {
         "default dtype": str(torch.get_default_dtype()),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -87,7 +86,6 @@ def global_state() -> dict:
         "threads": torch.get_num_threads(),
         "interop threads": torch.get_num_interop_threads(),
         "float errors": np.geterr(),
-        "warnings filters": [str(item) for item in warnings.filters],
         "signal handler": signal.getsignal(signal.SIGINT),
         "working directory": os.getcwd(),
     }

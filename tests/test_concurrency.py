@@ -74,12 +74,11 @@ def test_search_by_dask(small, data, serial):
         lambda: torch.use_deterministic_algorithms(True),
         lambda: torch.set_num_threads(2),
         lambda: np.seterr(all="raise"),
-        lambda: warnings.simplefilter("ignore"),
     ],
 )
 def test_a_change_of_the_process_would_be_seen(change):
     before = global_state()
-    with np.errstate(), warnings.catch_warnings():
+    with np.errstate():
         change()
         changed = global_state()
     torch.set_default_dtype(torch.float32)
@@ -95,3 +94,16 @@ def test_a_call_that_draws_would_be_seen(small, data):
 
     with pytest.raises(AssertionError):
         small(callbacks=[Drawing()]).fit(data.X, data.Y)
+
+
+def test_filters_of_warnings_are_left_alone(small, data, strategy):
+    """Not so in the first calls of a process: libraries set some when imported."""
+
+    def work():
+        model = small(strategy=strategy).fit(data.X, data.Y)
+        model.partial_fit(data.X, data.Y).enforce(data.X_new).predict(data.X)
+
+    work()
+    before = list(warnings.filters)
+    work()
+    assert warnings.filters == before
