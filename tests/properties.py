@@ -1,6 +1,5 @@
 """Named assertions about fitted estimators."""
 
-import os
 import random
 import signal
 from contextlib import contextmanager
@@ -87,5 +86,4 @@ def global_state() -> dict:
         "interop threads": torch.get_num_interop_threads(),
         "float errors": np.geterr(),
         "signal handler": signal.getsignal(signal.SIGINT),
-        "working directory": os.getcwd(),
     }
