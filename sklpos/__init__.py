@@ -1,6 +1,7 @@
 """Neural-network regression whose weights are guided to positive outputs."""
 
 from sklpos.certificates import certify
+from sklpos.checkpoints import TrainingCheckpoint
 from sklpos.modules import MLP
 from sklpos.regressor import PositiveOutputRegressor
 from sklpos.reporting import report
@@ -12,6 +13,7 @@ __all__ = [
     "STRATEGIES",
     "ConstraintStrategy",
     "PositiveOutputRegressor",
+    "TrainingCheckpoint",
     "__version__",
     "certify",
     "report",

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from sklpos.heads import head_input
 
+_EXPLODED = 1e3
+
 
 class MultiplierAscent(Callback):
     """Turns the violation of each batch into the strategy's dual step.
@@ -77,6 +79,7 @@ class MultiplierAscent(Callback):
         own = float(torch.cat(self.violations_).amax()) if self.violations_ else 0.0
         self.violations_ = []
         largest = net.largest_violation(max(own, 0.0))
+        _check_multipliers(net)
         net.strategy_.on_epoch_end(largest)
         if len(net.history) % self.window == 0 and not self.infeasible_rows_:
             self._look_for_infeasible_rows(net, dataset_train, largest)
@@ -103,6 +106,19 @@ class MultiplierAscent(Callback):
                 ConvergenceWarning,
                 stacklevel=2,
             )
+
+
+def _check_multipliers(net) -> None:
+    """Raise if they exploded: a row needs hardly more than the pull of all rows."""
+    multiplier = getattr(net.constraint_, "multiplier", None)
+    if multiplier is None or multiplier.numel() == 0:
+        return
+    largest = float(multiplier.abs().amax())
+    if not largest < _EXPLODED * max(len(multiplier), 1000):
+        raise net.divergence(
+            f"the multipliers grew to {largest:.3g} standard deviations of y in",
+            "the strategy's dual_lr, ",
+        )
 
 
 def _growing(looks: list[tuple[np.ndarray, float]]) -> np.ndarray:

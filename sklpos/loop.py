@@ -62,7 +62,11 @@ class LeanNet(NeuralNetRegressor):
         return known[hook]
 
     def notify(self, method_name, **cb_kwargs):
-        """Tell the net and the callbacks; in a batch, only those that want to know."""
+        """Tell the net and the callbacks; in a batch, only those that want to know.
+
+        Outside of batches ``after_*`` follows, such as ``after_epoch_end``, for those
+        who must see what the others made of it.
+        """
         if method_name in _EACH_BATCH:
             for listener in self.listeners(method_name):
                 listener(self, **cb_kwargs)
@@ -71,6 +75,8 @@ class LeanNet(NeuralNetRegressor):
         getattr(self, method_name)(self, **cb_kwargs)
         for name, callback in self.callbacks_:
             self.tell(name, callback, method_name, **cb_kwargs)
+        for listener in self.listeners(method_name.replace("on_", "after_", 1)):
+            listener(self, **cb_kwargs)
 
     def tell(self, name, callback, method_name, **cb_kwargs):
         """Tell one callback what happens outside of batches."""

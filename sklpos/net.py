@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import ClassVar
 
 import torch
-from skorch.callbacks import Callback, Checkpoint, EarlyStopping
 from skorch.exceptions import DeviceWarning
 from skorch.utils import is_dataset
 
 from sklpos.callbacks import ConstraintHistory, MultiplierAscent, QuietPrintLog
 from sklpos.data import Batch, BatchLoader, RowDataset
 from sklpos.persistence import PlainState
-from sklpos.training import TrainingNet
+from sklpos.rewinding import RewindingNet
 from sklpos.validation import check_device
 
 _MADE_ANEW = ("virtual_params_", "listeners_")  # they hold functions and methods
 
 
-class ConstrainedNet(PlainState, TrainingNet):
+class ConstrainedNet(PlainState, RewindingNet):
     """skorch net whose loss carries a strategy's constraint term.
 
     Works in scaled units. Between the forward pass and the loss it calls
@@ -60,7 +58,7 @@ class ConstrainedNet(PlainState, TrainingNet):
         ``Checkpoint(f_constraint=...)`` and pickling include them.
     """
 
-    prefixes_: ClassVar[list[str]] = [*TrainingNet.prefixes_, "product"]
+    prefixes_: ClassVar[list[str]] = [*RewindingNet.prefixes_, "product"]
 
     def __init__(
         self,
@@ -138,24 +136,6 @@ class ConstrainedNet(PlainState, TrainingNet):
         if self.head is None or not (self.targets.bound > 0).any():
             return False
         return self.plain_module_.get_submodule(self.head).bias is None
-
-    def snapshot(self):
-        """Return what `restore` needs to undo training."""
-        owners = [self, *(callback for _, callback in self.callbacks_)]
-        attributes = [(owner, dict(vars(owner))) for owner in owners]
-        parts = (self.module_, self.constraint_, self.optimizer_)
-        states = [(part, copy.deepcopy(part.state_dict())) for part in parts]
-        return attributes, states, len(self.history)
-
-    def restore(self, snapshot) -> None:
-        """Undo everything since the `snapshot`, new multipliers and optimizers too."""
-        attributes, states, n_epochs = snapshot
-        for owner, values in attributes:
-            vars(owner).clear()
-            vars(owner).update(values)
-        for part, state in states:
-            part.load_state_dict(state)
-        del self.history[n_epochs:]
 
     def plain_vars(self) -> dict:
         """Return the attributes to store, plain where the net holds functions.
@@ -244,40 +224,6 @@ class ConstrainedNet(PlainState, TrainingNet):
             y_pred = self.infer(batch[0], **fit_params)
             loss = self.objective(y_pred, batch[1], batch.weight)
         return {"loss": loss, "y_pred": y_pred}
-
-    def partial_fit(self, X, y=None, classes=None, **fit_params):
-        """Train on; raise if that ends with weights that are not finite."""
-        self.constraint_best_ = {}
-        super().partial_fit(X, y, classes, **fit_params)
-        self.constraint_best_, self.batches_, self.steps_ = {}, [], None
-        self.backprop_ = None
-        self._check_weights()
-        return self
-
-    def tell(self, name, callback, method_name, **cb_kwargs):
-        """Tell a callback; what it rewinds, rewind with it."""
-        super().tell(name, callback, method_name, **cb_kwargs)
-        if getattr(callback, "load_best", False):
-            self._follow(name, callback, method_name)
-
-    def _follow(self, name: str, callback: Callback, method_name: str) -> None:
-        """Keep and rewind the multipliers where a callback does so with the weights."""
-        if method_name == "on_epoch_end" and self._keeps_this_epoch(callback):
-            state = self.constraint_.state_dict()
-            self.constraint_best_[name] = copy.deepcopy(state)
-        elif method_name == "on_train_end" and name in self.constraint_best_:
-            self.constraint_.load_state_dict(self.constraint_best_[name])
-
-    def _keeps_this_epoch(self, callback: Callback) -> bool:
-        epoch = self.history[-1]
-        if isinstance(callback, EarlyStopping):
-            return callback.best_epoch_ == epoch["epoch"]
-        return isinstance(callback, Checkpoint) and epoch.get(callback.event_name)
-
-    def _check_weights(self) -> None:
-        """Raise if the last step, whose loss nobody saw, left no finite weights."""
-        if not all(weight.isfinite().all() for weight in self.module_.parameters()):
-            raise self._divergence("a weight is no longer a finite number after")
 
 
 def _device_here(device: str) -> str:

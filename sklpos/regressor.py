@@ -23,6 +23,7 @@ from sklpos.building import (
 )
 from sklpos.certificates.estimator import CertificatesMixin
 from sklpos.certificates.model import data_range, make_domain, read_model
+from sklpos.checkpoints import check_repeatable
 from sklpos.diagnostics import evaluate_training_state
 from sklpos.documentation import DocumentationLinkMixin
 from sklpos.modules import MLP
@@ -359,6 +360,7 @@ class PositiveOutputRegressor(
             rows = continue_net(self, self.net_, data, data.key == self._data_key)
         else:
             self.net_, rows = build(self, data, draw_seed(self.random_state))
+            check_repeatable(self.net_, self.random_state)
             self._built_in = built_in_params(self)
         self._data_key = data.key
         self._range = data_range(data.X, self._range if resume else None)

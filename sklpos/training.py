@@ -31,7 +31,7 @@ _BLIND_OPTIMIZERS = (
 
 
 class DivergenceError(ValueError):
-    """The loss, or a weight, is no longer a finite number."""
+    """The loss or a weight is no longer a finite number, or the multipliers explode."""
 
 
 class TrainingNet(LeanNet):
@@ -273,12 +273,25 @@ class TrainingNet(LeanNet):
 
     def _check_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
-            raise self._divergence(f"the loss became {loss} in")
+            raise self.divergence(f"the loss became {loss} in")
 
-    def _divergence(self, what: str) -> DivergenceError:
+    def divergence(self, what: str, further: str = "") -> DivergenceError:
+        """Return the error that ends training.
+
+        Parameters
+        ----------
+        what : str
+            What happened "in" or "after" the epoch.
+        further : str
+            What else may be lowered.
+
+        Returns
+        -------
+        DivergenceError
+        """
         return DivergenceError(
-            f"{what} epoch {len(self.history)}; training diverged: lower lr (now "
-            f"{self.lr}) or alpha, or standardise X."
+            f"{what} epoch {len(self.history)}; training diverged: lower {further}lr "
+            f"(now {self.lr}) or alpha, or standardise X."
         )
 
 

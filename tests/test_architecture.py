@@ -21,6 +21,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     {"documentation", "pipelines", "plotting.axes", "version", "decay", "adam"},
     {"seeding", "targets", "heads", "modules", "parameters", "inputs"},
+    {"trees"},
     {"strategies.base", "data", "loop", "steps", "backprop"},
     {"metrics", "sklearn_callbacks", "repair.programme"},
     {"repair.nearest"},
@@ -37,6 +38,7 @@ LAYERS = [
     {"strategies"},
     {"validation", "callbacks", "product", "persistence"},
     {"splitting", "training", "violations"},
+    {"rewinding", "checkpoints"},
     {"net"},
     {"building", "diagnostics"},
     {"certificates.alpha_crown", "certificates.rounding"},

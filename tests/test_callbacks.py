@@ -364,24 +364,23 @@ def test_each_early_stopping_rewinds_to_its_own_epoch():
 
 
 def test_nothing_is_rewound_to_an_earlier_fit():
-    """Ctrl-C in the first epoch of a warm start: no best epoch is known yet."""
+    """Ctrl-C in the second epoch of a warm start: its first one is the best known."""
 
     class CtrlC(Callback):
-        armed = False
+        cut = None
 
         def on_batch_end(self, net, training, **kwargs):
-            if self.armed and training and len(net.history[-1, "batches"]) == 2:
+            if len(net.history) == self.cut:
                 raise KeyboardInterrupt
 
     X, y = make_data()
     stopper = EarlyStopping(monitor="train_loss", load_best=True, patience=2)
-    model = overshooting(stopper, Steps(), CtrlC(), warm_start=True).fit(X, y)
-    CtrlC.armed = True
+    model = overshooting(stopper, States(), CtrlC(), warm_start=True).fit(X, y)
+    CtrlC.cut = len(model.history_) + 2
     model.fit(X[:-3], y[:-3])
+    assert model.n_iter_ == 1
     assert len(model.net_.constraint_.multiplier) == N - 3
-    assert_same_state(
-        state_of(model.net_), fitted(model, "Steps").batches_[-1]["after"]
-    )
+    assert_same_state(state_of(model.net_), fitted(model, "States").states_[-1])
 
 
 # -- checkpoints ------------------------------------------------------------------

@@ -126,7 +126,14 @@ PUBLIC = [
     sklpos,
     *(
         importlib.import_module(f"sklpos.{name}")
-        for name in "certificates distributed export metrics repair strategies".split()
+        for name in [
+            "certificates",
+            "distributed",
+            "export",
+            "metrics",
+            "repair",
+            "strategies",
+        ]
     ),
 ]
 
