@@ -160,7 +160,7 @@ def repaired_product(
         has_bias = linear.bias is not None
         objective = HeadObjective.from_rows(rows(), has_bias=has_bias)
     start = read_head(linear)
-    margin = rounding_margin(module, X, rows, start, net.targets.scale)
+    margin = rounding_margin(module, X, rows, start, net.targets)
     for _ in range(_ATTEMPTS):
         repair = nearest_feasible_head(
             start,
@@ -178,10 +178,15 @@ def repaired_product(
         if obeys(module, X, bound, margin):
             break
         margin = 4 * margin
+    else:
+        raise ValueError(
+            f"lower_bound={net.targets.lower_bound.tolist()} does not survive the "
+            "rounding of the predictions; use dtype='float64' or standardise X."
+        )
     return module, repair, margin
 
 
-def rounding_margin(module, X, rows, coef, scale) -> np.ndarray:
+def rounding_margin(module, X, rows, coef, targets) -> np.ndarray:
     """Bound the rounding of predictions: measured in float32, and by magnitude.
 
     Parameters
@@ -192,8 +197,8 @@ def rounding_margin(module, X, rows, coef, scale) -> np.ndarray:
         Its features, see `feature_source`.
     coef : ndarray of shape (n_outputs, d1)
         The head.
-    scale : ndarray of shape (n_outputs,)
-        Unit of y.
+    targets : TargetScale
+        Predictions will be at least of the size of its bound.
 
     Returns
     -------
@@ -202,7 +207,8 @@ def rounding_margin(module, X, rows, coef, scale) -> np.ndarray:
     """
     dtype = next(module.parameters()).dtype
     size = np.max([np.max(np.abs(part) @ np.abs(coef).T, axis=0) for part in rows()], 0)
-    margin = 1e-9 * scale + 8 * torch.finfo(dtype).eps * size
+    size = np.maximum(size, np.where(targets.bounded, np.abs(targets.lower_bound), 0))
+    margin = 1e-9 * targets.scale + 8 * torch.finfo(dtype).eps * size
     if dtype != torch.float64:
         exact = copy.deepcopy(module).cpu().double()
         pairs = zip(_forward(module, X), _forward(exact, X), strict=True)
@@ -227,7 +233,7 @@ def obeys(module, X, bound, margin) -> bool:
     bool
     """
     predictions = predict_rows(module, X)
-    if (predictions < bound).any():
+    if not (predictions >= bound).all():  # NaN does not obey
         return False
     near = np.flatnonzero((predictions < bound + 8 * margin).any(axis=1))[:_SINGLES]
     return not near.size or not (predict_rows(module, X[near], rows=1) < bound).any()

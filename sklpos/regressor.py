@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from sklpos.arrays import for_torch, without_torch
 from sklpos.building import (
     built_in_params,
     check_built_in_params,
@@ -308,13 +309,10 @@ class PositiveOutputRegressor(
 
     def _check_inputs(self, X) -> np.ndarray:
         check_is_fitted(self)
-        return validate_data(
-            self,
-            X,
-            reset=False,
-            dtype=[np.float64, np.float32],
-            force_writeable=True,  # torch warns of arrays that are not
+        X = validate_data(
+            self, without_torch(X), reset=False, dtype=[np.float64, np.float32]
         )
+        return for_torch(X)
 
     @contextmanager
     def _all_or_nothing(self, resume: bool):

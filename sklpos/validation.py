@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +12,19 @@ import numpy as np
 import torch
 from scipy.sparse import issparse
 from sklearn.base import clone
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    validate_data,
+)
 from skorch.callbacks import Callback
 
+from sklpos.arrays import for_torch, without_torch
 from sklpos.strategies import STRATEGIES, ConstraintStrategy
+from sklpos.targets import TargetScale
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_FLOATS = [np.float64, np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +89,8 @@ def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> Train
     """
     if issparse(y):
         raise ValueError("y is a sparse matrix; pass a dense array: y.toarray().")
-    X, y = validate_data(
-        estimator,
-        X,
-        y,
-        reset=reset,
-        dtype=[np.float64, np.float32],
-        multi_output=True,
-        y_numeric=True,
-    )
+    sample_weight = without_torch(sample_weight)
+    X, y = _check_rows(estimator, without_torch(X), without_torch(y), reset)
     y_ndim, y = y.ndim, np.asarray(y, dtype=np.float64).reshape(len(y), -1)
     weight = _check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True
@@ -98,11 +99,38 @@ def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> Train
         raise ValueError("sample_weight is 0 in every row; at least one must be > 0.")
     lower_bound = check_lower_bound(estimator.lower_bound, y.shape[1])
     kept = np.flatnonzero(weight)
-    if len(kept) < len(X) or not X.flags.writeable:  # torch wants it writeable
+    if len(kept) < len(X):
         X = X[kept]
-    rows = (X, y[kept], weight[kept] / weight.max())
+    rows = (for_torch(X), y[kept], weight[kept] / weight.max())
     _report_low_targets(rows[1], lower_bound, estimator.on_negative_y)
     return TrainingData(*rows, lower_bound, kept, len(y), y_ndim)
+
+
+def _check_rows(estimator, X, y, reset: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Let scikit-learn validate; where it names neither X nor y, name it."""
+    try:
+        return validate_data(
+            estimator,
+            X,
+            y,
+            reset=reset,
+            dtype=_FLOATS,
+            multi_output=True,
+            y_numeric=True,
+        )
+    except (TypeError, ValueError) as error:
+        if re.search(r"\b[Xy]\b", str(error)):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{'y' if _is_numeric(X) else 'X'}: {error}") from error
+
+
+def _is_numeric(X) -> bool:
+    try:
+        check_array(X, dtype=_FLOATS)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def check_lower_bound(lower_bound, n_outputs: int) -> np.ndarray:
@@ -158,6 +186,26 @@ def check_magnitude(y: np.ndarray, scale: np.ndarray, dtype: torch.dtype) -> Non
             f"y has a size of {np.abs(y).max():.3g} and a standard deviation of "
             f"{scale.min():.3g}, but {dtype} asks for numbers between {1 / limit:.0e} "
             f"and {limit:.0e}; change the unit of y."
+        )
+
+
+def check_bound_magnitude(targets: TargetScale, dtype: torch.dtype) -> None:
+    """Refuse a bound so far from the targets that its square overflows.
+
+    Parameters
+    ----------
+    targets : TargetScale
+    dtype : torch.dtype
+        What the net computes in.
+    """
+    largest, bound = torch.finfo(dtype).max / 1e3, targets.lower_bound
+    with np.errstate(over="ignore"):
+        far = (np.abs(targets.bound) > largest**0.5) | (np.abs(bound) > largest)
+    if (far := far & targets.bounded).any():
+        raise ValueError(
+            f"lower_bound={np.unique(bound[far]).tolist()} is too far from y for "
+            f"{dtype}: more than {largest**0.5:.0e} standard deviations of y, or a "
+            f"number above {largest:.0e}; -inf leaves an output without a bound."
         )
 
 

@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Of our own, each module may import only from the layers below its own.
 LAYERS = [
-    {"documentation", "pipelines", "plotting.axes"},
+    {"documentation", "pipelines", "plotting.axes", "arrays"},
     {"seeding", "targets", "heads", "modules", "parameters", "inputs", "decay"},
     {"strategies.base", "data", "loop", "steps"},
     {"metrics", "sklearn_callbacks", "repair.programme"},
