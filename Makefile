@@ -24,7 +24,7 @@ all: check test test-slow demo
 demo: $(VENV)/demo.stamp
 	MPLBACKEND=Agg $(BIN)/python examples/plot_first_fit.py
 
-# BENCH_ARGS=--quick for a look
+# BENCH_ARGS=--quick for a look, BENCH_ARGS='--section memory' for a part
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
@@ -77,7 +77,8 @@ $(VENV)/demo.stamp: $(VENV)/base.stamp pyproject.toml
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/base.stamp pyproject.toml
-	$(INSTALL) --editable ".[examples]" --group test
+	$(INSTALL) --editable ".[examples,onnx]" \
+		--group test --group deploy --group typing --group packaging
 	@touch $@
 
 $(VENV)/slow.stamp: $(VENV)/test.stamp

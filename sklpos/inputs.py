@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from sklearn.preprocessing import (
 )
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
+
+from sklpos.pipelines import take_apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +133,35 @@ class InputScale:
         return ends[0] - rounding[0], ends[1] + rounding[1]
 
 
+def split_model(model) -> tuple[list, Any]:
+    """Take a fitted model apart.
+
+    Parameters
+    ----------
+    model : estimator, Pipeline or search
+
+    Returns
+    -------
+    steps : list of transformer
+        What comes first, in order.
+    regressor : estimator
+        What comes last.
+    """
+    steps, regressor = take_apart(model)
+    check_is_fitted(regressor)
+    if not hasattr(regressor, "module_"):
+        raise ValueError(
+            f"model={regressor!r} must be a PositiveOutputRegressor, or a Pipeline "
+            "that ends in one."
+        )
+    return list(_flat(steps)), regressor
+
+
+def is_affine(step) -> bool:
+    """Whether a step is a scaler that `InputScale` understands."""
+    return type(step) in _READERS and not getattr(step, "clip", False)
+
+
 def _flat(steps: Iterable) -> Iterable:
     for step in steps:
         if isinstance(step, Pipeline):
@@ -140,7 +172,7 @@ def _flat(steps: Iterable) -> Iterable:
 
 def _affine(scaler) -> tuple[NDArray, NDArray]:
     """Factor and shift; exact types count, a subclass may compute something else."""
-    if type(scaler) not in _READERS or getattr(scaler, "clip", False):
+    if not is_affine(scaler):
         clips = " with clip=True" if getattr(scaler, "clip", False) else ""
         names = ", ".join(kind.__name__ for kind in _READERS)
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral
 
 import torch
@@ -128,6 +128,38 @@ def make_module(module, n_features_in: int, n_outputs: int, **kwargs) -> nn.Modu
     return made
 
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a module computes something else than its type does: a hook, say."""
+    return "forward" in vars(module) or any(getattr(module, hook) for hook in _HOOKS)
+
+
+def layers_of(module: nn.Module, name: str = "") -> Iterator[tuple[nn.Module, str]]:
+    """Take nested ``nn.Sequential`` and `MLP` apart, in the order they are called.
+
+    Types count exactly, and one with a hook is not taken apart.
+
+    Parameters
+    ----------
+    module : nn.Module
+    name : str, default=""
+        Its dotted name.
+
+    Yields
+    ------
+    layer : nn.Module
+    name : str
+    """
+    if type(module) in (nn.Sequential, MLP) and not has_own_forward(module):
+        # not named_children(), which skips a layer that is used twice
+        for child_name, child in module._modules.items():
+            yield from layers_of(child, f"{name}.{child_name}".lstrip("."))
+    else:
+        yield module, name
+
+
 def _inverse_softplus(value: Tensor) -> Tensor:
     return value + torch.log(-torch.expm1(-value))
 
@@ -185,13 +217,14 @@ class BoundedOutput(nn.Module):
         self.module = module
         self.function = function
         self.register_buffer("bounded", torch.isfinite(lower_bound))
+        self.has_free = not bool(self.bounded.all())  # torch.export needs a plain bool
         self.register_buffer("offset", torch.where(self.bounded, lower_bound, 0.0))
         self.register_buffer("scale", torch.ones_like(lower_bound))
 
     def forward(self, X: Tensor) -> Tensor:  # noqa: D102
         z = self.module(X)
         act, _ = output_activation(self.function)
-        if not self.bounded.all():  # exp of a free output may overflow
+        if self.has_free:  # exp of a free output may overflow
             bounded = torch.where(self.bounded, z, 0.0)
             return self.offset + self.scale * torch.where(self.bounded, act(bounded), z)
         return self.offset + self.scale * act(z)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import ClassVar
 
 import torch
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping
+from skorch.exceptions import DeviceWarning
 from skorch.utils import is_dataset
 
 from sklpos.callbacks import ConstraintHistory, MultiplierAscent, QuietPrintLog
 from sklpos.data import Batch, BatchLoader, RowDataset
+from sklpos.persistence import PlainState
 from sklpos.training import TrainingNet
+from sklpos.validation import check_device
+
+_MADE_ANEW = ("virtual_params_", "listeners_")  # they hold functions and methods
 
 
-class ConstrainedNet(TrainingNet):
+class ConstrainedNet(PlainState, TrainingNet):
     """skorch net whose loss carries a strategy's constraint term.
 
     Works in scaled units. Between the forward pass and the loss it calls
@@ -54,13 +60,6 @@ class ConstrainedNet(TrainingNet):
         ``Checkpoint(f_constraint=...)`` and pickling include them.
     """
 
-    # Pickled in one go, so that references between them survive.
-    cuda_dependent_attributes_: ClassVar[list[str]] = [
-        "module",
-        "criterion",
-        "strategy",
-        "product_",
-    ]
     prefixes_: ClassVar[list[str]] = [*TrainingNet.prefixes_, "product"]
 
     def __init__(
@@ -129,8 +128,9 @@ class ConstrainedNet(TrainingNet):
         return self
 
     def torch_compile(self, module, name):
-        """Compile everything but the strategy's tensors."""
-        return module if name == "constraint" else super().torch_compile(module, name)
+        """Compile what is trained: not the strategy's tensors, nor the product."""
+        trained = name not in ("constraint", "product")
+        return super().torch_compile(module, name) if trained else module
 
     @property
     def may_be_infeasible(self) -> bool:
@@ -156,6 +156,44 @@ class ConstrainedNet(TrainingNet):
         for part, state in states:
             part.load_state_dict(state)
         del self.history[n_epochs:]
+
+    def plain_vars(self) -> dict:
+        """Return the attributes to store, plain where the net holds functions.
+
+        Returns
+        -------
+        dict
+            No module is compiled; of the optimizer there is the ``state_dict``.
+        """
+        state = {k: v for k, v in vars(self).items() if k not in _MADE_ANEW}
+        if self.initialized_:
+            state["module_"] = self.plain_module_
+            state["criterion_"] = getattr(self.criterion_, "_orig_mod", self.criterion_)
+            state["optimizer_"] = self.optimizer_.state_dict()
+        return state
+
+    def take_vars(self, state: dict) -> None:
+        """Set the attributes, move them to the device, and make an optimizer.
+
+        Parameters
+        ----------
+        state : dict
+            From `plain_vars`.
+        """
+        vars(self).update(state, virtual_params_={}, listeners_={})
+        if not self.initialized_:
+            return
+        self.device = _device_here(self.device)
+        for name in ("module", "constraint", "criterion", "product"):
+            part = state.get(f"{name}_")
+            if isinstance(part, torch.nn.Module):
+                part = self.torch_compile(part.to(self.device), name)
+                vars(self)[f"{name}_"] = part
+        self.initialize_virtual_params()
+        self.initialized_ = False  # or skorch tells that it starts again
+        self._initialize_optimizer()
+        self.initialized_ = True
+        self.optimizer_.load_state_dict(state["optimizer_"])
 
     def renew_constraint(self) -> None:
         """Register the tensors of a strategy that was set up anew."""
@@ -212,6 +250,7 @@ class ConstrainedNet(TrainingNet):
         self.constraint_best_ = {}
         super().partial_fit(X, y, classes, **fit_params)
         self.constraint_best_, self.batches_, self.steps_ = {}, [], None
+        self.backprop_ = None
         self._check_weights()
         return self
 
@@ -239,3 +278,18 @@ class ConstrainedNet(TrainingNet):
         """Raise if the last step, whose loss nobody saw, left no finite weights."""
         if not all(weight.isfinite().all() for weight in self.module_.parameters()):
             raise self._divergence("a weight is no longer a finite number after")
+
+
+def _device_here(device: str) -> str:
+    """Return the device if this machine has it, else the CPU, with a warning."""
+    try:
+        check_device(device)
+    except ValueError:
+        warnings.warn(
+            f"the model was stored on device={device!r}, which cannot be used on this "
+            "machine; it is loaded on the CPU.",
+            DeviceWarning,
+            stacklevel=2,
+        )
+        return "cpu"
+    return device

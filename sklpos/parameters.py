@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from typing import Any, Self
 
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
@@ -73,7 +74,7 @@ class NetParamsMixin:
             )
         self._net_params = dict(net_params)
 
-    def get_params(self, deep=True) -> dict:
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters of the estimator and those of the net.
 
         Parameters
@@ -87,7 +88,7 @@ class NetParamsMixin:
         """
         return {**super().get_params(deep=deep), **self._net_params}
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters of the estimator and of the net.
 
         Parameters

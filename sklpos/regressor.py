@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import validate_parameter_constraints
@@ -26,7 +28,13 @@ from sklpos.diagnostics import evaluate_training_state
 from sklpos.documentation import DocumentationLinkMixin
 from sklpos.modules import MLP
 from sklpos.parameters import CONSTRAINTS, NetParamsMixin
-from sklpos.product import head_objective, make_product, predict_rows
+from sklpos.persistence import PlainState
+from sklpos.product import (
+    feature_source,
+    head_objective,
+    make_product,
+    predict_rows,
+)
 from sklpos.repair.estimator import EnforceMixin
 from sklpos.repair.provable import UnprovableError
 from sklpos.seeding import draw_seed
@@ -35,7 +43,7 @@ from sklpos.sklearn_callbacks import (
     EpochBridge,
     with_callbacks,
 )
-from sklpos.validation import check_training_data
+from sklpos.validation import check_training_data, is_valid_as_it_is
 from sklpos.violations import summarise_training
 
 
@@ -44,6 +52,7 @@ class PositiveOutputRegressor(
     EnforceMixin,
     NetParamsMixin,
     DocumentationLinkMixin,
+    PlainState,
     CallbackSupportMixin,
     RegressorMixin,
     BaseEstimator,
@@ -203,8 +212,8 @@ class PositiveOutputRegressor(
         warm_start=False,
         verbose=0,
         random_state=None,
-        **net_params,
-    ):
+        **net_params: Any,
+    ) -> None:
         self.module = module
         self.strategy = strategy
         self.alpha = alpha
@@ -232,7 +241,9 @@ class PositiveOutputRegressor(
         self._take_net_params(net_params)
 
     @with_callbacks
-    def fit(self, X, y, sample_weight=None):
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Train, then repair the head.
 
         Parameters
@@ -270,7 +281,9 @@ class PositiveOutputRegressor(
         )
         return self
 
-    def partial_fit(self, X, y, sample_weight=None):
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Train for one epoch, without a repair; `enforce` repairs on request.
 
         Parameters
@@ -291,7 +304,7 @@ class PositiveOutputRegressor(
             fitted._publish(data, rows)
         return self
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> NDArray[np.floating]:
         """Predict with `module_`.
 
         Parameters
@@ -309,6 +322,8 @@ class PositiveOutputRegressor(
 
     def _check_inputs(self, X) -> np.ndarray:
         check_is_fitted(self)
+        if is_valid_as_it_is(self, X):
+            return X
         X = validate_data(
             self, without_torch(X), reset=False, dtype=[np.float64, np.float32]
         )
@@ -379,12 +394,17 @@ class PositiveOutputRegressor(
         objective, self.kkt_ = self._publish(data, rows)
         self._warn_of_divergence(objective)
         if self.strategy_.guarantee != "everywhere":
-            self._objective = head_objective(self.net_, data)
+            self._finish_head(data)
+        self._training = summarise_training(self, data)
+
+    def _finish_head(self, data) -> None:
+        features = feature_source(self.module_, self.net_.head, data.X)
+        self._objective = head_objective(self.net_, data, features)
         if self.strategy_.guarantee == "domain":
             self._hold_on_domain(data)
-        elif self.strategy_.guarantee != "everywhere" and self.repair is not None:
-            self._repair(data.X, data.kept, data.n_samples, data.weight)
-        self._training = summarise_training(self, data)
+        elif self.repair is not None:
+            rows = (data.X, data.kept, data.n_samples, data.weight)
+            self._repair(*rows, features)
 
     def _warn_of_divergence(self, objective: float) -> None:
         if objective > 10:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from skorch.callbacks import Callback
 
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _with_callbacks
 except ImportError:  # scikit-learn < 1.9 has no callbacks
 
     class _NoContext:
@@ -21,9 +25,16 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks
         def _init_callback_context(self, **kwargs):
             return _NoContext()
 
-    def with_callbacks(method):
-        """Return the method as it is."""
+    def _with_callbacks(method):
         return method
+
+
+_Method = TypeVar("_Method", bound=Callable)
+
+
+def with_callbacks(method: _Method) -> _Method:
+    """Let a `fit` run callbacks, where scikit-learn has them; its type is kept."""
+    return _with_callbacks(method)
 
 
 class EpochBridge(Callback):

@@ -113,6 +113,12 @@ def _every_second(values):
     return wide[::2]
 
 
+def _bfloat16(values):
+    if values.dtype.kind == "c":
+        raise TypeError("would lose the imaginary part")
+    return torch.as_tensor(np.array(values)).bfloat16()
+
+
 def _polars(values):
     if values.dtype.kind == "c":
         raise TypeError("would become objects")
@@ -145,7 +151,7 @@ CONTAINERS = {
     "pandas, categorical": lambda values: _frame(values).astype("category"),
     "torch": lambda values: torch.as_tensor(np.array(values)),
     "torch, a leaf": lambda values: torch.tensor(values).requires_grad_(),
-    "torch, bfloat16": lambda values: torch.as_tensor(np.array(values)).bfloat16(),
+    "torch, bfloat16": _bfloat16,
 }
 try:
     import polars

@@ -14,6 +14,7 @@ from fake_device import DEVICE, DeviceTensor, runs_on_fake_device
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping, EpochScoring
+from skorch.exceptions import DeviceWarning
 from torch import nn
 
 from sklpos import PositiveOutputRegressor
@@ -430,16 +431,37 @@ class CtrlC(Callback):
     ],
 )
 @runs_on_fake_device
-def test_pickles_keep_the_device_where_it_can_be_mapped(device, params):
-    """skorch maps the tensors of one part of the pickle; there must be no others."""
+def test_a_pickle_holds_no_tensor_of_the_device(device, params):
     X, y = make_data()
-    model = regressor(device, **params).fit(X, y)
-    on_device = b"_rebuild_device_tensor"
-    state = model.net_.__getstate__()
-    assert on_device in state.pop("__cuda_dependent_attributes__")
-    rest = {name: value for name, value in vars(model).items() if name != "net_"}
-    for part in (state, rest):
-        assert [key for key in part if on_device in pickle.dumps(part[key])] == []
+    stored = pickle.dumps(regressor(device, **params).fit(X, y))
+    assert b"_rebuild_device_tensor" not in stored
+    assert b"torch._utils" not in stored
+    assert_on_device(device, pickle.loads(stored))
+
+
+@runs_on_fake_device
+def store(device, file):
+    X, y = make_data()
+    model = regressor(device, warm_start=True).fit(X, y)
+    file.write_bytes(pickle.dumps((model, X, y, model.predict(X))))
+
+
+@pytest.mark.filterwarnings("ignore:the model was stored on device='fakegpu'")
+def test_a_pickle_of_a_missing_device_loads_on_the_cpu(tmp_path):
+    file = tmp_path / "model.pkl"
+    store(file)
+    model, X, y, predicted = pickle.loads(file.read_bytes())
+    assert_on_device("cpu", model)
+    np.testing.assert_array_equal(model.predict(X), predicted)
+    here = regressor("cpu", warm_start=True).fit(X, y).fit(X, y)
+    assert_same_model("cpu", model.fit(X, y), here, X)
+
+
+def test_a_missing_device_is_said(tmp_path):
+    file = tmp_path / "model.pkl"
+    store(file)
+    with pytest.warns(DeviceWarning, match="'fakegpu', which cannot be used on this m"):
+        pickle.loads(file.read_bytes())
 
 
 # -- a real device -----------------------------------------------------------------
@@ -510,7 +532,7 @@ LOAD_ON_CPU = """
 import pickle, sys, warnings
 import numpy as np, torch
 assert not torch.cuda.is_available()
-warnings.simplefilter("ignore")  # skorch says that it maps to the CPU
+warnings.simplefilter("ignore")  # it says that it is loaded on the CPU
 with open(sys.argv[1], "rb") as file:
     model, X, y, expected = pickle.load(file)
 assert {p.device.type for p in model.module_.parameters()} == {"cpu"}

@@ -18,6 +18,7 @@ DEMO = "plot_first_fit.py"  # the other examples, 10 to 100 s each, are slow tes
 
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```\n", re.M | re.S)
 QUOTE = re.compile(r"<!-- printed by (\S+) -->\n```text\n(.*?)^```\n", re.M | re.S)
+NEEDS = re.compile(r"<!-- needs (.+) -->")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 END_OF_BLOCK = "-- end of block --"
 
@@ -74,6 +75,9 @@ def assert_quoted(quote, printed):
 def test_code_of_a_page_prints_what_the_page_says(page, tmp_path):
     blocks = list(code_and_output(page))
     assert blocks
+    for names in NEEDS.findall(page.read_text(encoding="utf-8")):
+        for name in names.split(", "):
+            pytest.importorskip(name)
     script = tmp_path / "page.py"
     code = "".join(f"{code}\nprint({END_OF_BLOCK!r})\n" for code, _ in blocks)
     script.write_text(code, encoding="utf-8")

@@ -551,6 +551,18 @@ def test_compiled_module_trains_the_same(name):
 
 @needs_dynamo
 @its_own_warnings
+def test_a_compiled_module_is_compiled_again_when_loaded():
+    X, y = make_data()
+    params = {"compile": True, "compile__backend": "eager", "warm_start": True}
+    model = regressor(**params).fit(X, y)
+    twin = by_pickle(model)
+    assert hasattr(twin.net_.module_, "_orig_mod")
+    assert twin.net_.module_._orig_mod is twin.net_.module
+    assert_same_training(model.fit(X, y), twin.fit(X, y))
+
+
+@needs_dynamo
+@its_own_warnings
 @pytest.mark.slow
 @pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,12 +10,11 @@ from torch import Tensor, nn
 from sklpos.certificates.activations import find_relaxation, known_activations
 from sklpos.certificates.relaxations import Relaxation
 from sklpos.inputs import InputScale
-from sklpos.modules import MLP
+from sklpos.modules import has_own_forward, layers_of
 
 _DROPOUTS = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _NORM_TERMS = 8  # roundings of one batch-norm value
 _SCALER_TERMS = 4  # roundings of one scaled value, and of its way into the net
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +119,9 @@ def read_network(module: nn.Module, *, differentiable: bool = False) -> Network:
     ValueError
         If a layer is not understood, by its name.
     """
-    parts = list(_flat(module, ""))
+    parts = list(layers_of(module))
+    for part in parts:
+        refuse_hooks(*part)
     check, take = (_no_weights, _keep) if differentiable else (_eval_mode, _exact)
     layers = [layer for part in parts for layer in _read(*part, take)]
     check(parts)
@@ -169,19 +169,8 @@ def refuse_hooks(module: nn.Module, name: str = "") -> None:
     name : str, default=""
         Its dotted name, for the message.
     """
-    if "forward" in vars(module) or any(getattr(module, hook) for hook in _HOOKS):
+    if has_own_forward(module):
         raise _refusal(module, name, "has a hook or a forward of its own")
-
-
-def _flat(module: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
-    """Yield the layers of nested containers, in the order they are called."""
-    refuse_hooks(module, name)
-    if type(module) in (nn.Sequential, MLP):
-        # not named_children(), which skips a layer that is used twice
-        for child_name, child in module._modules.items():
-            yield from _flat(child, f"{name}.{child_name}".lstrip("."))
-    else:
-        yield module, name
 
 
 def _keep(tensor: Tensor) -> Tensor:

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, validate_data
 
 from sklpos.certificates.domains import All, Ball, Box, Domain, Hull
 from sklpos.certificates.layers import Network, fold_inputs, read_network
 from sklpos.certificates.verify import predict_exactly
-from sklpos.inputs import InputScale
-from sklpos.pipelines import take_apart
+from sklpos.inputs import InputScale, split_model
 
 _NAMES = ("box", "hull", "ball", "all")
 
@@ -87,15 +86,9 @@ def read_model(model) -> FittedModel:
     ValueError
         If it is something else, or a step is not an affine scaler.
     """
-    scalers, model = take_apart(model)
-    check_is_fitted(model)
-    if not hasattr(model, "module_"):
-        raise ValueError(
-            f"model={model!r} must be a PositiveOutputRegressor, or a Pipeline that "
-            "ends in one."
-        )
-    scale = InputScale.from_steps(scalers, model.n_features_in_)
-    return FittedModel(model, scale, scale.entry or model)
+    scalers, regressor = split_model(model)
+    scale = InputScale.from_steps(scalers, regressor.n_features_in_)
+    return FittedModel(regressor, scale, scale.entry or regressor)
 
 
 def make_domain(

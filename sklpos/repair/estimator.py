@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,7 +37,7 @@ class EnforceMixin:
         categorical=None,
         margin: float | None = None,
         time_limit: float = 60.0,
-    ):
+    ) -> Self:
         """Repair the head so that predictions obey the bound, in place.
 
         On the rows of X; or on a whole domain, provably, with the proof in
@@ -91,11 +92,12 @@ class EnforceMixin:
             self._training = (self._training[0], None)  # the training rows are gone
         return self
 
-    def _repair(self, X, rows, n_samples: int, weights=None) -> None:
+    def _repair(self, X, rows, n_samples: int, weights=None, features=None) -> None:
         module, repair, margin = repaired_product(
             self.net_,
             X,
             self._objective,
+            features=features,
             balance=self.balance,
             weights=weights,
             kept=self._kept,

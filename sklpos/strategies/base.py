@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from sklearn.base import BaseEstimator
@@ -94,7 +94,7 @@ class ConstraintStrategy(BaseEstimator, ABC):
 
     state_: StrategyState
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take no shortcut of a parent whose term or dual step the class replaces."""
         super().__init_subclass__(**kwargs)
         own = vars(cls).keys()

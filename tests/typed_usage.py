@@ -1,0 +1,107 @@
+"""The public names as a typed program uses them: 'mypy --strict' has nothing to say."""
+
+from pathlib import Path
+from typing import assert_type
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import sklpos
+from sklpos import MLP, STRATEGIES, ConstraintStrategy, PositiveOutputRegressor, certify
+from sklpos.callbacks import MultiplierAscent
+from sklpos.certificates import (
+    Ball,
+    Box,
+    Certificate,
+    Domain,
+    Hull,
+    RiskCertificate,
+    certify_module,
+    certify_risk,
+    smallest_shift,
+)
+from sklpos.diagnostics import KKTResiduals
+from sklpos.export import to_onnx, to_torch
+from sklpos.metrics import best_feasible, max_violation, violation_rate
+from sklpos.repair.summary import Repair
+
+X: NDArray[np.float64] = np.linspace(-1, 1, 99).reshape(-1, 1)
+y: NDArray[np.float64] = np.maximum(X.ravel(), 0)
+
+
+class Twice(ConstraintStrategy):
+    """A strategy of one's own."""
+
+    guarantee = "none"
+
+    def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Return the term."""
+        return 2 * torch.relu(violation)
+
+
+def make(n_features_in: int, n_outputs: int) -> nn.Module:
+    """Return a module of one's own."""
+    return nn.Sequential(
+        nn.Linear(n_features_in, 4), nn.ReLU(), nn.Linear(4, n_outputs)
+    )
+
+
+def fit() -> PositiveOutputRegressor:
+    """Fit in every way."""
+    model = PositiveOutputRegressor(
+        MLP,
+        strategy="augmented_lagrangian",
+        lower_bound=[0.0],
+        optimizer=torch.optim.Adam,
+        max_epochs=2,
+        callbacks__multiplier_ascent=MultiplierAscent(window=10),
+        random_state=np.random.RandomState(0),
+        module__hidden_layer_sizes=(8,),
+    )
+    assert_type(model.fit(X, y), PositiveOutputRegressor)
+    model.fit(X, y, sample_weight=np.ones(len(X))).partial_fit(X, y)
+    assert_type(model.enforce(X, domain="box"), PositiveOutputRegressor)
+    PositiveOutputRegressor(make, strategy=Twice(), random_state=0, warm_start=True)
+    PositiveOutputRegressor(make(1, 1), lower_bound=0.0, dtype="float32", device="cpu")
+    params: dict[str, object] = model.get_params()
+    return model.set_params(**params)
+
+
+def use(model: PositiveOutputRegressor, file: Path) -> None:
+    """Predict, certify, export."""
+    predictions: NDArray[np.floating] = model.predict(X)
+    print(violation_rate(predictions), max_violation(predictions, 0.0))
+    certificate: Certificate = model.certify("hull", X=X)
+    certificate = certify(model, ([0.0], [1.0]), time_limit=1.0)
+    print(bool(certificate), certificate.lower_bound_, sklpos.__version__)
+    low, high = model.output_bounds(X, X + 1)
+    radius: NDArray[np.float64] = model.certified_radius(X)
+    risk: RiskCertificate = model.certify_risk(X, risk_level=0.1)
+    risk = certify_risk(predictions, 0.0)
+    print(low, high, radius, risk, smallest_shift(predictions, 0.0))
+    domains: list[Domain] = [Box([0.0], [1.0]), Hull(X), Ball(X, 0.1)]
+    print([certify_module(model.module_, domain) for domain in domains])
+    assert_type(to_torch(model), nn.Sequential)
+    to_onnx(model, file)
+
+
+def look(model: PositiveOutputRegressor) -> None:
+    """Read what was fitted."""
+    module: nn.Module = model.module_
+    strategy: ConstraintStrategy = model.strategy_
+    multipliers: NDArray[np.float64] = model.multipliers_
+    kkt: KKTResiduals | None = model.kkt_
+    repair: Repair | None = model.repair_
+    certificate: Certificate | None = model.certificate_
+    losses: list[float] = model.loss_curve_
+    print(module, strategy, multipliers, kkt, repair, certificate, losses)
+    print(model.n_iter_ + model.n_outputs_ + model.n_features_in_, sorted(STRATEGIES))
+    print(best_feasible(tolerance=0.1), MLP(3, 2).head)
+
+
+if __name__ == "__main__":
+    fitted = fit()
+    use(fitted, Path("model.onnx"))
+    look(fitted)
