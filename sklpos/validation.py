@@ -21,7 +21,6 @@ from skorch.callbacks import Callback
 
 from sklpos.arrays import for_torch, without_torch
 from sklpos.strategies import STRATEGIES, ConstraintStrategy
-from sklpos.targets import TargetScale
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _FLOATS = [np.float64, np.float32]
@@ -106,26 +105,31 @@ def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> Train
     return TrainingData(*rows, lower_bound, kept, n_samples, y_ndim)
 
 
-def is_valid_as_it_is(estimator, X) -> bool:
-    """Whether scikit-learn would look at X for long, and return it unchanged.
+def check_inputs(estimator, X) -> np.ndarray:
+    """Validate what `predict` and `enforce` take.
 
     Parameters
     ----------
     estimator : PositiveOutputRegressor
         Fitted.
-    X : object
-        What `predict` got.
+    X : array-like of shape (n_samples, n_features)
 
     Returns
     -------
-    bool
-        False for all that is not a finite array of rows, such as torch wants it; it
-        may be valid.
+    ndarray of shape (n_samples, n_features)
     """
+    if is_valid_as_it_is(estimator, X):
+        return X
+    X = validate_data(estimator, without_torch(X), reset=False, dtype=_FLOATS)
+    return for_torch(X)
+
+
+def is_valid_as_it_is(estimator, X) -> bool:
+    """Whether scikit-learn would look at X for long, and return it unchanged."""
     if type(X) is not np.ndarray or hasattr(estimator, "feature_names_in_"):
         return False
     expected = X.ndim == 2 and len(X) and X.shape[1] == estimator.n_features_in_
-    if not expected or X.dtype not in (np.float64, np.float32):
+    if not expected or X.dtype not in _FLOATS:
         return False
     with np.errstate(all="ignore"):
         return for_torch(X) is X and bool(np.isfinite(X.sum()))
@@ -192,46 +196,6 @@ def _report_low_targets(y, lower_bound, on_negative_y: str) -> None:
         UserWarning,
         stacklevel=5,  # whoever called fit
     )
-
-
-def check_magnitude(y: np.ndarray, scale: np.ndarray, dtype: torch.dtype) -> None:
-    """Refuse targets whose squares overflow or whose unit underflows.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples, n_outputs)
-    scale : ndarray of shape (n_outputs,)
-        Their standard deviation.
-    dtype : torch.dtype
-        What the net computes in.
-    """
-    limit = min(1e150, torch.finfo(dtype).max / 1e3)
-    if np.abs(y).max() > limit or scale.min() < 1 / limit:
-        raise ValueError(
-            f"y has a size of {np.abs(y).max():.3g} and a standard deviation of "
-            f"{scale.min():.3g}, but {dtype} asks for numbers between {1 / limit:.0e} "
-            f"and {limit:.0e}; change the unit of y."
-        )
-
-
-def check_bound_magnitude(targets: TargetScale, dtype: torch.dtype) -> None:
-    """Refuse a bound so far from the targets that its square overflows.
-
-    Parameters
-    ----------
-    targets : TargetScale
-    dtype : torch.dtype
-        What the net computes in.
-    """
-    largest, bound = torch.finfo(dtype).max / 1e3, targets.lower_bound
-    with np.errstate(over="ignore"):
-        far = (np.abs(targets.bound) > largest**0.5) | (np.abs(bound) > largest)
-    if (far := far & targets.bounded).any():
-        raise ValueError(
-            f"lower_bound={np.unique(bound[far]).tolist()} is too far from y for "
-            f"{dtype}: more than {largest**0.5:.0e} standard deviations of y, or a "
-            f"number above {largest:.0e}; -inf leaves an output without a bound."
-        )
 
 
 def check_callbacks(callbacks) -> None:
