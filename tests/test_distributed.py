@@ -1,4 +1,4 @@
-"""The search of docs/scale-out.md, on two processes of which one is killed."""
+"""The search of docs/how-to/scale-out.md, on two processes of which one is killed."""
 
 import os
 import re
