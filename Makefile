@@ -24,7 +24,7 @@ all: check test test-slow docs demo
 demo: $(VENV)/demo.stamp
 	MPLBACKEND=Agg $(BIN)/python examples/plot_first_fit.py
 
-# BENCH_ARGS=--quick for a look
+# BENCH_ARGS=--quick for a look, BENCH_ARGS='--section memory' for a part
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 

@@ -6,86 +6,14 @@ targets are standardised, so that the bound 0 is `Problem.bound`.
 
 import importlib
 import warnings
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
-import numpy as np
 import torch
-from sklearn.neural_network import MLPRegressor
 from skorch import NeuralNetRegressor
 from torch import nn
 
-from sklpos import STRATEGIES, PositiveOutputRegressor
-from sklpos.modules import MLP
-
-LR = 0.01
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Rows, a fifth of which sit on the bound, and a net."""
-
-    n_samples: int
-    widths: tuple[int, ...]  # inputs, hidden layers, outputs
-    batch_size: int
-
-    def __str__(self):
-        net = "-".join(map(str, self.widths))
-        return f"{net}, batch {self.batch_size}, n {self.n_samples:,}"
-
-    @property
-    def n_batches(self) -> int:
-        return -(-self.n_samples // self.batch_size)
-
-    @cached_property
-    def X(self):
-        rng = np.random.default_rng(0)
-        size = self.n_samples, self.widths[0]
-        return rng.standard_normal(size=size, dtype=np.float32)
-
-    @cached_property
-    def y(self):
-        rng, k = np.random.default_rng(1), self.widths[-1]
-        signal = self.X[:, :k] + self.X[:, k : 2 * k] * self.X[:, -k:]
-        noise = 0.3 * rng.normal(size=signal.shape)
-        return np.maximum(1 + signal + noise, 0).astype(np.float32)
-
-    @cached_property
-    def scaled(self):
-        return (self.y - self.y.mean(axis=0)) / self.y.std(axis=0)
-
-    @cached_property
-    def bound(self):
-        return torch.as_tensor(-self.y.mean(axis=0) / self.y.std(axis=0))
-
-    def module(self) -> nn.Module:
-        torch.manual_seed(0)
-        n_inputs, *hidden, n_outputs = self.widths
-        return MLP(n_inputs, n_outputs, hidden_layer_sizes=hidden)
-
-    def estimator(self, **params):
-        """Ours; one epoch and no repair, unless `params` say otherwise."""
-        defaults = {
-            "module__hidden_layer_sizes": self.widths[1:-1],
-            "batch_size": self.batch_size,
-            "lr": LR,
-            "max_epochs": 1,
-            "repair": None,
-            "random_state": 0,
-        }
-        return PositiveOutputRegressor(**{**defaults, **params})
-
-    def mlp(self, **params):
-        """That of scikit-learn."""
-        return MLPRegressor(
-            hidden_layer_sizes=self.widths[1:-1],
-            batch_size=self.batch_size,
-            learning_rate_init=LR,
-            alpha=0.0,
-            random_state=0,
-            **params,
-        )
-
+from benchmarks.problem import LR
+from sklpos import STRATEGIES
 
 # -- loops by hand ----------------------------------------------------------------
 
@@ -104,9 +32,9 @@ def epochs(problem, step):
     return epoch
 
 
-def bare(problem, term=None, fused=True):
+def bare(problem, term=None, fused=True, compiler=lambda module: module):
     """A plain loop; `term` adds a constraint to the loss."""
-    module = problem.module()
+    module = compiler(problem.module())
     optimizer = torch.optim.Adam(module.parameters(), lr=LR, fused=fused)
 
     def step(X, y, index):
@@ -282,25 +210,28 @@ def installed(module: str) -> bool:
     return True
 
 
-def all_competitors(problem) -> dict:
-    """Name to epoch function; says which optional packages are missing."""
-    found = {
-        "bare loop": bare(problem),
-        "bare loop, Adam not fused": bare(problem, fused=None),
-        "bare loop + penalty": bare(problem, penalty_by_hand),
-        "bare loop + augmented Lagrangian": bare(
-            problem, augmented_lagrangian_by_hand(problem)
-        ),
-        "skorch": plain_skorch(problem),
-        "MLPRegressor": scikit_learn(problem),
-    }
+BY_HAND = {
+    "bare loop": bare,
+    "bare loop, Adam not fused": partial(bare, fused=None),
+    "bare loop + penalty": partial(bare, term=penalty_by_hand),
+    "bare loop + augmented Lagrangian": lambda problem: bare(
+        problem, augmented_lagrangian_by_hand(problem)
+    ),
+    "skorch": plain_skorch,
+    "MLPRegressor": scikit_learn,
+}
+OURS = {f"sklpos, {name}": partial(ours, strategy=name) for name in STRATEGIES}
+
+
+def competitors(problem, only=None) -> dict:
+    """Name to epoch function, of all or `only` some; says what is not installed."""
+    makers = dict(BY_HAND)
     if problem.widths[-1] == 1:
-        found["MLPRegressor, poisson"] = scikit_learn(problem, loss="poisson")
-    for name, (module, competitor) in PEERS.items():
+        makers["MLPRegressor, poisson"] = partial(scikit_learn, loss="poisson")
+    for name, (module, peer) in PEERS.items():
         if installed(module):
-            found[name] = competitor(problem)
-        else:
+            makers[name] = peer
+        elif only is None:
             print(f"left out, {module} is not installed: {name}")
-    for strategy in STRATEGIES:
-        found[f"sklpos, {strategy}"] = ours(problem, strategy)
-    return found
+    makers |= OURS
+    return {n: make(problem) for n, make in makers.items() if not only or n in only}

@@ -1,11 +1,10 @@
-"""Whole estimators: fit, predict, repair, and the memory of a fit."""
+"""Whole estimators: fit, predict, repair."""
 
 import numpy as np
 import torch
 from sklearn.utils.validation import validate_data
 
-from benchmarks.competitors import Problem
-from benchmarks.measuring import extra_memory
+from benchmarks.problem import Problem
 
 
 def fits(problem: Problem, n_epochs: int) -> dict:
@@ -59,34 +58,3 @@ def repair(problem: Problem) -> dict:
         "one epoch": lambda: model.net_.partial_fit(rows, epochs=1),
         "repair": lambda: model.enforce(problem.X),
     }
-
-
-N_FEATURES = 40
-SETUP = """
-import numpy as np, torch, sklpos
-from benchmarks.competitors import Problem
-torch.set_num_threads(1)
-Problem(500, {widths}, 256).estimator(repair={repair!r}).fit(
-    *(getattr(Problem(500, {widths}, 256), name) for name in ("X", "y"))
-)
-problem = Problem({n}, {widths}, 256)
-X, y = problem.X, problem.y
-"""
-WORK = "problem.estimator(repair={repair!r}).fit(X, y)"
-
-
-def memory(sizes) -> dict:
-    """Megabytes that a fit adds to the peak of a process that holds X and y."""
-    print(
-        f"\n{'memory of a fit':34s}{'X, MB':>12s}{'fit, MB':>12s}{'+ repair, MB':>14s}"
-    )
-    rows = {}
-    for n, n_outputs in sizes:
-        row = {"X": n * N_FEATURES * 4 / 2**20}
-        for name, finish in (("fit", None), ("repair", "head")):
-            params = {"n": n, "widths": (N_FEATURES, 64, n_outputs), "repair": finish}
-            row[name] = extra_memory(SETUP.format(**params), WORK.format(**params))
-        rows[f"n {n:,}, {n_outputs} outputs"] = row
-        values = f"{row['X']:12.1f}{row['fit']:12.1f}{row['repair']:14.1f}"
-        print(f"{f'n {n:,}, {n_outputs} outputs':34s}{values}", flush=True)
-    return {"title": "memory", "unit": "MB", "rows": rows}

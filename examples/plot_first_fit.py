@@ -41,9 +41,7 @@ y_train, y_test = y[~new], y[new]
 
 def fit_predict(strategy, repair):
     """Train a net; return its predictions for the training and for the test days."""
-    net = PositiveOutputRegressor(
-        strategy=strategy, repair=repair, lr=0.003, max_epochs=50, random_state=0
-    )
+    net = PositiveOutputRegressor(strategy=strategy, repair=repair, random_state=0)
     model = make_pipeline(StandardScaler(), net).fit(X_train, y_train)
     return model.predict(X_train), model.predict(X_test)
 

@@ -100,16 +100,18 @@ def _extreme(values: torch.Tensor, which) -> float:
 
 @torch.no_grad()
 def _pass(net, rows):
-    violations, multipliers, objective = [], [], 0.0
+    """Return violation, multipliers and objective; in place, to leave no holes."""
+    shape = len(rows), int(net.targets.bounded.sum())
+    violations = rows.y.new_empty(shape, device=net.device)
+    multipliers, objective = torch.empty_like(violations), 0.0
     for batch in BatchLoader(rows, _ROWS):
         y_pred = net.infer(batch[0])
-        violation = net.violation(y_pred)
-        index = batch.index.to(violation.device)
-        violations.append(violation)
-        multipliers.append(net.strategy_.multipliers(violation, index))
+        index = batch.index.to(y_pred.device)
+        violations[index] = net.violation(y_pred)
+        multipliers[index] = net.strategy_.multipliers(violations[index], index)
         mean = float(net.objective(y_pred, batch[1], batch.weight))
         objective += mean * len(y_pred) / len(rows)
-    return torch.cat(violations), torch.cat(multipliers).detach(), objective
+    return violations, multipliers, objective
 
 
 def _lagrangian_gradient(net, rows, multiplier: torch.Tensor) -> float:

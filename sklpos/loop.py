@@ -6,6 +6,8 @@ import torch
 from skorch import NeuralNetRegressor
 from skorch.callbacks import Callback
 
+from sklpos.adam import step_optimizer
+
 # A step takes less than a millisecond, and each of these is called in every one.
 _EACH_BATCH = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 _IMPLEMENTATION = {"fused", "foreach", "differentiable"}
@@ -119,3 +121,8 @@ class LeanNet(NeuralNetRegressor):
             for group in optimizer.param_groups:
                 for weight in group["params"]:
                     weight.grad = None
+
+    def _step_optimizer(self, step_fn):
+        """Make the step of each optimizer."""
+        for name in self._optimizers:
+            step_optimizer(getattr(self, f"{name}_"), step_fn)

@@ -250,6 +250,7 @@ class ConstrainedNet(PlainState, TrainingNet):
         self.constraint_best_ = {}
         super().partial_fit(X, y, classes, **fit_params)
         self.constraint_best_, self.batches_, self.steps_ = {}, [], None
+        self.backprop_ = None
         self._check_weights()
         return self
 

@@ -54,29 +54,25 @@ def predict_rows(module: nn.Module, X: np.ndarray, rows: int = _ROWS) -> np.ndar
     if len(X) <= rows:
         return first
     # filled at once: to keep the parts would leave holes in the heap, of all features
-    predictions = np.empty((len(X), first.shape[1]), dtype=first.dtype)
+    predictions = np.empty((len(X), first.shape[1]), first.dtype)
     predictions[:rows] = first
     for start in range(rows, len(X), rows):
-        stop = start + rows
-        predictions[start:stop] = _outputs(module, X[start:stop])
+        part = slice(start, start + rows)
+        predictions[part] = _outputs(module, X[part])
     return predictions
 
 
-def _forward(module, X, rows=_ROWS) -> Iterator[np.ndarray]:
-    for start in range(0, len(X), rows):
-        yield _outputs(module, X[start : start + rows])
-
-
-@torch.inference_mode()
 def _outputs(module, X) -> np.ndarray:
     weight = next(module.parameters())
-    inputs = torch.as_tensor(X, dtype=weight.dtype, device=weight.device)
-    return module(inputs).cpu().numpy()
+    with torch.inference_mode():
+        inputs = torch.as_tensor(X, dtype=weight.dtype, device=weight.device)
+        return module(inputs).cpu().numpy()
 
 
 def _features(module, head: str, X) -> Iterator[np.ndarray]:
     with head_input(module, head) as seen:
-        for _ in _forward(module, X):
+        for start in range(0, len(X), _ROWS):
+            _outputs(module, X[start : start + _ROWS])
             hidden = seen.pop().cpu().numpy()
             n_rows, width = hidden.shape
             has_bias = module.get_submodule(head).bias is not None
@@ -107,26 +103,26 @@ def feature_source(module, head: str, X) -> Callable[[], Iterable[np.ndarray]]:
     return lambda: _features(module, head, X)
 
 
-def head_objective(net, data) -> HeadObjective:
+def head_objective(net, data, features) -> HeadObjective:
     """Return what later repairs need to know of the training rows.
 
     Parameters
     ----------
     net : ConstrainedNet
     data : TrainingData
+    features : callable
+        Their features in the product, see `feature_source`.
 
     Returns
     -------
     HeadObjective
     """
-    module = make_product(net)
-    chunks = feature_source(module, net.head, data.X)()
-    has_bias = module.get_submodule(net.head).bias is not None
-    return HeadObjective.from_rows(chunks, data.y, data.weight, has_bias=has_bias)
+    has_bias = net.plain_module_.get_submodule(net.head).bias is not None
+    return HeadObjective.from_rows(features(), data.y, data.weight, has_bias=has_bias)
 
 
 def repaired_product(
-    net, X, objective=None, *, balance=True, weights=None, kept=None
+    net, X, objective=None, *, features=None, balance=True, weights=None, kept=None
 ) -> tuple[nn.Module, HeadRepair, np.ndarray]:
     """Return the product with the nearest head that obeys the bound on all rows.
 
@@ -140,6 +136,8 @@ def repaired_product(
         Rows to hold the bound on.
     objective : HeadObjective, optional
         Of the training rows; by default that of X, without balance.
+    features : callable, optional
+        Features of X where they are known already, see `feature_source`.
     balance : bool, default=True
         Keep the mean prediction at the mean target.
     weights : ndarray of shape (n_samples,), optional
@@ -155,17 +153,17 @@ def repaired_product(
     """
     module = make_product(net)
     linear = module.get_submodule(net.head)
-    rows = feature_source(module, net.head, X)
+    features = features or feature_source(module, net.head, X)
     if objective is None:
         has_bias = linear.bias is not None
-        objective = HeadObjective.from_rows(rows(), has_bias=has_bias)
+        objective = HeadObjective.from_rows(features(), has_bias=has_bias)
     start = read_head(linear)
-    margin = rounding_margin(module, X, rows, start, net.targets.scale)
+    margin = rounding_margin(module, X, features, start, net.targets.scale)
     for _ in range(_ATTEMPTS):
         repair = nearest_feasible_head(
             start,
             objective,
-            rows,
+            features,
             lower_bound=net.targets.lower_bound,
             margin=margin,
             scale=net.targets.scale,
@@ -181,15 +179,15 @@ def repaired_product(
     return module, repair, margin
 
 
-def rounding_margin(module, X, rows, coef, scale) -> np.ndarray:
-    """Bound the rounding of predictions: measured in float32, and by magnitude.
+def rounding_margin(module, X, features, coef, scale) -> np.ndarray:
+    """Bound the rounding of predictions: by magnitude, and in float32 by some rows.
 
     Parameters
     ----------
     module : nn.Module
     X : ndarray of shape (n_samples, n_features)
-    rows : callable
-        Its features, see `feature_source`.
+    features : callable
+        Of X, see `feature_source`.
     coef : ndarray of shape (n_outputs, d1)
         The head.
     scale : ndarray of shape (n_outputs,)
@@ -201,12 +199,13 @@ def rounding_margin(module, X, rows, coef, scale) -> np.ndarray:
         Unit of y.
     """
     dtype = next(module.parameters()).dtype
-    size = np.max([np.max(np.abs(part) @ np.abs(coef).T, axis=0) for part in rows()], 0)
-    margin = 1e-9 * scale + 8 * torch.finfo(dtype).eps * size
+    sizes = [np.max(np.abs(part) @ np.abs(coef).T, axis=0) for part in features()]
+    margin = 1e-9 * scale + 8 * torch.finfo(dtype).eps * np.max(sizes, axis=0)
     if dtype != torch.float64:
         exact = copy.deepcopy(module).cpu().double()
-        pairs = zip(_forward(module, X), _forward(exact, X), strict=True)
-        margin = margin + 4 * np.max([abs(a - b).max(axis=0) for a, b in pairs], 0)
+        some = X[:: -(-len(X) // _ROWS)]
+        rounding = np.abs(_outputs(module, some) - _outputs(exact, some))
+        margin = margin + 4 * rounding.max(axis=0)
     return margin
 
 

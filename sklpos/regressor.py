@@ -28,7 +28,12 @@ from sklpos.documentation import DocumentationLinkMixin
 from sklpos.modules import MLP
 from sklpos.parameters import CONSTRAINTS, NetParamsMixin
 from sklpos.persistence import PlainState
-from sklpos.product import head_objective, make_product, predict_rows
+from sklpos.product import (
+    feature_source,
+    head_objective,
+    make_product,
+    predict_rows,
+)
 from sklpos.repair.estimator import EnforceMixin
 from sklpos.repair.provable import UnprovableError
 from sklpos.seeding import draw_seed
@@ -37,7 +42,7 @@ from sklpos.sklearn_callbacks import (
     EpochBridge,
     with_callbacks,
 )
-from sklpos.validation import check_training_data
+from sklpos.validation import check_training_data, is_valid_as_it_is
 from sklpos.violations import summarise_training
 
 
@@ -316,6 +321,8 @@ class PositiveOutputRegressor(
 
     def _check_inputs(self, X) -> np.ndarray:
         check_is_fitted(self)
+        if is_valid_as_it_is(self, X):
+            return X
         return validate_data(
             self,
             X,
@@ -389,12 +396,17 @@ class PositiveOutputRegressor(
         objective, self.kkt_ = self._publish(data, rows)
         self._warn_of_divergence(objective)
         if self.strategy_.guarantee != "everywhere":
-            self._objective = head_objective(self.net_, data)
+            self._finish_head(data)
+        self._training = summarise_training(self, data)
+
+    def _finish_head(self, data) -> None:
+        features = feature_source(self.module_, self.net_.head, data.X)
+        self._objective = head_objective(self.net_, data, features)
         if self.strategy_.guarantee == "domain":
             self._hold_on_domain(data)
-        elif self.strategy_.guarantee != "everywhere" and self.repair is not None:
-            self._repair(data.X, data.kept, data.n_samples, data.weight)
-        self._training = summarise_training(self, data)
+        elif self.repair is not None:
+            rows = (data.X, data.kept, data.n_samples, data.weight)
+            self._repair(*rows, features)
 
     def _warn_of_divergence(self, objective: float) -> None:
         if objective > 10:

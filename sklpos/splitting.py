@@ -57,13 +57,13 @@ def split_rows(
     TrainingRows
     """
     y = targets.standardise(data.y)
-    index, params = np.arange(len(y)), estimator._net_params_for("dataset")
+    params = estimator._net_params_for("dataset")
     if not estimator.early_stopping:
-        return TrainingRows(_rows(data, y, index, dtype, params), None, data.kept)
+        return TrainingRows(_rows(data, y, ..., dtype, params), None, data.kept)
     if len(y) < 2:
         raise ValueError("early_stopping=True needs at least 2 samples.")
     train, valid = train_test_split(
-        index,
+        np.arange(len(y)),
         test_size=max(1, int(estimator.validation_fraction * len(y))),
         random_state=derive_seed(seed, 3) % 2**32,
     )
@@ -76,10 +76,8 @@ def split_rows(
 
 
 def _rows(data: TrainingData, y, index, dtype, params) -> RowDataset:
-    whole = len(index) == len(y)
-    X = data.X if whole else data.X[index]
     return RowDataset(
-        torch.as_tensor(X, dtype=dtype),
+        torch.as_tensor(data.X[index], dtype=dtype),
         torch.as_tensor(y[index], dtype=dtype),
         torch.as_tensor(data.weight[index]),
         **params,

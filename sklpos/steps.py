@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_SUMMED = 2**16  # rows at once: few operations, little memory
+
 
 @dataclass(frozen=True, eq=False)
 class Steps:
@@ -52,7 +54,7 @@ class Steps:
     def from_rows(
         cls, batches: list[tuple], loss: Callable, penalty: Callable
     ) -> Steps:
-        """Compute means over batches from their rows, all at once.
+        """Compute means over batches from their rows, many at once.
 
         Parameters
         ----------
@@ -61,21 +63,29 @@ class Steps:
         loss, penalty : callable
             Map (y_pred, y_true) and (violation, index) to one number a row and output.
         """
-        sizes = torch.tensor([len(part[0]) for part in batches])
-        index, violation, weight, y_pred, y_true = (
-            torch.cat(parts) for parts in zip(*batches, strict=True)
-        )
-        sizes = sizes.to(y_pred.device)
-        number = torch.repeat_interleave(sizes)
-        means = []
-        for rows in (loss(y_pred, y_true), penalty(violation, index)):
-            total = (weight * rows).sum(1) / y_pred.shape[1]
-            sums = total.new_zeros(len(sizes)).index_add_(0, number, total)
-            means.append(sums / sizes.clamp(min=1))
-        return cls(index, violation, sizes, *means)
+        size = max(_SUMMED // max(len(batches[0][0]), 1), 1)
+        groups = (batches[i : i + size] for i in range(0, len(batches), size))
+        parts = (_sum_up(group, loss, penalty) for group in groups)
+        return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def mean(self, name: str) -> float:
         """Return the mean of ``objective`` or ``constraint`` over the epoch's rows."""
         values = getattr(self, name).cpu().double()
         share = self.sizes.cpu().double() / self.sizes.sum().cpu()
         return float(share @ values)
+
+
+def _sum_up(batches: list[tuple], loss: Callable, penalty: Callable) -> tuple:
+    """Return what `Steps` holds of some batches."""
+    sizes = torch.tensor([len(part[0]) for part in batches])
+    index, violation, weight, y_pred, y_true = (
+        torch.cat(parts) for parts in zip(*batches, strict=True)
+    )
+    sizes = sizes.to(y_pred.device)
+    number = torch.repeat_interleave(sizes)
+    means = []
+    for rows in (loss(y_pred, y_true), penalty(violation, index)):
+        total = (weight * rows).sum(1) / y_pred.shape[1]
+        sums = total.new_zeros(len(sizes)).index_add_(0, number, total)
+        means.append(sums / sizes.clamp(min=1))
+    return index, violation, sizes, *means

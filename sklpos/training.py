@@ -11,6 +11,7 @@ import torch
 from skorch.utils import to_tensor
 from torch import Tensor
 
+from sklpos.backprop import Backprop
 from sklpos.callbacks import MultiplierAscent
 from sklpos.data import Batch
 from sklpos.loop import LeanNet
@@ -48,6 +49,7 @@ class TrainingNet(LeanNet):
     def initialize(self):
         """Start with nothing computed."""
         self.batches_, self.losses_wait_, self.steps_ = [], False, None
+        self.backprop_ = None
         return super().initialize()
 
     @property
@@ -119,8 +121,9 @@ class TrainingNet(LeanNet):
             super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
             return
         self.batches_, self.losses_wait_ = [], self._losses_can_wait()
+        self.backprop_ = self.plain_backprop()
         super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
-        batches, self.batches_ = self.batches_, []
+        batches, self.batches_, self.backprop_ = self.batches_, [], None
         self.steps_ = self._sum_up(batches)
         if self.losses_wait_:
             self._record_losses(self.steps_.objective + self.steps_.constraint)
@@ -130,19 +133,31 @@ class TrainingNet(LeanNet):
             return Steps.from_rows(batches, self.criterion_, self.strategy_.penalty)
         return Steps.from_batches(batches)
 
+    def plain_backprop(self) -> Backprop | None:
+        """Return passes without a graph, None where one is needed."""
+        plain = not self._is_watched() and not self._may_have_domains()
+        return Backprop.of(self.module_) if plain else None
+
     def _losses_can_wait(self) -> bool:
         """Whether nobody needs the value of the loss before the epoch is over."""
-        strategy = self.strategy_
-        hooks = ("on_batch_begin", "on_batch_end", "on_grad_computed")
         ascents = [hook.__self__ for hook in self.listeners("on_violation")]
         return (
-            not any(self.listeners(hook) for hook in hooks)
+            not self._is_watched()
             and all(type(ascent) is MultiplierAscent for ascent in ascents)
             and type(self.criterion_) is torch.nn.MSELoss
             and type(self.optimizer_) in _BLIND_OPTIMIZERS
-            and strategy.row_by_row
-            and type(strategy).lowest_outputs is ConstraintStrategy.lowest_outputs
+            and self.strategy_.row_by_row
+            and not self._may_have_domains()
         )
+
+    def _may_have_domains(self) -> bool:
+        own = type(self.strategy_).lowest_outputs
+        return own is not ConstraintStrategy.lowest_outputs
+
+    def _is_watched(self) -> bool:
+        """Whether a callback sees the batches, and may change what it sees."""
+        hooks = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+        return any(self.listeners(hook) for hook in hooks)
 
     def _record_losses(self, losses: Tensor) -> None:
         records = self.history[-1]["batches"]
@@ -177,12 +192,12 @@ class TrainingNet(LeanNet):
             the epoch is over; ``y_pred``; ``violation``.
         """
         self._set_training(True)
-        y_pred = self.infer(batch[0], **fit_params)
+        y_pred = self._forward(batch[0], **fit_params)
         outputs, index, weight = self._add_domains(y_pred, batch)
         violation = self.violation(outputs.detach())
         self._notify_violation(violation, index)
         slope = self.strategy_.penalty_gradient(violation, index)
-        outputs.backward(self._gradient(y_pred, batch, weight, slope))
+        self._backward(outputs, self._gradient(y_pred, batch, weight, slope))
         step = {"loss": None, "y_pred": y_pred, "violation": violation}
         if self.losses_wait_:
             return step
@@ -196,6 +211,17 @@ class TrainingNet(LeanNet):
             "objective": objective,
             "constraint": constraint,
         }
+
+    def _forward(self, X: Tensor, **fit_params) -> Tensor:
+        if self.backprop_ is None or fit_params:
+            return self.infer(X, **fit_params)
+        return self.backprop_.forward(X.to(self.device))
+
+    def _backward(self, outputs: Tensor, gradient: Tensor) -> None:
+        if outputs.requires_grad:
+            outputs.backward(gradient)
+        else:
+            self.backprop_.backward(gradient)
 
     def _add_domains(self, y_pred: Tensor, batch: Batch):
         """Return outputs, row numbers and weights of the rows, then of the domains.

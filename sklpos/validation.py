@@ -97,12 +97,38 @@ def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> Train
     if not weight.any():
         raise ValueError("sample_weight is 0 in every row; at least one must be > 0.")
     lower_bound = check_lower_bound(estimator.lower_bound, y.shape[1])
-    kept = np.flatnonzero(weight)
-    if len(kept) < len(X) or not X.flags.writeable:  # torch wants it writeable
-        X = X[kept]
-    rows = (X, y[kept], weight[kept] / weight.max())
+    n_samples, kept = len(y), np.flatnonzero(weight)
+    if len(kept) < n_samples:
+        X, y, weight = X[kept], y[kept], weight[kept]
+    elif not X.flags.writeable:  # as torch wants it
+        X = X.copy()
+    rows = (X, y, weight / weight.max())
     _report_low_targets(rows[1], lower_bound, estimator.on_negative_y)
-    return TrainingData(*rows, lower_bound, kept, len(y), y_ndim)
+    return TrainingData(*rows, lower_bound, kept, n_samples, y_ndim)
+
+
+def is_valid_as_it_is(estimator, X) -> bool:
+    """Whether scikit-learn would look at X for long, and return it unchanged.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+        Fitted.
+    X : object
+        What `predict` got.
+
+    Returns
+    -------
+    bool
+        False for all that is not a finite, writeable array of rows; it may be valid.
+    """
+    if type(X) is not np.ndarray or hasattr(estimator, "feature_names_in_"):
+        return False
+    expected = X.ndim == 2 and len(X) and X.shape[1] == estimator.n_features_in_
+    if not expected or X.dtype not in (np.float64, np.float32):
+        return False
+    with np.errstate(all="ignore"):
+        return X.flags.writeable and bool(np.isfinite(X.sum()))
 
 
 def check_lower_bound(lower_bound, n_outputs: int) -> np.ndarray:

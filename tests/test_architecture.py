@@ -19,9 +19,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Of our own, each module may import only from the layers below its own.
 LAYERS = [
-    {"documentation", "pipelines", "plotting.axes", "version"},
-    {"seeding", "targets", "heads", "modules", "parameters", "inputs", "decay"},
-    {"strategies.base", "data", "loop", "steps"},
+    {"documentation", "pipelines", "plotting.axes", "version", "decay", "adam"},
+    {"seeding", "targets", "heads", "modules", "parameters", "inputs"},
+    {"strategies.base", "data", "loop", "steps", "backprop"},
     {"metrics", "sklearn_callbacks", "repair.programme"},
     {"repair.nearest"},
     {"repair.robust", "repair.summary"},
@@ -172,7 +172,7 @@ def test_every_strategy_declares_what_it_is(strategy):
 def test_files_are_short(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= 300 or path.name in MAY_BE_LONG
-    assert lines <= 450
+    assert lines <= 500
 
 
 def test_the_exceptions_are_needed():

@@ -24,11 +24,11 @@ def test_a_quick_run_prints_tables_and_writes_json(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(output.read_text())
-    titles = [result["title"] for result in report["results"]]
-    for title in ("one epoch", "fit", "predict 1 rows", "repair", "memory"):
+    tables = [table for section in report.values() for table in section["tables"]]
+    titles = [table["title"] for table in tables]
+    for title in ("one epoch", "fit", "predict 1 rows", "repair", "growth"):
         assert title in titles
-        assert title in done.stdout
-    steps = next(r for r in report["results"] if r["title"] == "one epoch")["rows"]
+    steps = report["steps"]["tables"][0]["rows"]
     assert {"bare loop", "skorch", "MLPRegressor"} <= steps.keys()
     assert all(row["median"] > 0 and row["cpu"] > 0 for row in steps.values())
 
@@ -77,3 +77,12 @@ def test_a_quick_run_prints_tables_of_real_data(module, words):
     for word in words:
         assert word in done.stdout
     assert "nan" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_section_keeps_the_others(tmp_path):
+    output = tmp_path / "results.json"
+    output.write_text('{"memory": {"tables": []}}')
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--section", "predict"]
+    subprocess.run([*command, "--output", str(output)], cwd=ROOT, check=True)
+    assert json.loads(output.read_text()).keys() == {"memory", "predict"}

@@ -1,6 +1,7 @@
 """The estimator: weights, units, early stopping, modules, attributes."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from properties import (
@@ -13,11 +14,13 @@ from scipy.optimize import minimize
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score
+from sklearn.utils.validation import validate_data
 from skorch.callbacks import LRScheduler
 from torch import nn
 
 from sklpos import PositiveOutputRegressor
 from sklpos.strategies import AugmentedLagrangian
+from sklpos.validation import is_valid_as_it_is
 
 
 @pytest.mark.parametrize("target", ["y", "Y"])
@@ -301,3 +304,47 @@ def test_divergence_warns_and_keeps_finite_numbers(small, data):
         model = small(lr=1e6).fit(data.X, data.y)
     assert np.isfinite(model.predict(data.X)).all()
     assert_obeys(model, data.X)
+
+
+CLEAN = np.arange(12.0).reshape(4, 3)
+HUGE = np.full((4, 3), 1e308)  # the sum is not finite, but the numbers are
+
+
+@pytest.mark.parametrize(
+    ("X", "as_it_is"),
+    [
+        (CLEAN, True),
+        (CLEAN.astype(np.float32), True),
+        (np.asfortranarray(CLEAN), True),
+        (CLEAN[::2], True),
+        (HUGE, False),
+        (CLEAN.astype(">f8"), False),
+        (CLEAN.astype(int), False),
+        (CLEAN.tolist(), False),
+        (np.broadcast_to(CLEAN[:1], (4, 3)), False),
+        (pd.DataFrame(CLEAN), False),
+    ],
+)
+def test_only_what_is_valid_as_it_is_skips_the_validation(small, data, X, as_it_is):
+    model = small().fit(data.X, data.y)
+    assert is_valid_as_it_is(model, X) is as_it_is
+    checked = validate_data(
+        model, X, reset=False, dtype=[np.float64, np.float32], force_writeable=True
+    )
+    assert not as_it_is or checked is X
+    assert_same_bits(model.predict(X), model.predict(checked))
+
+
+@pytest.mark.parametrize(
+    "X", [CLEAN[0], CLEAN[:0], CLEAN[:, :2], CLEAN * np.nan, CLEAN + np.inf, 1j * CLEAN]
+)
+def test_what_is_not_valid_is_refused(small, data, X):
+    with pytest.raises(ValueError, match=r"\S"):
+        small().fit(data.X, data.y).predict(X)
+
+
+def test_names_of_features_are_always_checked(small, data):
+    frame = pd.DataFrame(data.X, columns=["a", "b", "c"])
+    model = small().fit(frame, data.y)
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        model.predict(CLEAN)

@@ -11,6 +11,8 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sklpos import STRATEGIES
+from sklpos.backprop import Backprop
+from sklpos.building import new_net
 from sklpos.loop import LeanNet
 from sklpos.net import ConstrainedNet
 from sklpos.strategies import AugmentedLagrangian
@@ -111,6 +113,15 @@ def test_losses_that_wait_are_the_same(small, data, strategy, bound):
             assert batch == pytest.approx(same, rel=1e-12)
 
 
+def test_losses_are_the_same_however_many_are_summed_up_at_once(
+    small, data, monkeypatch
+):
+    fits = [small(batch_size=7).fit(data.X, data.Y, data.weight)]
+    monkeypatch.setattr("sklpos.steps._SUMMED", 20)  # two batches
+    fits.append(small(batch_size=7).fit(data.X, data.Y, data.weight))
+    assert_same_bits(*(timeless(model.history_) for model in fits))
+
+
 class ByAutograd(ConstrainedNet):
     """The textbook's step: one loss with its graph, and ``loss.backward()``."""
 
@@ -144,7 +155,7 @@ def test_the_gradient_is_that_of_autograd(
     params = {"strategy": strategy, "lower_bound": bound, "criterion": criterion}
     params |= {"dtype": dtype, "batch_size": 16, "repair": None}
     fast = small(**params).fit(data.X, data.Y, data.weight)
-    monkeypatch.setattr("sklpos.building.ConstrainedNet", ByAutograd)
+    monkeypatch.setattr(new_net, "__defaults__", (None, ByAutograd))
     params |= {"optimizer__fused": False, "callbacks": [Onlooker()]}
     plain = small(**params).fit(data.X, data.Y, data.weight)
     assert type(plain.net_) is ByAutograd
@@ -246,4 +257,21 @@ def test_nothing_of_an_epoch_is_kept(small, data):
     for callbacks in ([], [Onlooker()]):
         net = small(callbacks=callbacks).fit(data.X, data.y).net_
         assert net.steps_ is None
+        assert net.backprop_ is None
         assert net.batches_ == []
+
+
+@pytest.mark.parametrize("hook", [None, "on_batch_end"])
+def test_plain_nets_take_the_plain_passes_unless_somebody_looks_on(
+    small, data, monkeypatch, hook
+):
+    taken = []
+    forward = Backprop.forward
+    monkeypatch.setattr(
+        Backprop, "forward", lambda self, X: taken.append(1) or forward(self, X)
+    )
+    callback = Callback()
+    if hook:
+        setattr(callback, hook, lambda *args, **kwargs: None)
+    small(callbacks=[callback], max_epochs=2).fit(data.X, data.y)
+    assert bool(taken) is (hook is None)

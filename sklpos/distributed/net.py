@@ -93,6 +93,10 @@ class ParallelNet(ConstrainedNet):
             return super().infer(x, **fit_params)
         return self.replica_(x, **fit_params)
 
+    def plain_backprop(self):
+        """Leave the gradients to the replica, which averages them."""
+        return None if self.replica_ is not None else super().plain_backprop()
+
     def train_step_single(self, batch: Batch, **fit_params):
         """Compute the gradient of the whole batch, and its loss."""
         step = super().train_step_single if len(batch.index) else self._idle_step

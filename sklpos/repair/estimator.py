@@ -92,11 +92,12 @@ class EnforceMixin:
             self._training = (self._training[0], None)  # the training rows are gone
         return self
 
-    def _repair(self, X, rows, n_samples: int, weights=None) -> None:
+    def _repair(self, X, rows, n_samples: int, weights=None, features=None) -> None:
         module, repair, margin = repaired_product(
             self.net_,
             X,
             self._objective,
+            features=features,
             balance=self.balance,
             weights=weights,
             kept=self._kept,

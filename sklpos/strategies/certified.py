@@ -130,8 +130,8 @@ class Certified(AugmentedLagrangian):
         """Let the domain grow."""
         self.state_.n_epochs.add_(1)
 
-    def _curvature(self, index: Tensor) -> Tensor:
-        rows = super()._curvature(index)
+    def _alpha(self, index: Tensor) -> Tensor:
+        rows = super()._alpha(index)
         return torch.where(index[:, None] < 0, self.domain_curvature * rows, rows)
 
     def _outline(self, X: Tensor) -> Tensor:

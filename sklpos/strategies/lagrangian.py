@@ -134,23 +134,24 @@ class AugmentedLagrangian(Lagrangian):
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return ``lambda a + c a**2 / 2`` with ``a = max(g, -lambda / c)``."""
-        multiplier, curvature = self.state_.multiplier[index], self._curvature(index)
+        multiplier, curvature = self.state_.multiplier[index], 2 * self._alpha(index)
         tiny = torch.finfo(violation.dtype).tiny  # c -> 0 gives lambda * g
         reach = torch.maximum(violation, -multiplier / curvature.clamp(min=tiny))
         return multiplier * reach + curvature * reach**2 / 2
 
     def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
         """Return ``relu(lambda + c * violation)``."""
-        multiplier, curvature = self.state_.multiplier[index], self._curvature(index)
-        return torch.addcmul(multiplier, curvature, violation).relu_()
+        multiplier, alpha = self.state_.multiplier[index], self._alpha(index)
+        return torch.addcmul(multiplier, alpha, violation, value=2).relu_()
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend by a fraction of c, on the rows of the batch."""
-        self._ascend(violation, index, self.dual_lr * self._curvature(index))
+        self._ascend(violation, index, 2 * self.dual_lr * self._alpha(index))
 
     def on_epoch_end(self, max_violation: float) -> None:
         """Raise c while the bound is violated and no progress is made."""
         raise_alpha_if_stalled(self.state_, max_violation, self.tolerance, self.growth)
 
-    def _curvature(self, index: Tensor) -> Tensor:
-        return self.state_.alpha + self.state_.alpha
+    def _alpha(self, index: Tensor) -> Tensor:
+        """Return half of c, of these rows."""
+        return self.state_.alpha
