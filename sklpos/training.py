@@ -276,19 +276,7 @@ class TrainingNet(LeanNet):
             raise self.divergence(f"the loss became {loss} in")
 
     def divergence(self, what: str, further: str = "") -> DivergenceError:
-        """Return the error that ends training.
-
-        Parameters
-        ----------
-        what : str
-            What happened "in" or "after" the epoch.
-        further : str
-            What else may be lowered.
-
-        Returns
-        -------
-        DivergenceError
-        """
+        """Return the error that ends training, with what else may be lowered."""
         return DivergenceError(
             f"{what} epoch {len(self.history)}; training diverged: lower {further}lr "
             f"(now {self.lr}) or alpha, or standardise X."

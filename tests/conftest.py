@@ -1,10 +1,13 @@
 """Fixtures: one torch thread, every strategy, small data on which the bound bites."""
 
+import functools
+import threading
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from properties import assert_same_bits, global_state, untouched_random_state
 
 from sklpos import STRATEGIES, PositiveOutputRegressor
 
@@ -16,6 +19,40 @@ REPAIRED = sorted(set(STRATEGIES) - set(EVERYWHERE))
 def one_thread():
     """Small nets are slower, and less repeatable, with more."""
     torch.set_num_threads(1)
+
+
+CALLS = ("fit", "partial_fit", "predict", "score", "enforce", "certify")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def calls_leave_no_trace():
+    """No call of the suite changes the process; a test may draw numbers by itself."""
+
+    def watched(method):
+        @functools.wraps(method)
+        def call(*args, **kwargs):
+            if threading.current_thread() is not threading.main_thread():
+                return method(*args, **kwargs)  # others may be at work
+            with untouched_random_state():
+                return method(*args, **kwargs)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CALLS:
+            method = getattr(PositiveOutputRegressor, name)
+            patch.setattr(PositiveOutputRegressor, name, watched(method))
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Assert that no test changes the process, but for those that are marked."""
+    before = global_state()
+    result = yield
+    if pyfuncitem.get_closest_marker("global_state") is None:
+        assert_same_bits(global_state(), before)
+    return result
 
 
 @pytest.fixture(params=sorted(STRATEGIES))

@@ -1,6 +1,8 @@
 """Named assertions about fitted estimators."""
 
+import os
 import random
+import signal
 from contextlib import contextmanager
 
 import numpy as np
@@ -73,3 +75,17 @@ def untouched_random_state():
 
 def _global_random_state() -> list:
     return [torch.get_rng_state(), np.random.get_state(), random.getstate()]
+
+
+def global_state() -> dict:
+    """What belongs to the process, but for random state and filters of warnings."""
+    return {
+        "default dtype": str(torch.get_default_dtype()),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "grad mode": torch.is_grad_enabled(),
+        "threads": torch.get_num_threads(),
+        "interop threads": torch.get_num_interop_threads(),
+        "float errors": np.geterr(),
+        "signal handler": signal.getsignal(signal.SIGINT),
+        "working directory": os.getcwd(),
+    }

@@ -301,7 +301,7 @@ def test_training_lowers_the_loss(small, data, strategy):
 @pytest.mark.filterwarnings("ignore:the nearest head .* was lost to rounding")
 def test_divergence_warns_and_keeps_finite_numbers(small, data):
     with pytest.warns(ConvergenceWarning, match="training diverged"):
-        model = small(lr=1e6).fit(data.X, data.y)
+        model = small(lr=1e6, strategy="penalty").fit(data.X, data.y)
     assert np.isfinite(model.predict(data.X)).all()
     assert_obeys(model, data.X)
 
