@@ -9,7 +9,7 @@ import pytest
 import torch
 from properties import assert_obeys, assert_same_bits
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from sklpos import STRATEGIES, PositiveOutputRegressor
