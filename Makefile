@@ -8,6 +8,8 @@ PYTEST_ARGS ?= --numprocesses 2
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := .ci/constraints.txt
+LOWER := .venv-lower-bounds
+LOWER_PINS ?= .ci/lower-bounds.txt
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint $(PINS) --build-constraint $(PINS)
 
@@ -16,7 +18,8 @@ export OMP_NUM_THREADS := 1
 
 PYTEST = SCIPY_ARRAY_API=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-.PHONY: all bench check clean demo docs doctest league test test-slow
+.PHONY: all bench check clean demo docs doctest league test test-lower-bounds \
+	test-slow
 .DELETE_ON_ERROR:
 
 all: check test test-slow docs demo
@@ -39,6 +42,11 @@ test: $(VENV)/test.stamp
 doctest: $(VENV)/test.stamp
 	$(PYTEST) sklpos
 
+# The oldest versions that pyproject.toml allows, in an environment of their own.
+# PyPI's torch for Linux brings CUDA (6 GB): LOWER_PINS=... for another list.
+test-lower-bounds: $(LOWER)/test.stamp
+	SCIPY_ARRAY_API=1 $(LOWER)/bin/python -m pytest $(PYTEST_ARGS)
+
 # pytest ends with 5 where it finds no test
 test-slow: $(VENV)/slow.stamp
 	@$(PYTEST) -m slow --collect-only --quiet > $(VENV)/slow.txt; found=$$?; \
@@ -55,7 +63,7 @@ check: $(VENV)/lint.stamp
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWER) build dist .pytest_cache .ruff_cache
 	rm -rf docs/_build docs/auto_examples docs/reference/generated
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -92,6 +100,13 @@ $(VENV)/test.stamp: $(VENV)/base.stamp pyproject.toml
 
 $(VENV)/slow.stamp: $(VENV)/test.stamp
 	$(INSTALL) --group distributed
+	@touch $@
+
+$(LOWER)/test.stamp: $(LOWER_PINS) pyproject.toml
+	$(PYTHON) -m venv --clear $(LOWER)
+	$(LOWER)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(LOWER)/bin/python -m pip install --quiet --constraint $(LOWER_PINS) \
+		--editable ".[examples]" --group test
 	@touch $@
 
 $(VENV)/lint.stamp: $(VENV)/base.stamp pyproject.toml

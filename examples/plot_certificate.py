@@ -111,9 +111,9 @@ for name, model in models.items():
 # A guarantee on the training rows, which the repair gives to all, ends at these rows.
 # Without a promise for more, every net goes below zero somewhere between them, in the
 # hull, and farther below in the box. Around most new days they are verified, too.
-# CROWN, the quick method, leaves three in ten balls *unknown*: it has no
-# counterexample, but its bounds are not tight enough for a proof. The default,
-# ``method="auto"``, goes on with an attack and branch and bound, and decides them all.
+# CROWN, the quick method, leaves many balls *unknown*: it has no counterexample, but
+# its bounds are not tight enough for a proof. The default, ``method="auto"``, goes on
+# with an attack and branch and bound, and decides most of these, or all.
 #
 # The strategies that promise more keep it, for every domain inside the one that they
 # promise. On these days it costs nothing: the RMSE of all nets lies within 0.1 mm.

@@ -112,7 +112,8 @@ def _in_a_row(module: nn.Module) -> list[nn.Module]:
 
 def _is_watched(module: nn.Module) -> bool:
     """Whether something else happens in a pass, or to a gradient."""
-    if nn.modules.module._has_any_global_hook() or torch.is_autocast_enabled("cpu"):
+    of_all = any(getattr(nn.modules.module, f"_global{hooks}") for hooks in _HOOKS)
+    if of_all or torch.is_autocast_enabled("cpu"):
         return True
     if any(vars(part)[hooks] for part in module.modules() for hooks in _HOOKS):
         return True

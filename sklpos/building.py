@@ -26,7 +26,6 @@ from sklpos.validation import (
     check_callbacks,
     check_device,
     check_dtype,
-    check_magnitude,
     check_strategy,
 )
 
@@ -78,7 +77,8 @@ def new_net(
         shifted=head is None or module.get_submodule(head).bias is not None,
         scaled=estimator.scale_y,
     )
-    check_magnitude(population[0], targets.scale, dtype)
+    targets.check_target_magnitude(population[0], dtype)
+    targets.check_bound_magnitude(dtype)
     bound = torch.as_tensor(targets.bound, dtype=dtype)
     _start_head(estimator.module, module, head, targets, strategy, bound)
     module = strategy.wrap(module, head, X=example, lower_bound=bound)
@@ -137,6 +137,7 @@ def continue_net(estimator, net: ConstrainedNet, data: TrainingData, same_rows: 
         )
     net.targets = replace(net.targets, lower_bound=data.lower_bound)
     dtype = next(net.module_.parameters()).dtype
+    net.targets.check_bound_magnitude(dtype)
     rows = split_rows(estimator, data, net.targets, dtype, net.seed)
     if changed or not same_rows:
         set_up_strategy(strategy, rows, net.targets, estimator.alpha)

@@ -158,7 +158,7 @@ def repaired_product(
         has_bias = linear.bias is not None
         objective = HeadObjective.from_rows(features(), has_bias=has_bias)
     start = read_head(linear)
-    margin = rounding_margin(module, X, features, start, net.targets.scale)
+    margin = rounding_margin(module, X, features, start, net.targets)
     for _ in range(_ATTEMPTS):
         repair = nearest_feasible_head(
             start,
@@ -176,10 +176,15 @@ def repaired_product(
         if obeys(module, X, bound, margin):
             break
         margin = 4 * margin
+    else:
+        raise ValueError(
+            f"lower_bound={net.targets.lower_bound.tolist()} does not survive the "
+            "rounding of the predictions; use dtype='float64' or standardise X."
+        )
     return module, repair, margin
 
 
-def rounding_margin(module, X, features, coef, scale) -> np.ndarray:
+def rounding_margin(module, X, features, coef, targets) -> np.ndarray:
     """Bound the rounding of predictions: by magnitude, and in float32 by some rows.
 
     Parameters
@@ -190,8 +195,8 @@ def rounding_margin(module, X, features, coef, scale) -> np.ndarray:
         Of X, see `feature_source`.
     coef : ndarray of shape (n_outputs, d1)
         The head.
-    scale : ndarray of shape (n_outputs,)
-        Unit of y.
+    targets : TargetScale
+        Predictions will be at least of the size of its bound.
 
     Returns
     -------
@@ -200,7 +205,9 @@ def rounding_margin(module, X, features, coef, scale) -> np.ndarray:
     """
     dtype = next(module.parameters()).dtype
     sizes = [np.max(np.abs(part) @ np.abs(coef).T, axis=0) for part in features()]
-    margin = 1e-9 * scale + 8 * torch.finfo(dtype).eps * np.max(sizes, axis=0)
+    sizes.append(np.where(targets.bounded, np.abs(targets.lower_bound), 0))
+    rounding = 8 * torch.finfo(dtype).eps * np.max(sizes, axis=0)
+    margin = 1e-9 * targets.scale + rounding
     if dtype != torch.float64:
         exact = copy.deepcopy(module).cpu().double()
         some = X[:: -(-len(X) // _ROWS)]
@@ -226,7 +233,7 @@ def obeys(module, X, bound, margin) -> bool:
     bool
     """
     predictions = predict_rows(module, X)
-    if (predictions < bound).any():
+    if not (predictions >= bound).all():  # NaN does not obey
         return False
     near = np.flatnonzero((predictions < bound + 8 * margin).any(axis=1))[:_SINGLES]
     return not near.size or not (predict_rows(module, X[near], rows=1) < bound).any()

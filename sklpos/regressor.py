@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import validate_parameter_constraints
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from sklpos.building import (
     built_in_params,
@@ -43,7 +43,7 @@ from sklpos.sklearn_callbacks import (
     EpochBridge,
     with_callbacks,
 )
-from sklpos.validation import check_training_data, is_valid_as_it_is
+from sklpos.validation import check_inputs, check_training_data
 from sklpos.violations import summarise_training
 
 
@@ -322,15 +322,7 @@ class PositiveOutputRegressor(
 
     def _check_inputs(self, X) -> np.ndarray:
         check_is_fitted(self)
-        if is_valid_as_it_is(self, X):
-            return X
-        return validate_data(
-            self,
-            X,
-            reset=False,
-            dtype=[np.float64, np.float32],
-            force_writeable=True,  # torch warns of arrays that are not
-        )
+        return check_inputs(self, X)
 
     @contextmanager
     def _all_or_nothing(self, resume: bool):

@@ -67,6 +67,41 @@ class TargetScale:
             scale = np.where(deviation > rounding, deviation * unit, 1.0)
         return cls(shift, scale, lower_bound)
 
+    def check_target_magnitude(self, y: np.ndarray, dtype: torch.dtype) -> None:
+        """Raise ValueError if squares of y overflow, or their unit underflows.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n_samples, n_outputs)
+        dtype : torch.dtype
+            What the net computes in.
+        """
+        limit, smallest = min(1e150, torch.finfo(dtype).max / 1e3), self.scale.min()
+        if np.abs(y).max() > limit or smallest < 1 / limit:
+            raise ValueError(
+                f"y has a size of {np.abs(y).max():.3g} and a standard deviation of "
+                f"{smallest:.3g}, but {dtype} asks for numbers between "
+                f"{1 / limit:.0e} and {limit:.0e}; change the unit of y."
+            )
+
+    def check_bound_magnitude(self, dtype: torch.dtype) -> None:
+        """Raise ValueError if the bound is so far from y that its square overflows.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            What the net computes in.
+        """
+        limit, bound = torch.finfo(dtype).max / 1e3, self.lower_bound
+        with np.errstate(over="ignore"):
+            far = (np.abs(self.bound) > limit**0.5) | (np.abs(bound) > limit)
+        if (far := far & self.bounded).any():
+            raise ValueError(
+                f"lower_bound={np.unique(bound[far]).tolist()} is too far from y for "
+                f"{dtype}: more than {limit**0.5:.0e} standard deviations of y, or a "
+                f"number above {limit:.0e}; -inf leaves an output without a bound."
+            )
+
     @property
     def bound(self) -> np.ndarray:
         """Lower bound in scaled units, shape (n_outputs,)."""

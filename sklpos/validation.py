@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +12,18 @@ import numpy as np
 import torch
 from scipy.sparse import issparse
 from sklearn.base import clone
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    validate_data,
+)
 from skorch.callbacks import Callback
 
+from sklpos.arrays import for_torch, without_torch
 from sklpos.strategies import STRATEGIES, ConstraintStrategy
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_FLOATS = [np.float64, np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +88,8 @@ def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> Train
     """
     if issparse(y):
         raise ValueError("y is a sparse matrix; pass a dense array: y.toarray().")
-    X, y = validate_data(
-        estimator,
-        X,
-        y,
-        reset=reset,
-        dtype=[np.float64, np.float32],
-        multi_output=True,
-        y_numeric=True,
-    )
+    sample_weight = without_torch(sample_weight)
+    X, y = _check_rows(estimator, without_torch(X), without_torch(y), reset)
     y_ndim, y = y.ndim, np.asarray(y, dtype=np.float64).reshape(len(y), -1)
     weight = _check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True
@@ -100,35 +100,66 @@ def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> Train
     n_samples, kept = len(y), np.flatnonzero(weight)
     if len(kept) < n_samples:
         X, y, weight = X[kept], y[kept], weight[kept]
-    elif not X.flags.writeable:  # as torch wants it
-        X = X.copy()
-    rows = (X, y, weight / weight.max())
+    rows = (for_torch(X), y, weight / weight.max())
     _report_low_targets(rows[1], lower_bound, estimator.on_negative_y)
     return TrainingData(*rows, lower_bound, kept, n_samples, y_ndim)
 
 
-def is_valid_as_it_is(estimator, X) -> bool:
-    """Whether scikit-learn would look at X for long, and return it unchanged.
+def check_inputs(estimator, X) -> np.ndarray:
+    """Validate what `predict` and `enforce` take.
 
     Parameters
     ----------
     estimator : PositiveOutputRegressor
         Fitted.
-    X : object
-        What `predict` got.
+    X : array-like of shape (n_samples, n_features)
 
     Returns
     -------
-    bool
-        False for all that is not a finite, writeable array of rows; it may be valid.
+    ndarray of shape (n_samples, n_features)
     """
+    if is_valid_as_it_is(estimator, X):
+        return X
+    X = validate_data(estimator, without_torch(X), reset=False, dtype=_FLOATS)
+    return for_torch(X)
+
+
+def is_valid_as_it_is(estimator, X) -> bool:
+    """Whether scikit-learn would look at X for long, and return it unchanged."""
     if type(X) is not np.ndarray or hasattr(estimator, "feature_names_in_"):
         return False
     expected = X.ndim == 2 and len(X) and X.shape[1] == estimator.n_features_in_
-    if not expected or X.dtype not in (np.float64, np.float32):
+    if not expected or X.dtype not in _FLOATS:
         return False
     with np.errstate(all="ignore"):
-        return X.flags.writeable and bool(np.isfinite(X.sum()))
+        return for_torch(X) is X and bool(np.isfinite(X.sum()))
+
+
+def _check_rows(estimator, X, y, reset: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Let scikit-learn validate; where it names neither X nor y, name it."""
+    try:
+        return validate_data(
+            estimator,
+            X,
+            y,
+            reset=reset,
+            dtype=_FLOATS,
+            multi_output=True,
+            y_numeric=True,
+        )
+    except (TypeError, ValueError) as error:
+        if re.search(r"\b[Xy]\b", str(error)):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{'y' if _is_numeric(X) else 'X'}: {error}") from error
+
+
+def _is_numeric(X) -> bool:
+    try:
+        check_array(X, dtype=_FLOATS)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def check_lower_bound(lower_bound, n_outputs: int) -> np.ndarray:
@@ -165,26 +196,6 @@ def _report_low_targets(y, lower_bound, on_negative_y: str) -> None:
         UserWarning,
         stacklevel=5,  # whoever called fit
     )
-
-
-def check_magnitude(y: np.ndarray, scale: np.ndarray, dtype: torch.dtype) -> None:
-    """Refuse targets whose squares overflow or whose unit underflows.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples, n_outputs)
-    scale : ndarray of shape (n_outputs,)
-        Their standard deviation.
-    dtype : torch.dtype
-        What the net computes in.
-    """
-    limit = min(1e150, torch.finfo(dtype).max / 1e3)
-    if np.abs(y).max() > limit or scale.min() < 1 / limit:
-        raise ValueError(
-            f"y has a size of {np.abs(y).max():.3g} and a standard deviation of "
-            f"{scale.min():.3g}, but {dtype} asks for numbers between {1 / limit:.0e} "
-            f"and {limit:.0e}; change the unit of y."
-        )
 
 
 def check_callbacks(callbacks) -> None:

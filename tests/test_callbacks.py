@@ -200,6 +200,8 @@ def decayed(epoch):
     ],
 )
 def test_schedule_goes_on_in_a_stream(policy, params):
+    if policy != "LambdaLR" and not hasattr(torch.optim.lr_scheduler, "_initial_mode"):
+        pytest.skip("an older torch makes one step more wherever it goes on")
     X, y = make_data()
     whole = regressor(LRScheduler(policy, **params)).fit(X, y)
     stream = regressor(LRScheduler(policy, **params))

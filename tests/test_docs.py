@@ -122,20 +122,8 @@ def test_quotes_name_an_example():
             assert ROOT / name in EXAMPLES
 
 
-PUBLIC = [
-    sklpos,
-    *(
-        importlib.import_module(f"sklpos.{name}")
-        for name in [
-            "certificates",
-            "distributed",
-            "export",
-            "metrics",
-            "repair",
-            "strategies",
-        ]
-    ),
-]
+ROOMS = ["certificates", "distributed", "export", "metrics", "repair", "strategies"]
+PUBLIC = [sklpos, *(importlib.import_module(f"sklpos.{room}") for room in ROOMS)]
 
 
 def public_names(module):

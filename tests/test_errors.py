@@ -1,6 +1,7 @@
 """Bad input, one row each: what is raised or warned of, and the words that help."""
 
 import warnings
+from datetime import date
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from properties import assert_obeys, assert_same_bits
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from sklpos import STRATEGIES, PositiveOutputRegressor
@@ -82,10 +83,11 @@ DATA = [
     case("inf in y", X, marred(Y, np.inf), ValueError, "y contains infinity"),
     case("sparse X", sparse.csr_array(X), y, TypeError, "Sparse", "X", "toarray"),
     case("sparse y", X, sparse.csr_array(Y), ValueError, "y is", "sparse", "toarray"),
-    case("complex X", X + 1j, y, ValueError, "Complex data not supported"),
-    case("complex y", X, y + 1j, ValueError, "Complex data not supported"),
-    case("strings in X", marred(X, "a", object), y, ValueError, "to float: 'a'"),
-    case("strings in y", X, marred(y, "b", object), ValueError, "to float: 'b'"),
+    case("complex X", X + 1j, y, ValueError, "X: Complex data not supported"),
+    case("complex y", X, y + 1j, ValueError, "y: Complex data not supported"),
+    case("strings in X", marred(X, "a", object), y, ValueError, "X: ", "float: 'a'"),
+    case("strings in y", X, marred(y, "b", object), ValueError, "y: ", "float: 'b'"),
+    case("dates in y", X, [date(2026, 1, 1)] * N, TypeError, "y: ", "date"),
     case("no rows", X[:0], y[:0], ValueError, "0 sample(s)", "minimum of 1"),
     case("no features", X[:, :0], y, ValueError, "0 feature(s)", "minimum of 1"),
     case("no y", X, None, ValueError, "requires y to be passed"),
@@ -96,6 +98,15 @@ DATA = [
     case("huge y", X, y * 1e200, ValueError, "y has a size of", "unit of y"),
     case("y > float32", X.astype("f4"), y * 1e38, ValueError, "float32", "unit of y"),
     case("tiny y", X, y * 1e-200, ValueError, "standard deviation", "unit of y"),
+    case(
+        "bound far from y",
+        X,
+        y,
+        ValueError,
+        "lower_bound=[-1e+300]",
+        "-inf",
+        lower_bound=-1e300,
+    ),
     case("huge X", X * 1e200, y, ValueError, "diverged", "standardise X"),
     case("negative y", X, -y - 1, UserWarning, "lower_bound=[0.0]", "20 of 20"),
     case(

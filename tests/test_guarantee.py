@@ -66,6 +66,22 @@ def test_a_margin_that_is_too_small_is_raised(small, data, monkeypatch):
     assert (model.repair_.margin_ > 1e-9 * data.Y.std(axis=0)).all()
 
 
+@pytest.mark.parametrize("bound", [0.03, -1e5])
+def test_a_bound_far_from_y_is_held_in_float32(small, data, bound):
+    """The rounding of the bound itself is larger than all that y varies by."""
+    y = bound + 1e-9 * (data.y - 1)
+    model = small(dtype="float32", lower_bound=bound, on_negative_y="ignore")
+    with pytest.warns(UserWarning, match="balance was dropped|was lost to rounding"):
+        model.fit(data.X, y)
+    assert_obeys(model, data.X, bound)
+
+
+def test_a_repair_that_never_holds_is_an_error(small, data, monkeypatch):
+    monkeypatch.setattr("sklpos.product.obeys", lambda *args: False)
+    with pytest.raises(ValueError, match=r"lower_bound=.*rounding"):
+        small().fit(data.X, data.y)
+
+
 def test_repair_leaves_the_training_state_alone(small, data, strategy):
     repaired = small(strategy=strategy).fit(data.X, data.Y)
     trained = small(strategy=strategy, repair=None).fit(data.X, data.Y)

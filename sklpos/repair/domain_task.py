@@ -125,7 +125,8 @@ class DomainTask:
         margin = 1e-9 * self.scale
         if self.X is not None:
             rows = feature_source(self.module, self.net.head, self.X)
-            margin = rounding_margin(self.module, self.X, rows, self.start, self.scale)
+            start = self.start
+            margin = rounding_margin(self.module, self.X, rows, start, self.net.targets)
         if isinstance(self.domain, All):
             return margin
         return margin + 2 * self.prove(self.start).slack.max(axis=0)

@@ -121,7 +121,8 @@ class Certified(AugmentedLagrangian):
         if self.domain == "box":
             low, high = image(first, points[:1], points[1:])
         else:  # a linear function is smallest in one of the points
-            low, high = torch.aminmax(first(points), dim=0, keepdim=True)
+            hidden = first(points)  # aminmax has no gradient in older versions of torch
+            low, high = hidden.amin(0, keepdim=True), hidden.amax(0, keepdim=True)
         for layer in others:
             low, high = image(layer, low, high)
         return low - self.safety if module.training else low

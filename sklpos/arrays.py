@@ -1,0 +1,61 @@
+"""Arrays on their way to torch: tensors of any kind in, arrays it can read out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
+
+
+def without_torch(values: ArrayLike) -> ArrayLike:
+    """Return a tensor as an array, and all else as it is.
+
+    scikit-learn's validation reads tensors on the CPU, without a gradient, of a dtype
+    that numpy knows; these are no reasons to refuse one.
+
+    Parameters
+    ----------
+    values : array-like or torch.Tensor
+
+    Returns
+    -------
+    array-like
+
+    Examples
+    --------
+    >>> import torch
+    >>> without_torch(torch.tensor([1.5], dtype=torch.bfloat16, requires_grad=True))
+    array([1.5], dtype=float32)
+    """
+    if not isinstance(values, Tensor):
+        return values
+    values = values.detach().cpu()
+    if values.is_floating_point() and values.dtype not in _OF_NUMPY:
+        values = values.float()  # bfloat16 and the dtypes of 8 bits
+    return values.numpy()
+
+
+def for_torch(X: NDArray) -> NDArray:
+    """Return an array that torch reads: writeable, native, of no negative stride.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features)
+        X itself where it will do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> for_torch(np.ones((3, 2), dtype=">f4")[::-1]).dtype.isnative
+    True
+    """
+    if X.flags.writeable and X.dtype.isnative and min(X.strides) >= 0:
+        return X
+    return np.array(X, dtype=X.dtype.newbyteorder("="), order="C")
