@@ -371,11 +371,11 @@ class CtrlC(Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("epoch", [1, 3])
+@pytest.mark.parametrize("epoch", [2, 4])
 def test_ctrl_c_leaves_a_usable_model(epoch):
     X, y = make_data()
     model = regressor(callbacks=[CtrlC(epoch)], max_epochs=9, repair="head").fit(X, y)
-    assert model.n_iter_ == epoch
+    assert model.n_iter_ == epoch - 1  # the one that was cut is undone
     assert model.predict(X).min() >= 0
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         np.testing.assert_array_equal(twin.predict(X), model.predict(X))
@@ -625,7 +625,7 @@ def test_the_multipliers_of_domains_are_the_last_rows():
     net.partial_fit(rows, epochs=2)
     batches = [batch for epoch in seen.epochs_ for batch in epoch]
     assert all(batch[-2:] == [-1, -2] for batch in batches)
-    steps = 0.2 * len(batches) * (1.0 - net.module_(Corners.points)[:, 0])
+    steps = 0.1 * len(batches) * (1.0 - net.module_(Corners.points)[:, 0])
     reached = net.strategy_.state_.multiplier[[-1, -2], 0]
     assert (reached > 0).any()
     torch.testing.assert_close(reached, torch.relu(steps.detach()))

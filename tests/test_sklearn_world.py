@@ -65,7 +65,9 @@ def test_grid_search_in_processes_over_a_pipeline_of_a_frame(small, data):
     }
     scaler = StandardScaler().set_output(transform="pandas")
     searches = [
-        GridSearchCV(make_pipeline(scaler, small()), grid, cv=2, n_jobs=n_jobs)
+        GridSearchCV(
+            make_pipeline(scaler, small(weight_decay="auto")), grid, cv=2, n_jobs=n_jobs
+        )
         for n_jobs in (2, None)
     ]
     parallel, serial = (search.fit(frame, data.Y) for search in searches)
@@ -257,7 +259,7 @@ def test_clone_and_parameters_round_trip():
 
 
 def test_a_fitted_copy_shares_no_parameters(small, data):
-    model = small(optimizer__weight_decay=0.1).fit(data.X, data.y)
+    model = small(weight_decay="auto", optimizer__weight_decay=0.1).fit(data.X, data.y)
     fresh = clone(model)
     assert not hasattr(fresh, "net_")
     assert_same_training_state(model, fresh.fit(data.X, data.y))

@@ -12,7 +12,7 @@ from sklpos.building import new_net
 from sklpos.certificates.model import data_range
 from sklpos.distributed.net import ParallelNet
 from sklpos.distributed.share import Share, gather
-from sklpos.product import head_objective, predict_rows
+from sklpos.product import feature_source, head_objective, predict_rows
 from sklpos.repair.nearest import HeadObjective
 from sklpos.validation import TrainingData, check_strategy
 
@@ -135,7 +135,8 @@ def _finish(fitted, data: TrainingData, share: Share, objective: float) -> None:
     fitted._warn_of_divergence(np.average(objectives, weights=weights))
     if fitted.strategy_.guarantee == "everywhere":
         return
-    heads = gather(head_objective(fitted.net_, data))
+    features = feature_source(fitted.module_, fitted.net_.head, data.X)
+    heads = gather(head_objective(fitted.net_, data, features))
     fitted._objective = _pooled(heads, weights)
     if fitted.repair is not None:
         _repair(fitted, data, share)
