@@ -1,9 +1,10 @@
 """Real data whose targets cannot be negative.
 
 ``TUNED`` are the sets on which the defaults of the estimator were chosen
-(``python -m benchmarks.defaults``), ``FRESH`` those that had no part in it. All come
-with packages of the dependency group ``league``; nothing is downloaded. Each function
-returns ``X (n_samples, n_features)``, not yet scaled, and ``y (n_samples,)``.
+(``python -m benchmarks.defaults`` repeats a part of that), ``FRESH`` those that had no
+part in it. All come with packages of the dependency group ``league``; nothing is
+downloaded. Each function returns ``X (n_samples, n_features)``, not yet scaled, and
+``y (n_samples,)``.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.defaults``: the grid from which the defaults were chosen.
+"""``python -m benchmarks.defaults``: a grid around the defaults.
 
 The default strategy, 70 % of each set to train on, three splits (others than those of
 the league), inputs standardised. Test R2 after the repair, and "behind": how far it is
