@@ -98,8 +98,12 @@ def decay_params(estimator) -> dict:
             f"{shown} and optimizer__weight_decay are the same thing; give one of them."
         )
     if "weight_decay" not in inspect.signature(estimator.optimizer).parameters:
+        if estimator.weight_decay == 0:
+            return {}
         name = getattr(estimator.optimizer, "__name__", estimator.optimizer)
-        raise ValueError(f"{shown} must be 'auto' for {name}, which has no such term.")
+        raise ValueError(
+            f"{shown} must be 'auto' or 0 for {name}, which has no such term."
+        )
     return {"optimizer__weight_decay": estimator.weight_decay}
 
 

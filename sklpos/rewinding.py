@@ -72,11 +72,12 @@ class RewindingNet(TrainingNet):
             self.initialize()
         self.constraint_best_, self.undo_, self.taken_up_ = {}, None, 0
         self.notify("on_train_begin", X=X, y=y)
-        start = len(self.history)
+        start, grad_enabled = len(self.history), torch.is_grad_enabled()
         epochs = self.max_epochs if epochs is None else epochs
         try:
             self.fit_loop(X, y, epochs=epochs - self.taken_up_, **fit_params)
         except KeyboardInterrupt:
+            torch.set_grad_enabled(grad_enabled)  # it may have cut torch.no_grad
             self._undo_cut_epoch()
             if len(self.history) == start:
                 raise
@@ -105,9 +106,7 @@ class RewindingNet(TrainingNet):
             super().tell(name, callback, method_name, **cb_kwargs)
         except KeyboardInterrupt:
             if method_name == "on_epoch_end" and self._is_further(name):
-                self.undo_ = (
-                    None  # it stops training; the epoch and its record are whole
-                )
+                self.undo_ = None  # it stops training; epoch and record are whole
             raise
         if getattr(callback, "load_best", False):
             self._follow(name, callback, method_name)

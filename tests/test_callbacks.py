@@ -30,6 +30,7 @@ from skorch.callbacks import (
 
 from sklpos import PositiveOutputRegressor
 from sklpos.callbacks import ConstraintHistory, MultiplierAscent, QuietPrintLog
+from sklpos.decay import NoiseScaledDecay
 from sklpos.strategies import AugmentedLagrangian, Lagrangian, QuadraticPenalty
 
 N = 50
@@ -555,6 +556,23 @@ def test_subclass_in_the_place_of_the_ascent(ascent):
     assert states[1].any()
     assert torch.equal(states[1], states[2])
     assert not torch.equal(states[2], states[3])
+
+
+@pytest.mark.parametrize(
+    ("twin", "name"),
+    [
+        (EverySecondEpoch(), "multiplier_ascent"),
+        (ConstraintHistory(), "constraint_history"),
+        (NoiseScaledDecay(), "weight_decay"),
+    ],
+)
+def test_a_second_callback_for_the_same_state_is_refused(twin, name):
+    X, y = make_data()
+    model = regressor(twin, weight_decay="auto")
+    with pytest.raises(ValueError, match=f"give callbacks__{name} instead"):
+        model.fit(X, y)
+    model.set_params(**{f"callbacks__{name}": None}).fit(X, y)
+    assert fitted(model, type(twin).__name__)
 
 
 @pytest.mark.parametrize("kind", [MultiplierAscent, ConstraintHistory])

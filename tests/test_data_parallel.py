@@ -54,6 +54,7 @@ CASES = {
 
 def make_model(params) -> PositiveOutputRegressor:
     defaults = {"lr": 0.05, "max_epochs": 6, "batch_size": 16, "random_state": 0}
+    defaults["weight_decay"] = 0.0  # with decay, hardly a row needs the repair
     if "module" not in params:
         defaults["module__hidden_layer_sizes"] = (8,)
     return PositiveOutputRegressor(**(defaults | params))
@@ -185,7 +186,7 @@ def test_the_model_lives_on_without_the_others(by_two):
 
 @pytest.mark.slow
 def test_the_script_of_the_page_fits_what_one_process_does(tmp_path):
-    page = (ROOT / "docs" / "scale-out.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "scale-out.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```py\n(import joblib.*?)```", page, re.S)
     assert code.count("random_state=0, verbose=int(rank == 0)") == 1
     code = code.replace("verbose=int(rank == 0)", "max_epochs=20")

@@ -384,6 +384,25 @@ def test_ctrl_c_leaves_a_usable_model(epoch):
         np.testing.assert_array_equal(twin.predict(X), model.predict(X))
 
 
+class CtrlCInNoGrad(CtrlC):
+    """Presses it where ``torch.no_grad`` has begun, but not yet its block."""
+
+    def on_batch_end(self, net, training, **kwargs):
+        try:
+            super().on_batch_end(net, training, **kwargs)
+        except KeyboardInterrupt:
+            torch.set_grad_enabled(False)
+            raise
+
+
+def test_ctrl_c_leaves_gradients_on():
+    X, y = make_data()
+    model = regressor(callbacks=[CtrlCInNoGrad(4)], max_epochs=9).fit(X, y)
+    assert torch.is_grad_enabled()
+    assert model.n_iter_ == 3
+    assert model.kkt_.stationarity > 0
+
+
 # -- divergence -------------------------------------------------------------------
 
 

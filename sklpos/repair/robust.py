@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky
+from scipy.linalg import cholesky, lstsq, null_space
 from scipy.optimize import nnls
 
 from sklpos.repair.nearest import HeadObjective, ridged
@@ -113,12 +113,28 @@ def _solve(start, root, objective, low, high, required, target) -> NDArray:
         mean = np.append(objective.mean_features @ split, 0.0)
         rows, values = np.vstack([rows, mean]), np.append(values, target)
     system = np.hstack([root @ split, np.zeros((len(root), 1))])
+    solution = _least_squares(system, root @ start, rows, values)
+    return split @ solution[:-1]
+
+
+def _least_squares(system, wanted, rows, values) -> NDArray:
+    """Minimise `||system @ z - wanted||` over `z >= 0` with `rows @ z = values`."""
     size = np.linalg.norm(rows, axis=1)
     weight = _WEIGHT * np.linalg.norm(system) / np.where(size > 0, size, 1.0)
-    system = np.vstack([system, weight[:, None] * rows])
-    wanted = np.append(root @ start, weight * values)
-    solution, _ = nnls(system, wanted, maxiter=30 * system.shape[1])
-    return split @ solution[:-1]
+    weighted = np.vstack([system, weight[:, None] * rows])
+    aims = np.append(wanted, weight * values)
+    rough, _ = nnls(weighted, aims, maxiter=30 * system.shape[1])
+    # The weights cost half of the digits: nnls names the positive variables only.
+    active = rough > 0
+    if not active.any():
+        return rough
+    inverse, plane = np.linalg.pinv(rows[:, active]), null_space(rows[:, active])
+    exact = inverse @ values
+    within = system[:, active]
+    change = lstsq(within @ plane, wanted - within @ exact)[0]
+    solution = np.zeros_like(rough)
+    solution[active] = exact + plane @ change
+    return solution if (solution >= 0).all() else rough
 
 
 def lifted_head(
