@@ -5,6 +5,10 @@ the league), inputs standardised. Test R2 after the repair, and "behind": how fa
 below the best of the whole grid, as mean and maximum over the sets. Below: share of
 negative test predictions before and after the repair, and seconds of a fit.
 
+The estimate of the noise that sets the weight decay, and the growth of the augmented
+Lagrangian's curvature, were chosen on these sets and on the data of the first tutorial,
+where half of the targets lie on the bound.
+
 ``benchmarks/DEFAULTS.md`` is written anew; ``--quick`` prints a small part only.
 """
 
@@ -25,13 +29,21 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks import datasets
 from benchmarks.league import markdown
 from sklpos import PositiveOutputRegressor
+from sklpos.strategies import AugmentedLagrangian
 
 EPOCHS = (25, 50, 100, 200)
 SETTINGS = [
-    *({"lr": lr, "weight_decay": d} for lr in (1e-3, 4e-3, 1e-2) for d in (0.0, 1.0)),
-    *({"lr": lr, "weight_decay": "auto"} for lr in (1e-3, 4e-3, 1e-2)),
-    *({"batch_size": size} for size in (32, 256)),
+    *(
+        {"lr": lr, "weight_decay": d}
+        for lr in (1e-3, 4e-3, 1e-2)
+        for d in (0.0, "auto")
+    ),
+    {"weight_decay": 1.0},
     *({"callbacks__weight_decay__strength": strength} for strength in (2.0, 8.0)),
+    *({"batch_size": size} for size in (32, 256)),
+    {"strategy": "unconstrained"},
+    {"strategy": AugmentedLagrangian(growth=1.2)},
+    {"strategy": AugmentedLagrangian(max_curvature=100.0)},
 ]
 CHOSEN = {"lr": 4e-3, "weight_decay": "auto"}
 
@@ -52,16 +64,15 @@ def course(load, seed, params):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     X, X_test, y, y_test = split(load, seed)
-    model = PositiveOutputRegressor(random_state=seed, **params)
-    rows, seconds = [], 0.0
-    for epoch in range(1, max(EPOCHS) + 1):
+    name = title(params)
+    params = {"repair": None, "warm_start": True, "random_state": seed, **params}
+    model, rows, seconds = PositiveOutputRegressor(**params), [], 0.0
+    for epochs in EPOCHS:
         start = time.process_time()
-        model.partial_fit(X, y)
+        model.set_params(max_epochs=epochs).fit(X, y)
         seconds += time.process_time() - start
-        if epoch in EPOCHS:
-            row = {"data": load.__name__, "setting": title(params), "epochs": epoch}
-            row["seconds"] = seconds
-            rows.append(row | look(model, X, X_test, y_test))
+        row = {"data": load.__name__, "setting": name, "epochs": epochs}
+        rows.append(row | {"seconds": seconds} | look(model, X, X_test, y_test))
     return rows
 
 
@@ -109,7 +120,8 @@ def report(results):
     r2.insert(0, "behind, mean", behind.mean(axis=1))
     r2.insert(1, "behind, worst", behind.max(axis=1))
     r2.index = [f"{name}, {epochs} epochs" for name, epochs in r2.index]
-    parts = ["# The defaults", "", __doc__.split("\n\n")[1], "", markdown(r2, 3), ""]
+    notes = "\n\n".join(__doc__.split("\n\n")[1:3])
+    parts = ["# The defaults", "", notes, "", markdown(r2, 3), ""]
     own = results[results["setting"] == title(CHOSEN)]
     own = own[own["epochs"] == PositiveOutputRegressor().max_epochs]
     columns = ["r2", "negative before", "negative after", "seconds"]

@@ -145,3 +145,23 @@ class BatchLoader:
             return torch.arange(len(self.dataset))
         generator = make_generator(self.seed, 0, self.epoch)
         return torch.randperm(len(self.dataset), generator=generator)
+
+
+def spread_out(n_rows: int, number: int) -> Tensor:
+    """Return the numbers of at most so many rows, at equal distances.
+
+    Parameters
+    ----------
+    n_rows : int
+    number : int
+
+    Returns
+    -------
+    torch.Tensor of shape (n_chosen,)
+
+    Examples
+    --------
+    >>> spread_out(10, 4).tolist()
+    [0, 3, 6, 9]
+    """
+    return torch.arange(0, n_rows, -(-n_rows // number))

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
 import torch
+from sklearn.neighbors import NearestNeighbors
 from skorch.callbacks import Callback
 from torch import nn
 
+_NEIGHBOURS = 3
+# rows whose neighbours are sought: what that takes grows with rows**2 * n_features
+_MOST_ROWS, _MOST_NUMBERS, _FEW = 1024, 2**20, 64
+
 
 class NoiseScaledDecay(Callback):
-    """Decoupled weight decay in proportion to what the net leaves unexplained.
+    """Decoupled weight decay in proportion to the noise of the data.
 
     With Gaussian noise on y and a Gaussian prior on the weights, the most probable net
     minimises the mean squared error plus a penalty on the squared weights that is
     proportional to the variance of the noise: the noisier the data, the stronger the
-    decay [2]_. The estimate of that variance is the share of the variance of y that the
-    last epoch left unexplained, its mean loss in scaled units; it counts as 1 if it is
-    larger, and before the first epoch. ``AdamW`` only [1]_; other optimizers are left
-    alone, as are groups of weights whose decay is 0: by default, the biases.
+    decay [2]_. That variance, in units of the variance of y and at most 1, is the
+    smaller of two estimates: `neighbour_loss` and the mean loss of the last epoch. The
+    first does not depend on the net, so that a decay which is too strong, or a
+    constraint that holds the net back, is not mistaken for noise.
+
+    ``AdamW`` only [1]_; other optimizers are left alone, as are groups of weights whose
+    decay is 0: by default, the biases.
 
     Parameters
     ----------
     strength : float, default=4.0
-        The decay of the optimizer for a share of 1.
+        The decay of the optimizer for noise of the variance of y.
+
+    Attributes
+    ----------
+    noise_ : float
+        `neighbour_loss` of the training rows.
 
     References
     ----------
@@ -41,21 +55,78 @@ class NoiseScaledDecay(Callback):
     def __init__(self, strength=4.0):
         self.strength = strength
 
-    def on_train_begin(self, net, **kwargs):
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Set the decay of the first epoch, or that of one more."""
-        self._scale(net)
+        if _decays(net.optimizer_):
+            rows = net.get_dataset(X, y)
+            number = min(_MOST_ROWS, max(_FEW, _MOST_NUMBERS // rows.X.shape[1]))
+            self.noise_ = neighbour_loss(*net.some_rows(rows, number))
+            self._scale(net)
 
     def on_epoch_end(self, net, **kwargs):
         """Set the decay of the next epoch."""
-        self._scale(net)
+        if _decays(net.optimizer_):
+            self._scale(net)
 
     def _scale(self, net) -> None:
-        if not isinstance(net.optimizer_, torch.optim.AdamW):
-            return
-        unexplained = net.history[-1].get("objective", 1.0) if net.history else 1.0
+        loss = net.history[-1].get("objective", 1.0) if net.history else 1.0
         for group in net.optimizer_.param_groups:
             if group["weight_decay"] > 0:
-                group["weight_decay"] = self.strength * min(unexplained, 1.0)
+                group["weight_decay"] = self.strength * min(loss, self.noise_, 1.0)
+
+
+def _decays(optimizer) -> bool:
+    return isinstance(optimizer, torch.optim.AdamW)
+
+
+def neighbour_loss(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
+    """Estimate the noise of y, without a model, from the nearest neighbours of rows.
+
+    The mean squared difference to the mean of the 3 nearest neighbours, which has a
+    third of the noise itself, times 3/4. It is too large where neighbours are far
+    away. A row that is there twice counts as one of twice the weight.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Columns are divided by their standard deviations.
+    y : ndarray of shape (n_samples, n_outputs)
+    weight : ndarray of shape (n_samples,)
+
+    Returns
+    -------
+    float
+        In squared units of y; infinite for a single row.
+
+    References
+    ----------
+    .. [1] L. Devroye, L. Gyorfi, G. Lugosi, H. Walk (2018), "A nearest neighbor
+       estimate of the residual variance", doi:10.1214/18-EJS1438.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.arange(400.0).reshape(-1, 1)
+    >>> y = np.sin(X / 50) + np.where(X % 2 == 0, 0.1, -0.1)
+    >>> round(neighbour_loss(X, y, np.ones(400)), 2)
+    0.01
+    """
+    rows = np.hstack([X, y]).astype(np.float64)
+    rows, which = np.unique(rows, axis=0, return_inverse=True)
+    if len(rows) == 1:
+        return np.inf
+    X, y = rows[:, : X.shape[1]], rows[:, X.shape[1] :]
+    size = np.abs(X).max(axis=0)
+    X = X / np.where(size > 0, size, 1.0)
+    spread = X.std(axis=0)
+    X = X / np.where(spread > 0, spread, 1.0)
+    n_neighbours = min(_NEIGHBOURS, len(rows) - 1)
+    search = NearestNeighbors(n_neighbors=n_neighbours, algorithm="brute").fit(X)
+    near = y[search.kneighbors(return_distance=False)].mean(axis=1)
+    with np.errstate(over="ignore"):
+        loss = ((y - near) ** 2).mean(axis=1)
+        loss = np.average(loss, weights=np.bincount(which.ravel(), weight))
+    return float(loss * n_neighbours / (n_neighbours + 1))
 
 
 def decay_callbacks(estimator) -> list:

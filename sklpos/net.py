@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import ClassVar
 
+import numpy as np
 import torch
 from skorch.exceptions import DeviceWarning
 from skorch.utils import is_dataset
 
 from sklpos.callbacks import ConstraintHistory, MultiplierAscent, QuietPrintLog
-from sklpos.data import Batch, BatchLoader, RowDataset
+from sklpos.data import Batch, BatchLoader, RowDataset, spread_out
 from sklpos.persistence import PlainState
 from sklpos.rewinding import RewindingNet
 from sklpos.validation import check_device
@@ -204,6 +205,25 @@ class ConstrainedNet(PlainState, RewindingNet):
         weight = X.new_ones(len(X)) if weight is None else weight
         rows = (X, torch.as_tensor(y, dtype=dtype), torch.as_tensor(weight))
         return self.dataset(*rows, **self.get_params_for("dataset"))
+
+    def some_rows(self, rows, number: int) -> list[np.ndarray]:
+        """Return rows from all over the training set; others may have some of them.
+
+        Parameters
+        ----------
+        rows : RowDataset
+            Those of this net.
+        number : int
+            At most.
+
+        Returns
+        -------
+        list of ndarray
+            X, y and weight, of shapes (n_rows, n_features), (n_rows, n_outputs) and
+            (n_rows,).
+        """
+        batch = rows[spread_out(len(rows), number)]
+        return [part.numpy(force=True) for part in (*batch, batch.weight.ravel())]
 
     def get_iterator(self, dataset, training=False):
         """Continue the order of the batches where the history ends, on the device."""

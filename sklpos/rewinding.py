@@ -8,6 +8,8 @@ from skorch.callbacks import Callback, Checkpoint, EarlyStopping
 from sklpos.training import TrainingNet
 from sklpos.trees import copied
 
+_OURS = ("weight_decay", "early_stopping")  # callbacks by name, beside the defaults
+
 
 class RewindingNet(TrainingNet):
     """A net whose training can be undone: weights, multipliers, optimizer, history.
@@ -112,7 +114,7 @@ class RewindingNet(TrainingNet):
             self._follow(name, callback, method_name)
 
     def _is_further(self, name: str) -> bool:
-        return name not in dict(self._default_callbacks)
+        return name not in {*dict(self._default_callbacks), *_OURS}
 
     def _follow(self, name: str, callback: Callback, method_name: str) -> None:
         """Keep and rewind the multipliers where a callback does so with the weights."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sklpos.callbacks import ConstraintHistory
-from sklpos.data import Batch
+from sklpos.data import Batch, spread_out
 from sklpos.distributed.share import (
     Share,
     SharedLoader,
@@ -133,6 +133,16 @@ class ParallelNet(ConstrainedNet):
             objective=mean_of_processes(steps.objective),
             constraint=mean_of_processes(steps.constraint),
         )
+
+    def some_rows(self, rows, number: int) -> list[np.ndarray]:
+        """Return rows from all over the rows of all processes."""
+        if self.share is None:
+            return super().some_rows(rows, number)
+        index = spread_out(self.share.n_samples, number) - self.share.first
+        batch = rows[index[(index >= 0) & (index < len(rows))]]
+        weight = batch.weight.ravel() * self.share.gain
+        own = [part.numpy(force=True) for part in (*batch, weight)]
+        return [np.concatenate(parts) for parts in zip(*gather(own), strict=True)]
 
     def largest_violation(self, own: float) -> float:
         """Return the largest violation in any process."""

@@ -90,7 +90,7 @@ class AugmentedLagrangian(Lagrangian):
         a mean over all rows needs a large one. Plain gradient descent is stable if
         ``lr * (2 + c)`` times the mean squared length of the head's features is below
         2: with SGD lower this, or lr.
-    growth : float, default=1.2
+    growth : float, default=1.06
         Factor on c. A fast growth raises multipliers that the weights had no time to
         follow, and these come down as slowly.
 
@@ -116,7 +116,7 @@ class AugmentedLagrangian(Lagrangian):
         dual_lr: float = 0.05,
         tolerance: float = 1e-4,
         max_curvature: float = 1000.0,
-        growth: float = 1.2,
+        growth: float = 1.06,
     ):
         super().__init__(dual_lr)
         self.tolerance = tolerance
