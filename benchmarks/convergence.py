@@ -34,7 +34,8 @@ GRID = {
     "augmented_lagrangian": [
         {"dual_lr": 0.02},
         {"dual_lr": 0.1},
-        {"growth": 1.1},
+        {"growth": 1.03},
+        {"growth": 1.2},
         {"dual_lr": 0.1, "growth": 2.0, "max_curvature": 100.0},
     ],
 }

@@ -12,8 +12,8 @@ from skorch.helper import predefined_split
 from skorch.utils import noop
 from torch import nn
 
-from sklpos.callbacks import ConstraintHistory, MultiplierAscent, private_copy
-from sklpos.decay import NoiseScaledDecay, decay_callbacks, decay_params
+from sklpos.callbacks import check_single, private_copy
+from sklpos.decay import decay_callbacks, decay_params
 from sklpos.heads import check_output, find_head, trace
 from sklpos.modules import make_module
 from sklpos.net import ConstrainedNet
@@ -43,11 +43,6 @@ BUILT_IN = (
     "dtype",
     "device",
 )
-_OWN_CALLBACKS = {
-    "multiplier_ascent": MultiplierAscent,
-    "constraint_history": ConstraintHistory,
-    "weight_decay": NoiseScaledDecay,
-}
 
 
 def new_net(
@@ -107,7 +102,7 @@ def new_net(
     )
     net.initialize()
     check_callback_params(estimator._net_params_for("callbacks"), net.callbacks_)
-    _check_own_callbacks(net.callbacks_)
+    check_single(net.callbacks_)
     return net, rows
 
 
@@ -257,16 +252,6 @@ def _start_head(spec, module, head, targets, strategy, bound) -> None:
             linear.bias.copy_(strategy.initial_bias(bound))
     elif strategy.needs_head:
         targets.unfold(linear)
-
-
-def _check_own_callbacks(callbacks: list[tuple]) -> None:
-    """Refuse a second one of those that act on the same state."""
-    for name, kind in _OWN_CALLBACKS.items():
-        if sum(isinstance(callback, kind) for _, callback in callbacks) > 1:
-            raise ValueError(
-                f"callbacks holds a second {kind.__name__}; to replace that of the "
-                f"net, give callbacks__{name} instead."
-            )
 
 
 def _callbacks(estimator) -> list:

@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback, PrintLog
 from torch import Tensor
 
+from sklpos.decay import NoiseScaledDecay
 from sklpos.heads import head_input
 
 _EXPLODED = 1e3
@@ -273,3 +274,27 @@ def private_copy(item):
     if isinstance(item, tuple):
         return item[0], private_copy(item[1])
     return item if isinstance(item, type) else copy.copy(item)
+
+
+def check_single(callbacks: list[tuple]) -> None:
+    """Refuse a second callback of those that act on the same state.
+
+    Parameters
+    ----------
+    callbacks : list of (str, Callback)
+
+    Raises
+    ------
+    ValueError
+    """
+    own = {
+        "multiplier_ascent": MultiplierAscent,
+        "constraint_history": ConstraintHistory,
+        "weight_decay": NoiseScaledDecay,
+    }
+    for name, kind in own.items():
+        if sum(isinstance(callback, kind) for _, callback in callbacks) > 1:
+            raise ValueError(
+                f"callbacks holds a second {kind.__name__}; to replace that of the "
+                f"net, give callbacks__{name} instead."
+            )
