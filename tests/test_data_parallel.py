@@ -18,7 +18,7 @@ from sklearn.base import clone
 from skorch.callbacks import LRScheduler
 from torch import nn
 
-from sklpos import STRATEGIES, PositiveOutputRegressor
+from sklpos import STRATEGIES, PositiveOutputRegressor, TrainingCheckpoint
 from sklpos.data import BatchLoader, RowDataset
 from sklpos.distributed import fit, fit_data_parallel
 from sklpos.distributed.share import Share, SharedLoader, SharedRows
@@ -260,6 +260,7 @@ def test_means_over_parts_are_the_mean_over_the_batch(batch_size):
     [
         ({"early_stopping": True}, "early_stopping=True is not supported"),
         ({"warm_start": True}, "warm_start=True is not supported"),
+        ({"callbacks": [TrainingCheckpoint("a")]}, "not support TrainingCheckpoint"),
         ({"strategy": "certified"}, "strategy='certified' looks at a domain"),
     ],
 )

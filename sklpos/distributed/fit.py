@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from sklpos.building import new_net
 from sklpos.certificates.model import data_range
+from sklpos.checkpoints import TrainingCheckpoint
 from sklpos.distributed.net import ParallelNet
 from sklpos.distributed.share import Share, gather
 from sklpos.product import feature_source, head_objective, predict_rows
@@ -49,7 +50,8 @@ def fit_data_parallel(estimator, X, y, sample_weight=None):
     ------
     ValueError
         For bad input, without a process group, and for what needs all rows in one
-        place: ``early_stopping``, ``warm_start`` and strategies that look at domains.
+        place: ``early_stopping``, ``warm_start``, `TrainingCheckpoint` and strategies
+        that look at domains.
 
     Notes
     -----
@@ -97,6 +99,10 @@ def _check_request(estimator) -> None:
     for name in ("early_stopping", "warm_start"):
         if getattr(estimator, name):
             raise ValueError(f"{name}=True is not supported by fit_data_parallel.")
+    for item in estimator.callbacks or []:
+        callback = item[-1] if isinstance(item, tuple) else item
+        if isinstance(callback, TrainingCheckpoint):
+            raise ValueError("fit_data_parallel does not support TrainingCheckpoint.")
     if check_strategy(estimator.strategy, estimator.alpha).guarantee == "domain":
         raise ValueError(
             f"strategy={estimator.strategy!r} looks at a domain of all rows, which no "
