@@ -1,7 +1,11 @@
-"""``python -m benchmarks``: prints tables, writes the figures to a JSON file."""
+"""``python -m benchmarks``: prints tables, writes the figures to a JSON file.
+
+A run that is not quick makes ``RESULTS.md`` of all that the file has, beside it.
+"""
 
 import argparse
 import json
+import os
 import platform
 import time
 import warnings
@@ -10,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.report import markdown
 from benchmarks.sections import SECTIONS
 
 PACKAGES = ("sklpos", "torch", "scikit-learn", "skorch", "numpy")
@@ -33,12 +38,12 @@ def environment() -> dict[str, str]:
 
 def run(name: str, quick: bool) -> dict:
     """Measure one section."""
-    start = time.perf_counter()
+    start, load = time.perf_counter(), round(os.getloadavg()[0], 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of fits that stop after a few epochs
         tables = SECTIONS[name](quick)
     print(f"\n[{name}: {time.perf_counter() - start:.0f} s]", flush=True)
-    return {"environment": environment(), "tables": tables}
+    return {"environment": environment(), "load": load, "tables": tables}
 
 
 def read_arguments() -> argparse.Namespace:
@@ -67,6 +72,8 @@ def main() -> None:
     for name in arguments.section:
         report[name] = run(name, arguments.quick)
         path.write_text(json.dumps(report, indent=1) + "\n")
+    if not arguments.quick:
+        path.with_name("RESULTS.md").write_text(markdown(report) + "\n")
     print(f"\nwritten to {path}")
 
 

@@ -175,6 +175,7 @@ def humancompatible(problem):
     def step(X, y, index):
         y_pred = module(X)
         violation = (problem.bound - y_pred).flatten() / len(X)
+        violation = nn.functional.pad(violation, (0, size - len(violation)))
         loss = nn.functional.mse_loss(y_pred, y)
         lagrangian = dual.forward_update(loss, violation)
         optimizer.zero_grad()

@@ -36,8 +36,8 @@ class NoiseScaledDecay(Callback):
 
     Attributes
     ----------
-    noise_ : float
-        `neighbour_loss` of the training rows.
+    noise_ : float or None
+        `neighbour_loss` of the rows that training began with.
 
     References
     ----------
@@ -55,13 +55,20 @@ class NoiseScaledDecay(Callback):
     def __init__(self, strength=4.0):
         self.strength = strength
 
+    def initialize(self):
+        """Forget the last run."""
+        self.noise_ = None
+        return self
+
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Set the decay of the first epoch, or that of one more."""
-        if _decays(net.optimizer_):
+        if not _decays(net.optimizer_):
+            return
+        if self.noise_ is None:
             rows = net.get_dataset(X, y)
             number = min(_MOST_ROWS, max(_FEW, _MOST_NUMBERS // rows.X.shape[1]))
             self.noise_ = neighbour_loss(*net.some_rows(rows, number))
-            self._scale(net)
+        self._scale(net)
 
     def on_epoch_end(self, net, **kwargs):
         """Set the decay of the next epoch."""

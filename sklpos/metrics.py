@@ -30,7 +30,7 @@ def violation_rate(y_pred, lower_bound=0.0) -> float:
     >>> violation_rate([1.0, -0.5, 0.0, 2.0])
     0.25
     """
-    low = ~(np.asarray(y_pred) >= np.asarray(lower_bound))
+    low = ~(np.asarray(y_pred) >= np.atleast_1d(lower_bound))
     return float(low.reshape(len(low), -1).any(axis=1).mean())
 
 
@@ -53,7 +53,7 @@ def max_violation(y_pred, lower_bound=0.0) -> float:
     >>> max_violation([1.0, -0.5, 0.0])
     0.5
     """
-    return float(np.max(np.asarray(lower_bound) - np.asarray(y_pred), initial=0.0))
+    return float(np.max(np.atleast_1d(lower_bound) - np.asarray(y_pred), initial=0.0))
 
 
 def mean_violation(y_pred, lower_bound=0.0) -> float:
@@ -78,7 +78,7 @@ def mean_violation(y_pred, lower_bound=0.0) -> float:
     >>> mean_violation([1.0, -0.5, 0.0, -1.5])
     0.5
     """
-    return float(np.maximum(np.asarray(lower_bound) - np.asarray(y_pred), 0).mean())
+    return float(np.maximum(np.atleast_1d(lower_bound) - np.asarray(y_pred), 0).mean())
 
 
 def feasible_root_mean_squared_error(

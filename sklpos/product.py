@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from sklpos.heads import head_input, read_head, write_head
 from sklpos.repair.nearest import HeadObjective, HeadRepair, nearest_feasible_head
 
 _ROWS = 4096  # rows of one forward pass
-_CACHED = 2**22  # features held in memory between the rounds of a repair
+_CACHED = 2**25  # bytes of features held in memory between the rounds of a repair
 _ATTEMPTS = 8
 _SINGLES = 256
 
@@ -69,19 +69,21 @@ def _outputs(module, X) -> np.ndarray:
         return module(inputs).cpu().numpy()
 
 
-def _features(module, head: str, X) -> Iterator[np.ndarray]:
+def _hidden(module, head: str, X) -> Iterator[np.ndarray]:
     with head_input(module, head) as seen:
         for start in range(0, len(X), _ROWS):
             _outputs(module, X[start : start + _ROWS])
-            hidden = seen.pop().cpu().numpy()
-            n_rows, width = hidden.shape
-            has_bias = module.get_submodule(head).bias is not None
-            features = np.ones((n_rows, width + has_bias))
-            features[:, :width] = hidden
-            yield features
+            yield seen.pop().cpu().numpy()
 
 
-def feature_source(module, head: str, X) -> Callable[[], Iterable[np.ndarray]]:
+def _features(hidden: np.ndarray, has_bias: bool) -> np.ndarray:
+    n_rows, width = hidden.shape
+    features = np.ones((n_rows, width + has_bias))
+    features[:, :width] = hidden
+    return features
+
+
+def feature_source(module, head: str, X) -> Callable[[], Iterator[np.ndarray]]:
     """Return a function that goes through the head's features, in chunks.
 
     Parameters
@@ -94,13 +96,15 @@ def feature_source(module, head: str, X) -> Callable[[], Iterable[np.ndarray]]:
     Returns
     -------
     callable
-        Returns an iterable of float64 arrays (rows, n_hidden), and a last column of
-        ones if the head has a bias. Kept in memory if they are few.
+        Returns an iterator over float64 arrays (rows, n_hidden), with a last column of
+        ones if the head has a bias. Kept in memory, in the module's dtype, if few.
     """
-    if len(X) * module.get_submodule(head).in_features <= _CACHED:
-        held = list(_features(module, head, X))
-        return lambda: held
-    return lambda: _features(module, head, X)
+    linear = module.get_submodule(head)
+    has_bias, row = linear.bias is not None, linear.weight[:1]
+    if len(X) * row.numel() * row.element_size() <= _CACHED:
+        held = list(_hidden(module, head, X))
+        return lambda: (_features(hidden, has_bias) for hidden in held)
+    return lambda: (_features(part, has_bias) for part in _hidden(module, head, X))
 
 
 def head_objective(net, data, features) -> HeadObjective:

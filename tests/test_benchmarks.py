@@ -1,5 +1,6 @@
 """The benchmarks run; what they measure is asserted nowhere."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_a_quick_run_prints_tables_and_writes_json(tmp_path):
+def test_a_quick_run_prints_tables_and_writes_json(tmp_path, monkeypatch):
     output = tmp_path / "results.json"
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick", "--output", str(output)],
@@ -31,6 +32,10 @@ def test_a_quick_run_prints_tables_and_writes_json(tmp_path):
     steps = report["steps"]["tables"][0]["rows"]
     assert {"bare loop", "skorch", "MLPRegressor"} <= steps.keys()
     assert all(row["median"] > 0 and row["cpu"] > 0 for row in steps.values())
+    monkeypatch.syspath_prepend(ROOT)
+    page = importlib.import_module("benchmarks.report").markdown(report)
+    assert re.search(r"\| repair, .*: repair / one epoch \| 1.0 \| \d+\.\d\d \|", page)
+    assert page.count("\n## ") == len(tables)
 
 
 @pytest.mark.slow

@@ -101,6 +101,18 @@ def test_extreme_inputs_have_neighbours():
     assert neighbour_loss(huge, y, weight) == pytest.approx(plain)
 
 
+def test_a_stream_is_as_noisy_as_its_first_rows_and_a_fit_begins_anew():
+    decay = NoiseScaledDecay()
+    model = make(callbacks__weight_decay=decay, warm_start=True)
+    noise = []
+    for y in (signal, noisy):
+        model.partial_fit(X, y)
+        noise.append(dict(model.callbacks_)["weight_decay"].noise_)
+    assert noise[0] == noise[1] < 0.1
+    model = make(callbacks__weight_decay=decay).fit(X, noisy)
+    assert dict(model.callbacks_)["weight_decay"].noise_ > 0.5
+
+
 def test_of_many_rows_some_are_looked_at(monkeypatch):
     seen = []
 

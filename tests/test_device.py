@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_device import DEVICE, DeviceTensor, runs_on_fake_device
+from fake_device import AVAILABLE, DEVICE, DeviceTensor, runs_on_fake_device
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping, EpochScoring
@@ -446,6 +446,7 @@ def store(device, file):
     file.write_bytes(pickle.dumps((model, X, y, model.predict(X))))
 
 
+@pytest.mark.skipif(not AVAILABLE, reason="this torch has no such devices")
 @pytest.mark.filterwarnings("ignore:the model was stored on device='fakegpu'")
 def test_a_pickle_of_a_missing_device_loads_on_the_cpu(tmp_path):
     file = tmp_path / "model.pkl"
@@ -457,6 +458,7 @@ def test_a_pickle_of_a_missing_device_loads_on_the_cpu(tmp_path):
     assert_same_model("cpu", model.fit(X, y), here, X)
 
 
+@pytest.mark.skipif(not AVAILABLE, reason="this torch has no such devices")
 def test_a_missing_device_is_said(tmp_path):
     file = tmp_path / "model.pkl"
     store(file)

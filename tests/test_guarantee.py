@@ -141,7 +141,7 @@ def test_repair_is_the_projection(small, data, bias, weighted, balance):
     design = np.column_stack([X, np.ones(len(X))]) if bias else X
     share = weight / weight.sum()
     root = np.linalg.cholesky(design.T @ (share[:, None] * design)).T
-    goal = root @ np.linalg.lstsq(design, before)[0]
+    goal = root @ np.linalg.lstsq(design, before, rcond=None)[0]
     constraints = [
         {"type": "ineq", "fun": lambda v: design @ v - bound, "jac": lambda v: design}
     ]
@@ -152,7 +152,7 @@ def test_repair_is_the_projection(small, data, bias, weighted, balance):
         )
     solution = minimize(
         lambda v: ((root @ v - goal) ** 2).sum(),
-        np.linalg.lstsq(design, np.maximum(before, 1))[0],
+        np.linalg.lstsq(design, np.maximum(before, 1), rcond=None)[0],
         jac=lambda v: 2 * root.T @ (root @ v - goal),
         constraints=constraints,
         method="SLSQP",
