@@ -39,6 +39,23 @@ RATIOS = [
     ("predict 100,000 rows", "", "sklpos", "bare module", 1.1),
     ("repair", "", "repair", "one epoch", 1.0),
 ]
+# title of the table, start of the row's name, what it is, target, columns
+MEMORY = [
+    (
+        "growth",
+        "n 1,000,000",
+        "bytes a row of a fit, above X, y and the net",
+        "multipliers and slack",
+        ["bytes a row"],
+    ),
+    (
+        "out of core",
+        "",
+        "MB of a fit on a file",
+        "1,024",
+        ["MB at most, training", "MB at most, repair"],
+    ),
+]
 
 
 def markdown(report: dict) -> str:
@@ -69,12 +86,12 @@ def _target(tables, title, problem, row, reference, target) -> str | None:
 
 def _memory(tables) -> list[str]:
     return [
-        f"| bytes a row of a fit, above X, y and the net: {name} | "
-        f"multipliers and slack | {row['bytes a row']:.0f} |"
+        _line([f"{what}: {name}", target, f"{max(row[c] for c in columns):.0f}"])
+        for title, first, what, target, columns in MEMORY
         for table in tables
-        if table["title"] == "growth"
+        if table["title"] == title
         for name, row in table["rows"].items()
-        if name.startswith("n 1,000,000")
+        if name.startswith(first)
     ]
 
 

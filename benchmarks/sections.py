@@ -4,8 +4,13 @@ Each function measures small problems if it shall be `quick`, prints its tables 
 returns them.
 """
 
+import json
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import torch
 
@@ -48,7 +53,7 @@ FITS = [
 ]
 SIZES = [
     *[(n, 1, "float32") for n in (1_000, 10_000, 100_000, 1_000_000)],
-    *[(100_000, n_outputs, "float32") for n_outputs in (2, 10, 50)],
+    *[(100_000, n_outputs, "float32") for n_outputs in (2, 10, 20)],
     (1_000_000, 1, "float64"),
 ]
 
@@ -138,6 +143,20 @@ def sizes(quick: bool) -> list[dict]:
     return [growth([(1_000, 1, "float32")] if quick else SIZES)]
 
 
+def out_of_core(quick: bool) -> list[dict]:
+    """Measure a fit on a file, in a process of its own, whose memory is its own."""
+    module = "benchmarks.out_of_core"
+    print(f"\n{module}")
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "result.json"
+        command = [sys.executable, "-m", module, "--output", str(output)]
+        command += ["--rows", "20000", "--chunk", "5000"] if quick else []
+        subprocess.run(command, check=True)
+        result = json.loads(output.read_text())
+    name = f"{result.pop('rows'):,} rows of 10"
+    return [{"title": "out of core", "rows": {name: result}}]
+
+
 SECTIONS = {
     "steps": steps,
     "mdmm": scalar_constraints,
@@ -146,4 +165,5 @@ SECTIONS = {
     "repair": whole_repair,
     "compile": compiled,
     "memory": sizes,
+    "file": out_of_core,
 }

@@ -27,7 +27,14 @@ def test_a_quick_run_prints_tables_and_writes_json(tmp_path, monkeypatch):
     report = json.loads(output.read_text())
     tables = [table for section in report.values() for table in section["tables"]]
     titles = [table["title"] for table in tables]
-    for title in ("one epoch", "fit", "predict 1 rows", "repair", "growth"):
+    for title in (
+        "one epoch",
+        "fit",
+        "predict 1 rows",
+        "repair",
+        "growth",
+        "out of core",
+    ):
         assert title in titles
     steps = report["steps"]["tables"][0]["rows"]
     assert {"bare loop", "skorch", "MLPRegressor"} <= steps.keys()
@@ -35,6 +42,7 @@ def test_a_quick_run_prints_tables_and_writes_json(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     page = importlib.import_module("benchmarks.report").markdown(report)
     assert re.search(r"\| repair, .*: repair / one epoch \| 1.0 \| \d+\.\d\d \|", page)
+    assert re.search(r"\| MB of a fit on a file: 20,000 rows.* \| \d+ \|", page)
     assert page.count("\n## ") == len(tables)
 
 
