@@ -99,7 +99,7 @@ $(VENV)/test.stamp: $(VENV)/base.stamp pyproject.toml
 	@touch $@
 
 $(VENV)/slow.stamp: $(VENV)/test.stamp
-	$(INSTALL) --group distributed
+	$(INSTALL) --group distributed --group ecosystem --group bench --group league
 	@touch $@
 
 $(LOWER)/test.stamp: $(LOWER_PINS) pyproject.toml

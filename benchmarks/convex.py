@@ -104,7 +104,7 @@ def real(load, batch_size=None, **settings) -> Task:
 def tasks(quick: bool) -> list[Task]:
     """Those of ``tests/test_kkt.py``, and three data sets that keep a line busy."""
     if quick:
-        return [task(problems.line(), max_epochs=150)]
+        return [task(problems.line(), max_epochs=300)]
     small = (problems.one_hot(), problems.line(), problems.constant())
     found = [task(problem) for problem in small]
     dense = problems.random_dense(0)
