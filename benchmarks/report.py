@@ -33,7 +33,11 @@ RATIOS = [
     (STEP, LARGE, DEFAULT, "bare loop", 1.05),
     (STEP, DEEP, DEFAULT, "skorch", 0.25),
     (STEP, DEEP, DEFAULT, "cooper-optim", 0.6),
-    *(("fit", net, "sklpos, default", "MLPRegressor", WHOLE[net]) for net in WHOLE),
+    *(
+        (f"fit of {n} epochs", net, "sklpos, default", "MLPRegressor", WHOLE[net])
+        for n in (20, 100)
+        for net in WHOLE
+    ),
     ("predict 1 rows", "", "sklpos", "bare module", 1.5),
     ("predict 1 rows", "", "sklpos", "MLPRegressor", 1.0),
     ("predict 100,000 rows", "", "sklpos", "bare module", 1.1),

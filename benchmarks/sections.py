@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -89,12 +90,15 @@ def scalar_constraints(quick: bool) -> list[dict]:
 
 
 def whole_fits(quick: bool) -> list[dict]:
-    """Time fits, from arrays to a repaired estimator."""
-    tables = []
-    for problem, rounds in [(Problem(256, SMALL, 128), 3)] if quick else FITS:
-        timings = interleave(fits(problem, n_epochs=2 if quick else 20), rounds)
-        tables.append(table("fit", problem, timings, ("ms", 1e3), ["MLPRegressor"]))
-    return tables
+    """Time fits, from arrays to a repaired estimator: short ones, and the default."""
+    cases = [(2, (Problem(256, SMALL, 128), 3))] if quick else product((20, 100), FITS)
+    return [_fits(n_epochs, *case) for n_epochs, case in cases]
+
+
+def _fits(n_epochs, problem, rounds) -> dict:
+    timings = interleave(fits(problem, n_epochs), rounds, warm_up=n_epochs <= 20)
+    title = f"fit of {n_epochs} epochs"
+    return table(title, problem, timings, ("ms", 1e3), ["MLPRegressor"])
 
 
 def whole_predictions(quick: bool) -> list[dict]:

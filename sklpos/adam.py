@@ -6,14 +6,12 @@ from collections.abc import Callable
 
 import torch
 from torch.optim import Adam, AdamW
-from torch.optim.adam import adam
-from torch.optim.adamw import adamw
 from torch.optim.optimizer import (
     _global_optimizer_post_hooks,
     _global_optimizer_pre_hooks,
 )
 
-_FUNCTIONS = {Adam: adam, AdamW: adamw}
+_KERNELS = {Adam: torch._fused_adam_, AdamW: torch._fused_adamw_}
 
 
 def step_optimizer(optimizer: torch.optim.Optimizer, closure: Callable) -> None:
@@ -22,6 +20,7 @@ def step_optimizer(optimizer: torch.optim.Optimizer, closure: Callable) -> None:
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
+        Of weights of one dtype, on one device.
     closure : callable
         Computes the gradients.
     """
@@ -44,7 +43,7 @@ def _is_plain(optimizer) -> bool:
         "step" in vars(optimizer),  # wrapped by a schedule
     )
     return (
-        type(optimizer) in _FUNCTIONS
+        type(optimizer) in _KERNELS
         and not any(hooks)
         and all(_is_ready(optimizer, group) for group in optimizer.param_groups)
     )
@@ -60,20 +59,23 @@ def _is_ready(optimizer, group: dict) -> bool:
 
 def _step_group(optimizer, group: dict) -> None:
     weights = [weight for weight in group["params"] if weight.grad is not None]
+    if not weights:
+        return
     states = [optimizer.state[weight] for weight in weights]
-    _FUNCTIONS[type(optimizer)](
+    steps = [state["step"] for state in states]
+    torch._foreach_add_(steps, 1)
+    _KERNELS[type(optimizer)](
         weights,
         [weight.grad for weight in weights],
         [state["exp_avg"] for state in states],
         [state["exp_avg_sq"] for state in states],
         [],
-        [state["step"] for state in states],
-        fused=True,
-        amsgrad=False,
-        beta1=group["betas"][0],
-        beta2=group["betas"][1],
+        steps,
         lr=group["lr"],
+        beta1=float(group["betas"][0]),
+        beta2=float(group["betas"][1]),
         weight_decay=group["weight_decay"],
         eps=group["eps"],
+        amsgrad=False,
         maximize=group["maximize"],
     )

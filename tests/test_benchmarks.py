@@ -29,7 +29,7 @@ def test_a_quick_run_prints_tables_and_writes_json(tmp_path, monkeypatch):
     titles = [table["title"] for table in tables]
     for title in (
         "one epoch",
-        "fit",
+        "fit of 2 epochs",
         "predict 1 rows",
         "repair",
         "growth",
