@@ -52,7 +52,7 @@ class NoiseScaledDecay(Callback):
     2.0
     """
 
-    def __init__(self, strength=4.0):
+    def __init__(self, strength: float = 4.0):
         self.strength = strength
 
     def initialize(self):

@@ -138,7 +138,7 @@ class ConstrainedNet(PlainState, RewindingNet):
             return False
         return self.plain_module_.get_submodule(self.head).bias is None
 
-    def plain_vars(self) -> dict:
+    def _plain_vars(self) -> dict:
         """Return the attributes to store, plain where the net holds functions.
 
         Returns
@@ -153,13 +153,13 @@ class ConstrainedNet(PlainState, RewindingNet):
             state["optimizer_"] = self.optimizer_.state_dict()
         return state
 
-    def take_vars(self, state: dict) -> None:
+    def _take_vars(self, state: dict) -> None:
         """Set the attributes, move them to the device, and make an optimizer.
 
         Parameters
         ----------
         state : dict
-            From `plain_vars`.
+            From `_plain_vars`.
         """
         vars(self).update(state, virtual_params_={}, listeners_={})
         if not self.initialized_:

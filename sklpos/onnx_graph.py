@@ -180,8 +180,7 @@ def _negative_part(graph: Graph, x: str) -> str:
 def _bounded_output(graph: Graph, z: str, layer: BoundedOutput) -> str:
     if layer.has_free:
         bounded = graph.constant(layer.bounded)
-        inside = graph.add("Where", bounded, z, graph.constant(0.0))
-        value = graph.add("Where", bounded, _OUTPUTS[layer.function](graph, inside), z)
+        value = graph.add("Where", bounded, _OUTPUTS[layer.function](graph, z), z)
     else:
         value = _OUTPUTS[layer.function](graph, z)
     scaled = graph.add("Mul", graph.constant(layer.scale), value)

@@ -27,6 +27,7 @@ from sklpos.version import __version__
 
 _KIND = "__sklpos__"  # marks a dict that stands for something else
 _PACKAGES = ("sklpos", "torch.nn", "torch.optim")
+_TRUSTED_BY_USERS = ("sklpos.checkpoints",)  # which write to a path
 _KNOWN = {
     f"{thing.__module__}.{thing.__qualname__}": thing
     for thing in (EarlyStopping, EpochTimer, PassthroughScoring, noop, print)
@@ -49,7 +50,7 @@ class VersionWarning(InconsistentVersionWarning):
 class PlainState:
     """Stored as plain containers, arrays and class references.
 
-    Subclasses that hold something else replace `plain_vars` and `take_vars`.
+    Subclasses that hold something else replace `_plain_vars` and `_take_vars`.
     """
 
     def __getstate__(self) -> dict:
@@ -67,14 +68,14 @@ class PlainState:
                 stacklevel=2,
             )
         unpacker = _Unpacker()
-        self.take_vars({k: unpacker(v) for k, v in state["vars"].items()})
+        self._take_vars({k: unpacker(v) for k, v in state["vars"].items()})
 
-    def plain_vars(self) -> dict:
+    def _plain_vars(self) -> dict:
         """Return the attributes to store; tensors, modules and callbacks may be in."""
         return dict(vars(self))
 
-    def take_vars(self, state: dict) -> None:
-        """Set the attributes that `plain_vars` returned.
+    def _take_vars(self, state: dict) -> None:
+        """Set the attributes that `_plain_vars` returned.
 
         Parameters
         ----------
@@ -224,7 +225,7 @@ def _find(name: str) -> Any:
     module, _, attribute = name.rpartition(".")
     if name in _KNOWN:
         return _KNOWN[name]
-    if _is_in(module, _PACKAGES):
+    if _is_in(module, _PACKAGES) and not _is_in(module, _TRUSTED_BY_USERS):
         found = getattr(import_module(module), attribute, None)
         if isinstance(found, type) and found.__module__ == module:
             return found
@@ -242,7 +243,7 @@ def _is_opened(cls: type) -> bool:
 
 def _vars_of(thing: Any) -> dict:
     if isinstance(thing, PlainState):
-        return thing.plain_vars()
+        return thing._plain_vars()
     state = thing.__getstate__()
     if not isinstance(thing, nn.Module):
         return state or {}
@@ -252,7 +253,7 @@ def _vars_of(thing: Any) -> dict:
 
 def _set_vars(thing: Any, state: dict) -> None:
     if isinstance(thing, PlainState):
-        thing.take_vars(state)
+        thing._take_vars(state)
     elif isinstance(thing, nn.Module):
         thing.__setstate__({**vars(nn.Module()), **state})
     elif hasattr(thing, "__setstate__"):

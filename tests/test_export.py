@@ -208,6 +208,7 @@ def test_every_strategy_in_torch(fitted, strategy):
     model, X = fitted(StandardScaler(), strategy=strategy, module__dropout=0.1)
     net = to_torch(model)
     assert type(net) is nn.Sequential
+    assert not net.training
     kinds = [nn.Linear, nn.ReLU, nn.Linear]
     assert [type(layer) for layer in net][:3] == kinds
     assert [type(layer) for layer in net][3:] in ([], [BoundedOutput])
@@ -223,6 +224,17 @@ def test_scalers_are_folded(fitted, scaler, dtype):
     )
     assert len(to_torch(model)) == 3
     assert_same_predictions(by_torch(model, X), model, X)
+
+
+def test_scalers_are_folded_in_float64(fitted):
+    """And rounded once."""
+    model, _ = fitted(StandardScaler(), dtype="float32")
+    scaler, first = model[0], model[-1].module_.features[0]
+    weight = first.weight.detach().double().numpy() / scaler.scale_
+    bias = first.bias.detach().double().numpy() - weight @ scaler.mean_
+    found = to_torch(model)[0]
+    for part, exact in ((found.weight, weight), (found.bias, bias)):
+        np.testing.assert_array_equal(part.detach().numpy(), exact.astype("float32"))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from torch import nn
 
 import sklpos
+from sklpos import TrainingCheckpoint
 
 REGRESSOR = "sklpos.regressor.PositiveOutputRegressor"
 PLAIN = (
@@ -153,6 +154,20 @@ def test_what_was_shared_is_shared_again(small, data):
     assert net.module is net.module_
     assert net.strategy is net.strategy_
     assert net.strategy_.state_ is net.constraint_
+
+
+class Ring(Callback):
+    """Contains itself."""
+
+    def initialize(self):
+        self.next_ = [self]
+        return self
+
+
+def test_what_contains_itself_does_so_again(small, data):
+    model = by_pickle(small(callbacks=[Ring()]).fit(data.X, data.Y))
+    ring = dict(model.callbacks_)["Ring"]
+    assert ring.next_[0] is ring
 
 
 def test_loading_makes_no_module_anew(small, data):
@@ -291,9 +306,11 @@ def test_the_state_is_plain(small, data, strategy):
         ({"module": Tied}, [Tied]),
         ({"module": Tied(3, 2)}, [Tied]),
         ({"callbacks": [Counter()]}, [Counter]),
+        ({"callbacks": [TrainingCheckpoint("fit.ckpt")]}, [TrainingCheckpoint]),
     ],
 )
-def test_few_types_need_trust(small, data, params, types):
+def test_few_types_need_trust(small, data, params, types, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a checkpoint is written
     model = small(**params).fit(data.X, data.Y)
     names = [f"{cls.__module__}.{cls.__name__}" for cls in types]
     assert untrusted(skops_io().dumps(model)) == sorted([REGRESSOR, *names])
@@ -391,6 +408,7 @@ def test_a_foreign_type_is_refused(doctored, loader):
         "builtins.eval",
         "builtins.exec",
         "torch.hub.load",
+        "sklpos.checkpoints.TrainingCheckpoint",
         "torch.load",
         "torch.nn.modules.module.Tensor",
         "torch.nn.modules.module.itertools",

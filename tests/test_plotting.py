@@ -71,6 +71,7 @@ def test_history_shows_what_was_held_out_and_a_growing_alpha(small, data):
     rows = [{"alpha": 2.0**epoch, "max_violation": 0.0} for epoch in range(9)]
     axes = ConstraintHistoryDisplay(rows).plot().axes_
     assert axes["alpha"].get_yscale() == "log"
+    assert axes["violation"].get_yscale() == "symlog"
     assert axes["violation"].get_ylim()[0] == 0
 
 
@@ -116,6 +117,38 @@ def test_rows_below_the_bound_are_marked():
     assert rank.tolist() == [1, 4, 0]
     assert repr(display) == "PositivityDisplay(3 of 5 rows below 1)"
     assert "3 of 5 rows below 1" in labels(display.ax_)
+
+
+def shaded(display):
+    """Return the ends of what is shaded, along the predictions."""
+    across = display.ax_.get_ylabel() != "prediction"
+    return [
+        (patch.get_x(), patch.get_x() + patch.get_width())
+        if across
+        else (patch.get_y(), patch.get_y() + patch.get_height())
+        for patch in display.ax_.patches
+    ]
+
+
+def test_what_is_below_the_bound_is_shaded():
+    low = PositivityDisplay.from_predictions([-1.0, 3.0], lower_bound=0.5)
+    assert shaded(low) == [(low.ax_.get_ylim()[0], 0.5)]
+    low = PositivityDisplay.from_predictions(
+        [-1.0, 3.0], y_true=[0.0, 9.0], lower_bound=0.5
+    )
+    assert shaded(low) == [(low.ax_.get_xlim()[0], 0.5)]
+    for bound in (-np.inf, -100.0):  # far from all rows: nothing to see
+        display = PositivityDisplay.from_predictions([1.0, 3.0], lower_bound=bound)
+        assert shaded(display) == []
+        assert display.ax_.get_ylim()[0] > 0
+
+
+@pytest.mark.parametrize(("output", "ends"), [(0, [0.1]), (1, [])])
+def test_the_bound_is_that_of_the_output(small, data, output, ends):
+    model = small(lower_bound=[0.1, -np.inf], on_negative_y="ignore", repair=None)
+    model.fit(data.X, data.Y)
+    display = PositivityDisplay.from_estimator(model, data.X, output=output)
+    assert [end for _, end in shaded(display)] == pytest.approx(ends)
 
 
 def test_targets_against_predictions():

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklpos import report
+from sklpos.reporting import Report
 from sklpos.violations import RowSummary, predict_twice
 
 
@@ -54,6 +56,7 @@ def test_repair_cost(raw_and_repaired, data):
     text = str(found)
     assert f"{change[0]:.3g}"[:4] in text
     assert "mean prediction is the mean target" in text
+    assert f"{share:.2%}" in text
 
 
 def test_weights_are_in_the_errors_of_training(small, data):
@@ -87,6 +90,10 @@ def test_further_rows_through_pipeline_and_search(small, data):
         ({"strategy": "penalty"}, "the training rows, by the repair"),
         ({"strategy": "lagrangian", "repair": None}, "nothing exact, without a repair"),
         ({"strategy": "certified"}, "any input of Box(3 features), proved"),
+        (
+            {"strategy": "certified", "repair": None, "max_epochs": 1},
+            "nothing exact, without a repair",
+        ),
     ],
 )
 def test_what_is_promised(small, data, params, promise):
@@ -131,6 +138,18 @@ def test_outputs_that_no_head_can_hold_are_named(small):
     with pytest.warns(UserWarning, match="no head without bias"):
         model.fit(X, Y)
     assert report(model).promise_ == "nothing, no head does for outputs [0]"
+
+
+def test_nothing_is_promised_that_was_not_measured(small, data):
+    model = small().fit(data.X, data.y)
+    as_trained, repaired = model._training
+    model._training = as_trained, replace(repaired, violation_rate=0.025)
+    assert report(model).promise_.startswith("nothing exact")
+
+
+def test_the_first_of_many_outputs_are_shown():
+    shown = str(Report("model", np.arange(9.0), "none", "nothing"))
+    assert "7, ..." in shown
 
 
 def test_a_rare_violation_is_not_rounded_to_none(small, data):

@@ -19,13 +19,14 @@ class Recorder:
 
     def __init__(self, stop_after=None):
         self.stop_after = stop_after
-        self.log, self.predictions = [], []
+        self.log, self.predictions, self.expected = [], [], {}
 
     def setup(self, estimator, context):
         self.log.append("setup")
 
     def on_fit_task_begin(self, estimator, context):
         self.log.append(f"begin {context.task_name}")
+        self.expected[context.task_name] = context.max_subtasks
 
     def on_fit_task_end(self, estimator, context, *, X, fitted_estimator):
         self.log.append(f"end {context.task_name}")
@@ -52,6 +53,7 @@ def test_every_epoch_is_a_task_with_a_usable_estimator(data):
     model = make_model(repair=None).set_callbacks(recorder).fit(*data)
     epochs = ["begin epoch", "end epoch"] * 4
     assert recorder.log == ["setup", "begin fit", *epochs, "end fit", "teardown"]
+    assert recorder.expected == {"fit": 4, "epoch": 0}
     assert recorder.predictions[-1] == pytest.approx(model.predict(data[0]), abs=0)
     assert abs(recorder.predictions[0] - recorder.predictions[-1]).max() > 1e-3
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch.distributed as dist
+from numpy.typing import ArrayLike
 
 from sklpos.building import new_net
 from sklpos.certificates.model import data_range
@@ -17,10 +19,16 @@ from sklpos.product import feature_source, head_objective, predict_rows
 from sklpos.repair.nearest import HeadObjective
 from sklpos.validation import TrainingData, check_strategy
 
+_Model = TypeVar("_Model")
 _TRAVELLING = 1024  # rows that a process sends to the others between two repairs
 
 
-def fit_data_parallel(estimator, X, y, sample_weight=None):
+def fit_data_parallel(
+    estimator: _Model,
+    X: ArrayLike,
+    y: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+) -> _Model:
     """Fit an estimator on rows that are spread over processes.
 
     Each process of torch's default group calls it with the same estimator and with its

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from sklpos.metrics import mean_score
 from sklpos.plotting.axes import (
@@ -72,13 +75,13 @@ class StrategyComparisonDisplay:
 
     def __init__(
         self,
-        names,
-        error,
-        violation,
+        names: Sequence[str],
+        error: NDArray,
+        violation: NDArray,
         *,
-        tolerance=0.0,
-        best_index=None,
-        labels=("rmse", "violation_rate"),
+        tolerance: float = 0.0,
+        best_index: int | None = None,
+        labels: tuple[str, str] = ("rmse", "violation_rate"),
     ):
         self.names = names
         self.error = error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from sklpos.plotting.axes import (
@@ -61,7 +64,7 @@ class ConstraintHistoryDisplay:
     ConstraintHistoryDisplay(2 epochs)
     """
 
-    def __init__(self, history):
+    def __init__(self, history: Sequence[Mapping[str, Any]]):
         self.history = history
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from sklpos.plotting.axes import BLUE, GREY, VERMILLION, draw_bound, get_axes, style
 from sklpos.violations import fitted_regressor, predict_twice
@@ -39,7 +39,14 @@ class PositivityDisplay:
     PositivityDisplay(1 of 3 rows below 0)
     """
 
-    def __init__(self, *, y_pred, y_true=None, y_before=None, lower_bound=0.0):
+    def __init__(
+        self,
+        *,
+        y_pred: NDArray,
+        y_true: NDArray | None = None,
+        y_before: NDArray | None = None,
+        lower_bound: float = 0.0,
+    ):
         self.y_pred = y_pred
         self.y_true = y_true
         self.y_before = y_before
