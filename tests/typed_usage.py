@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import sklpos
-from sklpos import MLP, STRATEGIES, ConstraintStrategy, PositiveOutputRegressor, certify
+from sklpos import (
+    MLP,
+    STRATEGIES,
+    ConstraintStrategy,
+    PositiveOutputRegressor,
+    TrainingCheckpoint,
+    certify,
+    report,
+)
 from sklpos.callbacks import MultiplierAscent
 from sklpos.certificates import (
     Ball,
@@ -22,10 +30,26 @@ from sklpos.certificates import (
     certify_risk,
     smallest_shift,
 )
+from sklpos.decay import NoiseScaledDecay
 from sklpos.diagnostics import KKTResiduals
+from sklpos.distributed import fit_data_parallel
 from sklpos.export import to_onnx, to_torch
-from sklpos.metrics import best_feasible, max_violation, violation_rate
+from sklpos.metrics import (
+    best_feasible,
+    feasible_rmse_scorer,
+    feasible_root_mean_squared_error,
+    max_violation,
+    mean_violation,
+    violation_rate,
+    violation_rate_scorer,
+)
+from sklpos.plotting import (
+    ConstraintHistoryDisplay,
+    PositivityDisplay,
+    StrategyComparisonDisplay,
+)
 from sklpos.repair.summary import Repair
+from sklpos.reporting import Report
 
 X: NDArray[np.float64] = np.linspace(-1, 1, 99).reshape(-1, 1)
 y: NDArray[np.float64] = np.maximum(X.ravel(), 0)
@@ -64,6 +88,8 @@ def fit() -> PositiveOutputRegressor:
     model.fit(X, y, sample_weight=np.ones(len(X))).partial_fit(X, y)
     assert_type(model.enforce(X, domain="box"), PositiveOutputRegressor)
     PositiveOutputRegressor(make, strategy=Twice(), random_state=0, warm_start=True)
+    own = [TrainingCheckpoint("fit.ckpt"), NoiseScaledDecay(strength=2.0)]
+    PositiveOutputRegressor(callbacks=own)
     PositiveOutputRegressor(make(1, 1), lower_bound=0.0, dtype="float32", device="cpu")
     params: dict[str, object] = model.get_params()
     return model.set_params(**params)
@@ -87,6 +113,22 @@ def use(model: PositiveOutputRegressor, file: Path) -> None:
     to_onnx(model, file)
 
 
+def fit_together() -> PositiveOutputRegressor:
+    """Fit in a group of processes, which must be there when it is called."""
+    return fit_data_parallel(PositiveOutputRegressor(random_state=0), X, y)
+
+
+def see(model: PositiveOutputRegressor) -> None:
+    """Report, score, draw."""
+    found: Report = report(model, X, y)
+    print(found.promise_, violation_rate_scorer(model, X), mean_violation(y))
+    print(feasible_root_mean_squared_error(y, y), feasible_rmse_scorer(model, X, y))
+    history = ConstraintHistoryDisplay(model.history_)
+    rows = PositivityDisplay(y_pred=y, y_true=y, lower_bound=0.0)
+    strategies = StrategyComparisonDisplay(["penalty"], y[:1], y[:1], tolerance=0.1)
+    print(history, rows, strategies)
+
+
 def look(model: PositiveOutputRegressor) -> None:
     """Read what was fitted."""
     module: nn.Module = model.module_
@@ -104,4 +146,5 @@ def look(model: PositiveOutputRegressor) -> None:
 if __name__ == "__main__":
     fitted = fit()
     use(fitted, Path("model.onnx"))
+    see(fitted)
     look(fitted)
