@@ -21,6 +21,7 @@ from torch import nn
 
 import sklpos
 from sklpos import TrainingCheckpoint
+from sklpos.persistence import PlainState
 
 REGRESSOR = "sklpos.regressor.PositiveOutputRegressor"
 PLAIN = (
@@ -255,6 +256,10 @@ def test_another_process_predicts_the_same(small, data, tmp_path):
     subprocess.run([*command, REGRESSOR], check=True)
 
 
+def test_what_stores_an_estimator_is_no_method_for_users():
+    assert not [name for name in vars(PlainState) if not name.startswith("_")]
+
+
 # -- versions ---------------------------------------------------------------------
 
 
@@ -434,6 +439,21 @@ def test_an_object_of_another_kind_is_refused(doctored):
 def test_a_foreign_kind_is_refused(doctored):
     doctored.replace_text("tensor", "_unpack")
     refuse(doctored, ValueError, "'_unpack' is not a kind of stored thing")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of inductor
+def test_no_compiler_runs_to_load_and_predict(small, data, tmp_path):
+    """A parameter can name a program; SECURITY.md says when it runs."""
+    program, trace = tmp_path / "program", tmp_path / "trace"
+    program.write_text(f"#!/bin/sh\ntouch {trace}\n", encoding="utf-8")
+    program.chmod(0o700)
+    model = small().fit(data.X, data.y)
+    named = {"compile__options": {"cpp.cxx": (None, str(program))}}
+    vars(model.net_).update(named, compile=True)
+    loaded = by_skops(model.set_params(**named, compile=True))
+    assert_same_bits(loaded.predict(data.X), model.predict(data.X))
+    assert loaded.net_.compile
+    assert not trace.exists()
 
 
 # -- weights alone ------------------------------------------------------------------

@@ -26,7 +26,8 @@ class StrategyTable(SphinxDirective):
     def run(self):
         """Return the parsed table."""
         rows = [HEADER, *(row(*item) for item in STRATEGIES.items())]
-        lines = [".. list-table::", "   :header-rows: 1", "   :widths: auto", ""]
+        options = "header-rows: 1", "widths: auto", "class: sentences"
+        lines = [".. list-table::", *(f"   :{option}" for option in options), ""]
         for cells in rows:
             bullets = ("* -", *["  -"] * (len(cells) - 1))
             lines += [
