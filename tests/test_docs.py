@@ -25,6 +25,7 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 PYTHON = re.compile(r"^ *```python$", re.M)
 PAGES_WITH_CODE = [p for p in PAGES if PYTHON.search(p.read_text(encoding="utf-8"))]
 END_OF_BLOCK = "-- end of block --"
+HERE = Path(__file__)
 
 
 def run(script, folder):
@@ -89,6 +90,15 @@ def test_code_of_a_page_prints_what_the_page_says(page, tmp_path):
         lines = [line for line in output.splitlines() if line]
         assert_quoted(quote, lines)
         assert len(lines) == len(quote.splitlines())
+
+
+def test_code_that_needs_more_is_run_by_a_test_of_its_own():
+    """Blocks fenced as ``py`` are left out here: some test must name their page."""
+    tests = [path for path in HERE.parent.glob("*.py") if path != HERE]
+    named = "".join(path.read_text(encoding="utf-8") for path in tests)
+    for page in PAGES:
+        if re.search(r"^ *```py$", page.read_text(encoding="utf-8"), re.M):
+            assert page.name in named
 
 
 def slow_unless_demo(path):
