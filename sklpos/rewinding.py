@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping
 
+from sklpos.states import load_state
 from sklpos.training import TrainingNet
 from sklpos.trees import copied
 
@@ -42,7 +43,7 @@ class RewindingNet(TrainingNet):
             for name in vars(owner).keys() - values.keys():
                 delattr(owner, name)
         for part, state in states:
-            part.load_state_dict(state)
+            load_state(part, state)
         del self.history[n_epochs:]
 
     def partial_fit(self, X, y=None, classes=None, epochs=None, **fit_params):

@@ -176,7 +176,14 @@ def crashed(path, strategy, epoch=12, **params):
     return model
 
 
-@pytest.mark.parametrize("params", [{}, {"optimizer": torch.optim.SGD, "lr": 0.01}])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"optimizer": torch.optim.SGD, "lr": 0.01},
+        {"optimizer": torch.optim.NAdam},
+    ],
+)
 def test_a_failed_fit_goes_on(tmp_path, strategy, params):
     crashed(tmp_path / "a", strategy, **params)
     assert n_epochs(tmp_path / "a") == 10

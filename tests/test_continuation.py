@@ -278,6 +278,38 @@ def test_an_interrupted_repair_loses_nothing(small, data, monkeypatch, warm_star
         assert_same_bits(training_state(model), kept)
 
 
+@pytest.mark.parametrize("how", [{}, {"method": "bias"}, {"domain": "box"}])
+def test_an_interrupted_enforce_changes_nothing(small, data, monkeypatch, how):
+    """Not even between the new head and the record of it, or inside of no_grad."""
+    model = small().fit(data.X, data.Y).enforce(domain="box")
+    kept, predictions = copy.copy(vars(model)), model.predict(data.X_new)
+
+    def interrupt(*args, **kwargs):
+        torch.set_grad_enabled(False)
+        raise KeyboardInterrupt
+
+    for name in ("summarise", "summarise_change"):
+        monkeypatch.setattr(f"sklpos.repair.estimator.{name}", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.enforce(data.X_new if "domain" not in how else None, **how)
+    assert torch.is_grad_enabled()
+    assert vars(model) == kept
+    assert_same_bits(model.predict(data.X_new), predictions)
+
+
+def test_what_an_optimizer_keeps_in_another_dtype_is_not_lost(small, data):
+    params = {"optimizer": torch.optim.NAdam, "weight_decay": 0.0}
+    model = small(**params).fit(data.X, data.Y)
+    kept = copy.deepcopy(training_state(model))
+    assert kept["optimizer"]["state"][0]["mu_product"].dtype == torch.float32
+    with pytest.raises(ValueError, match="diverged"):
+        model.set_params(lr=1e200).partial_fit(data.X, data.Y)
+    assert_same_bits(training_state(model), kept)
+    model.set_params(lr=0.1).partial_fit(data.X, data.Y)
+    undisturbed = small(**params).fit(data.X, data.Y).partial_fit(data.X, data.Y)
+    assert_same_training_state(model, undisturbed)
+
+
 @pytest.mark.parametrize(
     "change",
     [
