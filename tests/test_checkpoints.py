@@ -197,6 +197,29 @@ def test_a_failed_fit_goes_on(tmp_path, strategy, params):
     assert_same_bits(*ends)
 
 
+class Weighing(torch.nn.MSELoss):
+    """Weighs the loss by the number of its calls."""
+
+    def __init__(self, reduction):
+        super().__init__(reduction=reduction)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, y_pred, y_true):
+        self.calls += 1
+        return super().forward(y_pred, y_true) / self.calls
+
+
+def test_a_criterion_with_a_state_goes_on(tmp_path):
+    ends = []
+    for name in "ab":
+        if name == "b":
+            crashed(tmp_path / name, "slack", criterion=Weighing)
+        model = guarded(tmp_path / name, "slack", criterion=Weighing)
+        model.callbacks.append(Crash(99))
+        ends.append(end_of(model.fit(*make_data())))
+    assert_same_bits(*ends)
+
+
 def test_early_stopping_goes_on(tmp_path):
     """It counts on, and returns to a best epoch before the crash."""
     params = {"n_iter_no_change": 4, "lr": 0.2, "max_epochs": 200, "tol": 0.05}

@@ -278,6 +278,21 @@ def test_an_interrupted_repair_loses_nothing(small, data, monkeypatch, warm_star
         assert_same_bits(training_state(model), kept)
 
 
+def test_what_callbacks_learnt_in_a_failure_is_forgotten(small, data):
+    class Late(Callback):
+        def on_train_end(self, net, **kwargs):
+            if self.at_last:
+                self.new_, self.old_ = 1, 1
+
+    model = small(callbacks=[Late()], warm_start=True)
+    Late.at_last, Late.old_ = False, 0
+    late = dict(model.fit(data.X, data.Y).callbacks_)["Late"]
+    kept, Late.at_last = dict(vars(late)), True
+    with pytest.raises(ValueError, match="diverged"):
+        model.set_params(lr=1e200, max_epochs=1).fit(data.X, data.Y)
+    assert vars(late) == kept
+
+
 @pytest.mark.parametrize("how", [{}, {"method": "bias"}, {"domain": "box"}])
 def test_an_interrupted_enforce_changes_nothing(small, data, monkeypatch, how):
     """Not even between the new head and the record of it, or inside of no_grad."""
