@@ -289,7 +289,7 @@ def check_dtype(dtype, X: np.ndarray, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         on_cpu = device.type == "cpu"
         dtype = "float64" if on_cpu and X.dtype == np.float64 else "float32"
-    if (size := max(X.max(), -X.min())) > torch.finfo(_DTYPES[dtype]).max:
+    if (size := float(max(X.max(), -X.min()))) > torch.finfo(_DTYPES[dtype]).max:
         raise ValueError(
             f"X has a size of {size:.3g}, which {dtype} does not hold; standardise X, "
             "or use dtype='float64'."
