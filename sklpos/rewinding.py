@@ -120,7 +120,8 @@ class RewindingNet(TrainingNet):
     def _follow(self, name: str, callback: Callback, method_name: str) -> None:
         """Keep and rewind the multipliers where a callback does so with the weights."""
         if method_name == "on_epoch_end" and self._keeps_this_epoch(callback):
-            self.constraint_best_[name] = copied(self.constraint_.state_dict())
+            best = {name: copied(self.constraint_.state_dict())}
+            self.constraint_best_ = self.constraint_best_ | best  # a snapshot has it
         elif method_name == "on_train_end" and name in self.constraint_best_:
             self.constraint_.load_state_dict(self.constraint_best_[name])
 

@@ -19,6 +19,7 @@ from skorch.callbacks import Callback, EarlyStopping, EpochScoring, LRScheduler
 from torch import nn
 
 from sklpos import MLP, STRATEGIES
+from sklpos.decay import NoiseScaledDecay
 from sklpos.strategies import Lagrangian
 
 DROPOUT = {"module__dropout": 0.2}
@@ -392,6 +393,32 @@ def test_an_interrupt_leaves_the_model_of_the_last_finished_epoch(
         each.set_params(max_epochs=5).fit(data.X, data.Y)
         assert each.n_iter_ == 5
     assert_same_training_state(model, undisturbed)
+
+
+@pytest.mark.parametrize("name", ["slack", "augmented_lagrangian", "certified"])
+def test_the_best_epoch_is_none_that_was_undone(small, data, monkeypatch, name):
+    """Ctrl-C after early stopping saw an epoch: weights and multipliers go together."""
+    params = {"strategy": name, "early_stopping": True, "weight_decay": "auto"}
+    undisturbed = small(max_epochs=2, lr=0.01, **params).fit(data.X, data.Y)
+    longer = small(max_epochs=3, lr=0.01, **params).fit(data.X, data.Y)
+    for model in (undisturbed, longer):  # each epoch is the best one so far
+        best = dict(model.callbacks_)["early_stopping"].best_epoch_
+        assert best == model.n_iter_
+
+    scale = NoiseScaledDecay._scale
+
+    def interrupt(self, net):
+        if len(net.history) == 3:
+            raise KeyboardInterrupt
+        scale(self, net)
+
+    monkeypatch.setattr("sklpos.decay.NoiseScaledDecay._scale", interrupt)
+    model = small(max_epochs=3, lr=0.01, **params).fit(data.X, data.Y)
+    assert model.n_iter_ == 2
+    assert_same_bits(
+        dict(model.net_.constraint_.state_dict()),
+        dict(undisturbed.net_.constraint_.state_dict()),
+    )
 
 
 @pytest.mark.parametrize("hook", ["on_epoch_begin", "on_batch_end"])
