@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+#: What numpy, torch and scikit-learn raise of values that they cannot read.
+UNREADABLE = (TypeError, ValueError, OverflowError, NotImplementedError)
 _OF_NUMPY = (torch.float16, torch.float32, torch.float64)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Let every error be a ValueError or TypeError that names the parameter.
+
+    Parameters
+    ----------
+    name : str
+        Put before a message that names neither X nor y nor sample_weight.
+
+    Examples
+    --------
+    >>> with naming("y"):
+    ...     float("a")
+    Traceback (most recent call last):
+    ValueError: y: could not convert string to float: 'a'
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        known = isinstance(error, (TypeError, ValueError))
+        if known and re.search(r"\b(X|y|sample_weight)\b", str(error)):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: {error}") from error
 
 
 def without_torch(values: ArrayLike) -> ArrayLike:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback
 
+from sklpos.states import load_state
 from sklpos.trees import from_storable, to_storable
 
 #: Parameters of a net that may differ when it goes on.
@@ -217,7 +218,7 @@ def _has_state(value) -> bool:
 def _take_up(net, saved: dict) -> None:
     """Put everything back, as it was when the file was written."""
     for name, part in _parts(net).items():
-        part.load_state_dict(saved["states"][name])
+        load_state(part, saved["states"][name])
     for name, weight in net.plain_module_.named_parameters():
         weight.requires_grad_(name not in saved["frozen"])
     for name, callback in net.callbacks_:

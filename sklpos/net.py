@@ -14,6 +14,7 @@ from sklpos.callbacks import ConstraintHistory, MultiplierAscent, QuietPrintLog
 from sklpos.data import Batch, BatchLoader, RowDataset, spread_out
 from sklpos.persistence import PlainState
 from sklpos.rewinding import RewindingNet
+from sklpos.states import load_state
 from sklpos.validation import check_device
 
 _MADE_ANEW = ("virtual_params_", "listeners_")  # they hold functions and methods
@@ -174,7 +175,7 @@ class ConstrainedNet(PlainState, RewindingNet):
         self.initialized_ = False  # or skorch tells that it starts again
         self._initialize_optimizer()
         self.initialized_ = True
-        self.optimizer_.load_state_dict(state["optimizer_"])
+        load_state(self.optimizer_, state["optimizer_"])
 
     def renew_constraint(self) -> None:
         """Register the tensors of a strategy that was set up anew."""

@@ -328,11 +328,13 @@ class PositiveOutputRegressor(
     def _all_or_nothing(self, resume: bool):
         """Work on a shallow copy, so that a failure leaves what is fitted alone."""
         undo = self.net_.snapshot() if resume else None
+        grad_enabled = torch.is_grad_enabled()
         fitted = type(self).__new__(type(self))
         fitted.__dict__.update(self.__dict__)
         try:
             yield fitted
         except BaseException:
+            torch.set_grad_enabled(grad_enabled)  # Ctrl-C may have cut torch.no_grad
             if resume:
                 self.net_.restore(undo)
             raise

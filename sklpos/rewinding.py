@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping
 
+from sklpos.states import load_state
 from sklpos.training import TrainingNet
 from sklpos.trees import copied
 
@@ -42,7 +43,7 @@ class RewindingNet(TrainingNet):
             for name in vars(owner).keys() - values.keys():
                 delattr(owner, name)
         for part, state in states:
-            part.load_state_dict(state)
+            load_state(part, state)
         del self.history[n_epochs:]
 
     def partial_fit(self, X, y=None, classes=None, epochs=None, **fit_params):
@@ -119,7 +120,8 @@ class RewindingNet(TrainingNet):
     def _follow(self, name: str, callback: Callback, method_name: str) -> None:
         """Keep and rewind the multipliers where a callback does so with the weights."""
         if method_name == "on_epoch_end" and self._keeps_this_epoch(callback):
-            self.constraint_best_[name] = copied(self.constraint_.state_dict())
+            best = {name: copied(self.constraint_.state_dict())}
+            self.constraint_best_ = self.constraint_best_ | best  # a snapshot has it
         elif method_name == "on_train_end" and name in self.constraint_best_:
             self.constraint_.load_state_dict(self.constraint_best_[name])
 

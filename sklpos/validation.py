@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from sklearn.utils.validation import (
 )
 from skorch.callbacks import Callback
 
-from sklpos.arrays import for_torch, without_torch
+from sklpos.arrays import UNREADABLE, for_torch, naming, without_torch
 from sklpos.strategies import STRATEGIES, ConstraintStrategy
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -88,12 +87,12 @@ def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> Train
     """
     if issparse(y):
         raise ValueError("y is a sparse matrix; pass a dense array: y.toarray().")
-    sample_weight = without_torch(sample_weight)
-    X, y = _check_rows(estimator, without_torch(X), without_torch(y), reset)
-    y_ndim, y = y.ndim, np.asarray(y, dtype=np.float64).reshape(len(y), -1)
-    weight = _check_sample_weight(
-        sample_weight, X, dtype=np.float64, ensure_non_negative=True
-    )
+    X, y = _check_rows(estimator, X, y, reset)
+    y_ndim, y = y.ndim, y.reshape(len(y), -1)
+    with naming("sample_weight"):
+        weight = _check_sample_weight(
+            without_torch(sample_weight), X, dtype=np.float64, ensure_non_negative=True
+        )
     if not weight.any():
         raise ValueError("sample_weight is 0 in every row; at least one must be > 0.")
     lower_bound = check_lower_bound(estimator.lower_bound, y.shape[1])
@@ -120,7 +119,8 @@ def check_inputs(estimator, X) -> np.ndarray:
     """
     if is_valid_as_it_is(estimator, X):
         return X
-    X = validate_data(estimator, without_torch(X), reset=False, dtype=_FLOATS)
+    with naming("X"):
+        X = validate_data(estimator, without_torch(X), reset=False, dtype=_FLOATS)
     return for_torch(X)
 
 
@@ -137,27 +137,20 @@ def is_valid_as_it_is(estimator, X) -> bool:
 
 def _check_rows(estimator, X, y, reset: bool) -> tuple[np.ndarray, np.ndarray]:
     """Let scikit-learn validate; where it names neither X nor y, name it."""
+    how = {"dtype": _FLOATS, "multi_output": True, "y_numeric": True}
     try:
-        return validate_data(
-            estimator,
-            X,
-            y,
-            reset=reset,
-            dtype=_FLOATS,
-            multi_output=True,
-            y_numeric=True,
-        )
-    except (TypeError, ValueError) as error:
-        if re.search(r"\b[Xy]\b", str(error)):
+        rows = without_torch(X), without_torch(y)
+        X, y = validate_data(estimator, *rows, reset=reset, **how)
+        return X, np.asarray(y, dtype=np.float64)
+    except UNREADABLE:
+        with naming("y" if _is_numeric(X) else "X"):
             raise
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{'y' if _is_numeric(X) else 'X'}: {error}") from error
 
 
 def _is_numeric(X) -> bool:
     try:
-        check_array(X, dtype=_FLOATS)
-    except (TypeError, ValueError):
+        check_array(without_torch(X), dtype=_FLOATS)
+    except UNREADABLE:
         return False
     return True
 
@@ -280,7 +273,7 @@ def check_device(device) -> torch.device:
 
 
 def check_dtype(dtype, X: np.ndarray, device: torch.device) -> torch.dtype:
-    """Return the dtype to compute in.
+    """Return the dtype to compute in, if it can hold X.
 
     Parameters
     ----------
@@ -293,8 +286,12 @@ def check_dtype(dtype, X: np.ndarray, device: torch.device) -> torch.dtype:
     -------
     torch.dtype
     """
-    if dtype != "auto":
-        return _DTYPES[dtype]
-    if device.type == "cpu" and X.dtype == np.float64:
-        return torch.float64
-    return torch.float32
+    if dtype == "auto":
+        on_cpu = device.type == "cpu"
+        dtype = "float64" if on_cpu and X.dtype == np.float64 else "float32"
+    if (size := float(max(X.max(), -X.min()))) > torch.finfo(_DTYPES[dtype]).max:
+        raise ValueError(
+            f"X has a size of {size:.3g}, which {dtype} does not hold; standardise X, "
+            "or use dtype='float64'."
+        )
+    return _DTYPES[dtype]

@@ -22,7 +22,7 @@ LAYERS = [
     {"documentation", "pipelines", "plotting.axes", "version", "arrays"},
     {"decay", "adam"},
     {"seeding", "targets", "heads", "modules", "parameters", "inputs"},
-    {"trees"},
+    {"trees", "states"},
     {"strategies.base", "data", "loop", "steps", "backprop"},
     {"metrics", "sklearn_callbacks", "repair.programme"},
     {"repair.nearest"},

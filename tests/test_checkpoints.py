@@ -176,7 +176,14 @@ def crashed(path, strategy, epoch=12, **params):
     return model
 
 
-@pytest.mark.parametrize("params", [{}, {"optimizer": torch.optim.SGD, "lr": 0.01}])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"optimizer": torch.optim.SGD, "lr": 0.01},
+        {"optimizer": torch.optim.NAdam},
+    ],
+)
 def test_a_failed_fit_goes_on(tmp_path, strategy, params):
     crashed(tmp_path / "a", strategy, **params)
     assert n_epochs(tmp_path / "a") == 10
@@ -187,6 +194,29 @@ def test_a_failed_fit_goes_on(tmp_path, strategy, params):
         for name in "ab"
     ]
     ends = [end_of(model.fit(*make_data())) for model in models]
+    assert_same_bits(*ends)
+
+
+class Weighing(torch.nn.MSELoss):
+    """Weighs the loss by the number of its calls."""
+
+    def __init__(self, reduction):
+        super().__init__(reduction=reduction)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, y_pred, y_true):
+        self.calls += 1
+        return super().forward(y_pred, y_true) / self.calls
+
+
+def test_a_criterion_with_a_state_goes_on(tmp_path):
+    ends = []
+    for name in "ab":
+        if name == "b":
+            crashed(tmp_path / name, "slack", criterion=Weighing)
+        model = guarded(tmp_path / name, "slack", criterion=Weighing)
+        model.callbacks.append(Crash(99))
+        ends.append(end_of(model.fit(*make_data())))
     assert_same_bits(*ends)
 
 

@@ -19,6 +19,7 @@ from skorch.callbacks import Callback, EarlyStopping, EpochScoring, LRScheduler
 from torch import nn
 
 from sklpos import MLP, STRATEGIES
+from sklpos.decay import NoiseScaledDecay
 from sklpos.strategies import Lagrangian
 
 DROPOUT = {"module__dropout": 0.2}
@@ -278,6 +279,53 @@ def test_an_interrupted_repair_loses_nothing(small, data, monkeypatch, warm_star
         assert_same_bits(training_state(model), kept)
 
 
+def test_what_callbacks_learnt_in_a_failure_is_forgotten(small, data):
+    class Late(Callback):
+        def on_train_end(self, net, **kwargs):
+            if self.at_last:
+                self.new_, self.old_ = 1, 1
+
+    model = small(callbacks=[Late()], warm_start=True)
+    Late.at_last, Late.old_ = False, 0
+    late = dict(model.fit(data.X, data.Y).callbacks_)["Late"]
+    kept, Late.at_last = dict(vars(late)), True
+    with pytest.raises(ValueError, match="diverged"):
+        model.set_params(lr=1e200, max_epochs=1).fit(data.X, data.Y)
+    assert vars(late) == kept
+
+
+@pytest.mark.parametrize("how", [{}, {"method": "bias"}, {"domain": "box"}])
+def test_an_interrupted_enforce_changes_nothing(small, data, monkeypatch, how):
+    """Not even between the new head and the record of it, or inside of no_grad."""
+    model = small().fit(data.X, data.Y).enforce(domain="box")
+    kept, predictions = copy.copy(vars(model)), model.predict(data.X_new)
+
+    def interrupt(*args, **kwargs):
+        torch.set_grad_enabled(False)
+        raise KeyboardInterrupt
+
+    for name in ("summarise", "summarise_change"):
+        monkeypatch.setattr(f"sklpos.repair.estimator.{name}", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.enforce(data.X_new if "domain" not in how else None, **how)
+    assert torch.is_grad_enabled()
+    assert vars(model) == kept
+    assert_same_bits(model.predict(data.X_new), predictions)
+
+
+def test_what_an_optimizer_keeps_in_another_dtype_is_not_lost(small, data):
+    params = {"optimizer": torch.optim.NAdam, "weight_decay": 0.0}
+    model = small(**params).fit(data.X, data.Y)
+    kept = copy.deepcopy(training_state(model))
+    assert kept["optimizer"]["state"][0]["mu_product"].dtype == torch.float32
+    with pytest.raises(ValueError, match="diverged"):
+        model.set_params(lr=1e200).partial_fit(data.X, data.Y)
+    assert_same_bits(training_state(model), kept)
+    model.set_params(lr=0.1).partial_fit(data.X, data.Y)
+    undisturbed = small(**params).fit(data.X, data.Y).partial_fit(data.X, data.Y)
+    assert_same_training_state(model, undisturbed)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -345,6 +393,32 @@ def test_an_interrupt_leaves_the_model_of_the_last_finished_epoch(
         each.set_params(max_epochs=5).fit(data.X, data.Y)
         assert each.n_iter_ == 5
     assert_same_training_state(model, undisturbed)
+
+
+@pytest.mark.parametrize("name", ["slack", "augmented_lagrangian", "certified"])
+def test_the_best_epoch_is_none_that_was_undone(small, data, monkeypatch, name):
+    """Ctrl-C after early stopping saw an epoch: weights and multipliers go together."""
+    params = {"strategy": name, "early_stopping": True, "weight_decay": "auto"}
+    undisturbed = small(max_epochs=2, lr=0.01, **params).fit(data.X, data.Y)
+    longer = small(max_epochs=3, lr=0.01, **params).fit(data.X, data.Y)
+    for model in (undisturbed, longer):  # each epoch is the best one so far
+        best = dict(model.callbacks_)["early_stopping"].best_epoch_
+        assert best == model.n_iter_
+
+    scale = NoiseScaledDecay._scale
+
+    def interrupt(self, net):
+        if len(net.history) == 3:
+            raise KeyboardInterrupt
+        scale(self, net)
+
+    monkeypatch.setattr("sklpos.decay.NoiseScaledDecay._scale", interrupt)
+    model = small(max_epochs=3, lr=0.01, **params).fit(data.X, data.Y)
+    assert model.n_iter_ == 2
+    assert_same_bits(
+        dict(model.net_.constraint_.state_dict()),
+        dict(undisturbed.net_.constraint_.state_dict()),
+    )
 
 
 @pytest.mark.parametrize("hook", ["on_epoch_begin", "on_batch_end"])

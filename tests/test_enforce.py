@@ -227,6 +227,17 @@ def test_what_cannot_be_is_refused_and_nothing_is_lost():
     assert model.certificate_ is certificate
 
 
+@pytest.mark.parametrize("method", ["head", "bias"])
+def test_a_head_too_large_for_its_dtype_is_refused(method):
+    X, y = make_data()
+    model = PositiveOutputRegressor(dtype="float32", max_epochs=2, random_state=0)
+    model.fit(X, 1e12 * y)
+    before, low = model.predict(X), np.full(2, -1e36)
+    with pytest.raises(ValueError, match="X and y are too large"):
+        model.enforce(domain=(low, -low), method=method, time_limit=1)
+    np.testing.assert_array_equal(model.predict(X), before)
+
+
 def test_balance_that_cannot_be_kept_is_dropped():
     X, _ = make_data()
     with pytest.warns(UserWarning, match="balance was dropped"):

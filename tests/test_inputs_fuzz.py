@@ -1,20 +1,30 @@
 """Generated inputs: each fits and keeps its promise, or one sentence names it."""
 
+import numpy as np
 import pytest
 
 pytest.importorskip("hypothesis")
 from generated import (
+    CONTAINERS,
     assert_fits_or_refuses,
     odd_containers,
     odd_values,
     repeatable,
 )
 from hypothesis import event, given
+from properties import assert_same_bits
 
 
 def check(case):
     sentence = assert_fits_or_refuses(case)
     event("refused" if sentence else "fitted")  # --hypothesis-show-statistics
+
+
+@pytest.mark.parametrize("name", sorted(set(CONTAINERS) - {"torch, bfloat16"}))
+def test_a_container_changes_nothing(small, data, name):
+    wrap, expected = CONTAINERS[name], small().fit(data.X, data.y)
+    model = small().fit(wrap(data.X), wrap(data.y), wrap(np.ones(40)))
+    assert_same_bits(model.predict(wrap(data.X)), expected.predict(data.X))
 
 
 @repeatable(30)

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from sklpos.product import feature_source, obeys, predict_rows, rounding_margin
+from sklpos.targets import TargetScale
+
 DTYPES = ["float32", "float64"]
 TIGHT = {"float32": 1e-6, "float64": 1e-12}
 
@@ -71,6 +74,42 @@ def test_a_crowd_on_the_bound(small, crowd):
     assert near.sum() > 256
     for order, size in companies(len(X)):
         assert predict_in(model, X, order, size).min() >= 1 / 3
+
+
+class Cancelling(torch.nn.Module):
+    """Loses most digits of its features, and a little for a row that comes alone."""
+
+    def __init__(self, alone=0.0):
+        super().__init__()
+        self.alone = alone
+        self.head = torch.nn.Linear(1, 1)
+        with torch.no_grad():
+            self.head.weight.fill_(1.0)
+            self.head.bias.fill_(1.0)
+
+    def forward(self, X):
+        return self.head((X + 1e4) - 1e4) - self.alone * (len(X) == 1)
+
+
+def margin_of(module, X):
+    features = feature_source(module, "head", X)
+    targets = TargetScale(np.zeros(1), np.ones(1), np.zeros(1))
+    return rounding_margin(module, X, features, np.ones((1, 2)), targets)[0]
+
+
+def test_the_margin_covers_rounding_that_is_seen_and_that_is_possible():
+    module, X = Cancelling(), np.linspace(0.01, 0.02, 50)[:, None]
+    exact = predict_rows(Cancelling().double(), X)
+    seen = np.abs(predict_rows(module, X) - exact).max()
+    possible = np.finfo(np.float32).eps
+    assert margin_of(module, X) >= 4 * seen > 100 * possible
+    assert margin_of(module, np.zeros((1, 1))) >= 8 * possible  # 1 is exact here
+
+
+def test_a_row_that_is_below_only_when_alone_is_seen():
+    X, bound, margin = np.zeros((5, 1)), np.ones(1), np.full(1, 1e-6)
+    assert obeys(Cancelling(), X, bound, margin)
+    assert not obeys(Cancelling(alone=1e-6), X, bound, margin)
 
 
 THREADS = """

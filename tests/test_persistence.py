@@ -126,6 +126,7 @@ def test_every_strategy_goes_on_as_if_it_had_stayed(small, data, strategy, load)
     [
         {"optimizer": torch.optim.LBFGS, "lr": 0.1, "weight_decay": "auto"},
         {"optimizer": torch.optim.SGD, "optimizer__momentum": 0.9, "lr": 0.01},
+        {"optimizer": torch.optim.NAdam},  # has float32 beside float64
         {"criterion": nn.HuberLoss, "criterion__delta": 0.5},
         {"criterion": nn.HuberLoss(reduction="none", delta=0.5)},
         {"strategy": sklpos.STRATEGIES["slack"](slack_lr=0.2)},

@@ -253,6 +253,13 @@ def test_a_fresh_module_starts_at_the_mean(small, data):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype_of_X", ["float32", "float64"])
+def test_a_dtype_may_be_another_than_that_of_X(small, data, dtype, dtype_of_X):
+    model = small(dtype=dtype).fit(data.X.astype(dtype_of_X), data.y)
+    assert model.predict(data.X).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_dtype_auto_follows_X(small, data, dtype):
     model = small().fit(data.X.astype(dtype), data.y)
     assert model.predict(data.X.astype("float64")).dtype == dtype

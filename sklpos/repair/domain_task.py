@@ -144,6 +144,10 @@ class DomainTask:
             proof.run(method)
         return proof
 
+    def can_hold(self, coef: NDArray) -> bool:
+        """Whether a head is finite in the dtype of the module."""
+        return bool((np.abs(coef) <= torch.finfo(self.head.weight.dtype).max).all())
+
     def prove(self, coef: NDArray) -> Proof:
         """Put a head in place, and prove what is cheap."""
         write_head(self.head, coef)

@@ -80,16 +80,19 @@ class EnforceMixin:
         inputs = None if X is None else self._check_inputs(X)
         model = read_model(self)
         _check_request(inputs, domain, method, risk_level)
-        if domain is not None:
-            region = make_domain(model, domain, X, radius, categorical, margin)
-            self._repair_domain(region, inputs, method=method, time_limit=time_limit)
-        elif self.strategy_.guarantee != "everywhere":
-            if method == "bias":
-                self._shift(inputs, risk_level, confidence)
-            else:
-                self._repair(inputs, np.arange(len(inputs)), len(inputs))
-        if self._training is not None and self.repair_ is not None:
-            self._training = (self._training[0], None)  # the training rows are gone
+        with self._all_or_nothing(resume=True) as repaired:
+            if domain is not None:
+                region = make_domain(model, domain, X, radius, categorical, margin)
+                how = {"method": method, "time_limit": time_limit}
+                repaired._repair_domain(region, inputs, **how)
+            elif self.strategy_.guarantee != "everywhere":
+                if method == "bias":
+                    repaired._shift(inputs, risk_level, confidence)
+                else:
+                    repaired._repair(inputs, np.arange(len(inputs)), len(inputs))
+            if self._training is not None and repaired.repair_ is not None:
+                # the training rows are gone
+                repaired._training = (self._training[0], None)
         return self
 
     def _repair(self, X, rows, n_samples: int, weights=None, features=None) -> None:

@@ -109,7 +109,8 @@ def provable_product(
     if best is None:
         raise UnprovableError(
             "no head was proved to obey lower_bound on the domain: a head without bias "
-            "may have none; give it a bias or lower the bound."
+            "may have none, or X and y are too large; give it a bias, lower the bound, "
+            "or standardise X."
         )
     write_head(task.head, best.coef)
     return task.module, best
@@ -128,6 +129,8 @@ def _by_intervals(task: DomainTask) -> ProvableHead | None:
             balance=balance and task.objective.mean_target is not None,
         )
         coef, _ = task.lift(coef, worst_case(coef, *task.features), required)
+        if not task.can_hold(coef):
+            return None
         found = task.finish(task.prove(coef), margin)
         if found is not None:
             return found
@@ -150,7 +153,7 @@ def _by_exchange(task: DomainTask, deadline: float) -> ProvableHead | None:
     slice_ = max(deadline - time.monotonic(), 0.0) / _SLICES
     for seed in count():
         nearest = _nearest_for_points(task, points, margin)
-        if not nearest.feasible.all():
+        if not nearest.feasible.all() or not task.can_hold(nearest.coef):
             return best
         write_head(task.head, nearest.coef)
         found, now = (
@@ -205,6 +208,8 @@ def _lifted(
     """Lift what the verifier could not prove, and carry its bounds over."""
     exact = (proof.lower + proof.slack).min(axis=0)
     lifted, raised = task.lift(read_head(task.head), exact, task.bound + task.margin)
+    if not task.can_hold(lifted):
+        return None
     write_head(task.head, lifted)
     cast = read_head(task.head)
     closed = task.prove(cast)
