@@ -49,8 +49,9 @@ class TrainingCheckpoint(Callback):
     ------
     ValueError
         When a `fit` begins: if the file is of another problem (rows, seed or
-        parameters), has more epochs than ``max_epochs`` or is no checkpoint, or if
-        the net was trained before (``warm_start`` and `partial_fit`).
+        parameters, but for those of callbacks, ``tol`` and ``n_iter_no_change``), has
+        more epochs than ``max_epochs`` or is no checkpoint, or if the net was trained
+        before (``warm_start`` and `partial_fit`).
 
     Notes
     -----
@@ -152,7 +153,8 @@ def check_repeatable(net, random_state) -> None:
 def _problem(net, rows) -> dict[str, str]:
     """Describe what must not change between two parts of a training."""
     params = net.get_params(deep=False)
-    described = {k: _describe(v) for k, v in params.items() if k not in _FREE}
+    public = params.keys() - {name for name in params if name.startswith("_")}
+    described = {name: _describe(params[name]) for name in public.difference(_FREE)}
     described["random_state"] = described.pop("seed")
     return {**described, "data": _digest(net, rows)}
 

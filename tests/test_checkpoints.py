@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import time
 
@@ -195,6 +196,26 @@ def test_a_failed_fit_goes_on(tmp_path, strategy, params):
     ]
     ends = [end_of(model.fit(*make_data())) for model in models]
     assert_same_bits(*ends)
+
+
+ANEW = """
+import sys
+from killed import fit
+
+fit(*sys.argv[1:3], "slack", max_epochs=int(sys.argv[3]))
+"""
+
+
+def test_another_process_goes_on(tmp_path):
+    """One that was not forked: its hashes of strings are others, as they always are."""
+    path, result = tmp_path / "fit.ckpt", tmp_path / "end.pkl"
+    for seed, epochs in ("1", 4), ("2", 8):
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        env["PYTHONPATH"] = os.pathsep.join(sys.path)
+        arguments = [str(path), str(result), str(epochs)]
+        subprocess.run([sys.executable, "-c", ANEW, *arguments], env=env, check=True)
+    whole = guarded(tmp_path / "whole", "slack", max_epochs=8).fit(*make_data())
+    assert_same_bits(pickle.loads(result.read_bytes()), end_of(whole))
 
 
 class Weighing(torch.nn.MSELoss):
