@@ -42,6 +42,29 @@ def naming(name: str) -> Iterator[None]:
         raise kind(f"{name}: {error}") from error
 
 
+def check_range(X: NDArray, dtype: torch.dtype) -> None:
+    """Raise ValueError if X is beyond the range of a dtype.
+
+    Parameters
+    ----------
+    X : ndarray
+    dtype : torch.dtype
+        That of the net.
+
+    Raises
+    ------
+    ValueError
+    """
+    if X.dtype.itemsize <= dtype.itemsize:
+        return
+    if (size := float(max(X.max(), -X.min()))) > torch.finfo(dtype).max:
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"X has a size of {size:.3g}, which {name} does not hold; standardise X, "
+            "or use dtype='float64'."
+        )
+
+
 def without_torch(values: ArrayLike) -> ArrayLike:
     """Return a tensor as an array, and all else as it is.
 

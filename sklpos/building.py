@@ -12,6 +12,7 @@ from skorch.helper import predefined_split
 from skorch.utils import noop
 from torch import nn
 
+from sklpos.arrays import check_range
 from sklpos.callbacks import check_single, private_copy
 from sklpos.decay import decay_callbacks, decay_params
 from sklpos.heads import check_output, find_head, trace
@@ -138,6 +139,7 @@ def continue_net(estimator, net: ConstrainedNet, data: TrainingData, same_rows: 
         )
     net.targets = replace(net.targets, lower_bound=data.lower_bound)
     dtype = next(net.module_.parameters()).dtype
+    check_range(data.X, dtype)
     net.targets.check_bound_magnitude(dtype)
     rows = split_rows(estimator, data, net.targets, dtype, net.seed)
     if changed or not same_rows:

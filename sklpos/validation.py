@@ -18,7 +18,7 @@ from sklearn.utils.validation import (
 )
 from skorch.callbacks import Callback
 
-from sklpos.arrays import UNREADABLE, for_torch, naming, without_torch
+from sklpos.arrays import UNREADABLE, check_range, for_torch, naming, without_torch
 from sklpos.strategies import STRATEGIES, ConstraintStrategy
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -117,11 +117,12 @@ def check_inputs(estimator, X) -> np.ndarray:
     -------
     ndarray of shape (n_samples, n_features)
     """
-    if is_valid_as_it_is(estimator, X):
-        return X
-    with naming("X"):
-        X = validate_data(estimator, without_torch(X), reset=False, dtype=_FLOATS)
-    return for_torch(X)
+    if not is_valid_as_it_is(estimator, X):
+        with naming("X"):
+            X = validate_data(estimator, without_torch(X), reset=False, dtype=_FLOATS)
+        X = for_torch(X)
+    check_range(X, next(estimator.module_.parameters()).dtype)
+    return X
 
 
 def is_valid_as_it_is(estimator, X) -> bool:
@@ -289,9 +290,5 @@ def check_dtype(dtype, X: np.ndarray, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         on_cpu = device.type == "cpu"
         dtype = "float64" if on_cpu and X.dtype == np.float64 else "float32"
-    if (size := float(max(X.max(), -X.min()))) > torch.finfo(_DTYPES[dtype]).max:
-        raise ValueError(
-            f"X has a size of {size:.3g}, which {dtype} does not hold; standardise X, "
-            "or use dtype='float64'."
-        )
+    check_range(X, _DTYPES[dtype])
     return _DTYPES[dtype]

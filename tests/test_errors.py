@@ -307,6 +307,16 @@ CALLS = {
         ValueError,
         ["X contains NaN"],
     ),
+    "X > float32 at predict": (
+        lambda: make(dtype="float32").fit(X, y).predict(X * 1e200),
+        ValueError,
+        ["X has a size of", "float32"],
+    ),
+    "X > float32 in partial_fit": (
+        lambda: make(dtype="float32").fit(X, y).partial_fit(X * 1e200, y),
+        ValueError,
+        ["X has a size of", "float32"],
+    ),
     "no rows at enforce": (
         lambda: make().fit(X, y).enforce(X[:0]),
         ValueError,
