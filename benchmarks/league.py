@@ -41,6 +41,12 @@ def log_target(seed):
 # name: a factory that takes a seed
 OWN = {
     "default": lambda seed: PositiveOutputRegressor(random_state=seed),
+    "default, no balance": lambda seed: PositiveOutputRegressor(
+        balance=False, random_state=seed
+    ),
+    "default, no repair": lambda seed: PositiveOutputRegressor(
+        repair=None, random_state=seed
+    ),
     "unconstrained, clipped": lambda seed: PositiveOutputRegressor(
         strategy="unconstrained", repair=None, random_state=seed
     ),

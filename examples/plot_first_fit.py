@@ -89,7 +89,7 @@ def rows(rains):
 
 
 ordinary, mended = raw.pop("unconstrained"), repaired["unconstrained"]
-was, still = negative(ordinary[1]), negative(mended[1])
+was, still = negative(ordinary[1]), negative(repaired["penalty"][1])
 print(
     f"""\
 Rain in Seattle, mm a day; {np.mean(y == 0):.0%} of all days are dry.
@@ -105,8 +105,8 @@ repair stays inside the net, which still ends in a plain linear layer, and is ex
 train: no prediction below zero, and a mean ratio of 1.
 
 WHAT IT DOES NOT SHOW. The repair promises the days it was given, not the next one:
-the ordinary net, repaired, is still negative on {still} of the new days, and a new
-year's rain is not that of the old ones. Only the strategies at the end of the table
+the net of the penalty, repaired, is still negative on {still} of the new days, and a
+new year's rain is not that of the old ones. Only the strategies at the end of the table
 are positive everywhere. And RMSE hardly moves: the gain is the guarantee.
 
                          RMSE          negative       smallest       mean ratio

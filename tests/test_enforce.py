@@ -216,11 +216,12 @@ def test_rows_are_held_where_nothing_can_be_lifted():
 
 
 def test_what_cannot_be_is_refused_and_nothing_is_lost():
-    model = make_model(module__bias=False, lower_bound=-0.1)
+    linear = {"module__bias": False, "module__hidden_layer_sizes": ()}
+    model = make_model(lower_bound=-0.1, balance=False, **linear)
     model.enforce(domain="box", time_limit=2)
     X, _ = make_data()
     before, certificate = model.predict(X), model.certificate_
-    model.net_.targets.lower_bound[:] = 1.0  # 0 features give 0
+    model.net_.targets.lower_bound[:] = 1.0  # at 0 it predicts 0
     with pytest.raises(ValueError, match="no head was proved"):
         model.enforce(domain=([-9, -9], [9, 9]), time_limit=0.5)
     np.testing.assert_array_equal(model.predict(X), before)

@@ -140,7 +140,9 @@ def test_repair_is_the_projection(small, data, bias, weighted, balance):
 
     design = np.column_stack([X, np.ones(len(X))]) if bias else X
     share = weight / weight.sum()
-    root = np.linalg.cholesky(design.T @ (share[:, None] * design)).T
+    jitter = 0.03 * share @ (design - share @ design) ** 2
+    gram = design.T @ (share[:, None] * design) + np.diag(jitter)
+    root = np.linalg.cholesky(gram).T
     goal = root @ np.linalg.lstsq(design, before, rcond=None)[0]
     constraints = [
         {"type": "ineq", "fun": lambda v: design @ v - bound, "jac": lambda v: design}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from sklpos.repair.nearest import HeadObjective, ridged
+from sklpos.repair.nearest import HeadObjective
 from sklpos.repair.robust import lifted_head, nearest_robust_head, worst_case
 
 
@@ -30,7 +30,7 @@ def oracle(start, objective, low, high, required, target):
     d = len(low)
     corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), -1).reshape(-1, d)
     rows = np.hstack([corners, np.ones((len(corners), len(start) - d))])
-    matrix = ridged(objective.gram)
+    matrix = objective.metric
     constraints = [{"type": "ineq", "fun": lambda v: rows @ v - required}]
     if target is not None:
         mean = objective.mean_features
@@ -63,7 +63,7 @@ def test_no_head_is_nearer(seed, balance):
     if balance:
         np.testing.assert_allclose(head @ objective.mean_features, target, rtol=1e-10)
     change = (head - start)[0]
-    cost = change @ ridged(objective.gram) @ change
+    cost = change @ objective.metric @ change
     expected = oracle(start[0], objective, low, high, 0.02, target)
     assert cost <= expected * (1 + 1e-6) + 1e-9
 
@@ -87,7 +87,7 @@ def test_a_free_output_is_balanced_all_the_same():
     np.testing.assert_allclose(head @ objective.mean_features, objective.mean_target)
     missing = objective.mean_target - start @ objective.mean_features
     change = head - start
-    cost = np.sum(change @ ridged(objective.gram) * change)
+    cost = np.sum(change @ objective.metric * change)
     assert cost <= missing**2 * (1 + 1e-6)  # a shift of the bias would do
 
 

@@ -6,13 +6,14 @@ given rows are linear constraints on it. For each output, `nearest_feasible_head
 .. math::
 
     \min_v \; \frac{\sum_i w_i (\Phi_i (v - v_0))^2}{\sum_i w_i}
-        + \epsilon \lVert v - v_0 \rVert^2
+        + \sum_k \epsilon_k (v - v_0)_k^2
     \quad \text{s.t.} \quad \Phi_i v \ge \ell + m \;\; \forall i,
     \quad \bar\Phi v = \bar y ,
 
-the last line being the optional *balance property* [3]_. In coordinates where the
-objective is a squared length this is the least-distance problem of [1]_, whose dual is
-a non-negative least-squares problem; only rows that were violated enter it (cutting
+the last line being the optional *balance property* [3]_, and :math:`\epsilon_k` a
+small part of the variance of feature k (`HeadObjective.metric`). In coordinates where
+the objective is a squared length this is the least-distance problem of [1]_, whose dual
+is a non-negative least-squares problem; only rows that were violated enter it (cutting
 planes), so the cost hardly depends on the number of rows. For networks this is the
 *provable point repair* of [2]_, restricted to the last layer.
 
@@ -39,7 +40,10 @@ from sklpos.repair.programme import HeadProgramme
 
 Rows = Callable[[], Iterable[NDArray]]
 
-RIDGE = 1e-8  # epsilon, in units of the mean squared feature
+#: Variance of the jitter of a feature, in units of its own. Without it, a head with
+#: as many weights as there are rows can be near on these, and far off on all others.
+JITTER = 0.03
+RIDGE = 1e-8  # of features without a variance, in units of the mean squared feature
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +102,18 @@ class HeadObjective:
             targets = np.average(targets, axis=0, weights=weights)
         return cls(gram / total, features / total, targets, has_bias)
 
+    @property
+    def metric(self) -> NDArray:
+        """Matrix of the squared distance of two heads: how differently they predict.
+
+        A mean over the rows, with features that also vary a little on their own, as
+        those of other rows do: what regularises a least squares problem as a ridge.
+        Positive definite, of shape (d1, d1).
+        """
+        variance = np.maximum(np.diag(self.gram) - self.mean_features**2, 0.0)
+        ridge = RIDGE * np.trace(self.gram) / len(self.gram) or 1.0
+        return self.gram + np.diag(JITTER * variance + ridge)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class HeadRepair:
@@ -112,7 +128,7 @@ class HeadRepair:
         number `i` is the row `kept[i]` of the rows given as `kept`.
     multipliers : tuple of n_outputs float arrays
         Multipliers `lambda` of these rows, unit of y, mean convention: the gradient
-        `2 (gram + epsilon) (v - v0)` equals `sum_i lambda_i (w_i / sum w) Phi_i`, plus
+        `2 metric (v - v0)` equals `sum_i lambda_i (w_i / sum w) Phi_i`, plus
         a multiple of the mean features where the output is balanced.
     feasible : boolean ndarray of shape (n_outputs,)
         Whether the output respects the bound on all rows.
@@ -206,7 +222,7 @@ def nearest_feasible_head(
         for value in (lower_bound, margin, scale)
     )
     use_target = balance and objective.mean_target is not None
-    whitener = _whitener(objective.gram)
+    whitener = _whitener(objective.metric)
     programmes = [
         HeadProgramme(
             coef[j] / scale[j],
@@ -228,25 +244,9 @@ def nearest_feasible_head(
     return _in_unit_of_y(programmes, coef, objective.gram, scale, share, kept, n_rounds)
 
 
-def _whitener(gram: NDArray) -> NDArray:
+def _whitener(metric: NDArray) -> NDArray:
     """Matrix of `u -> v - v0` that makes the objective the squared length of `u`."""
-    return solve_triangular(cholesky(ridged(gram)), np.eye(len(gram)))
-
-
-def ridged(gram: NDArray) -> NDArray:
-    """Return the matrix of the objective: the Gram matrix plus epsilon.
-
-    Parameters
-    ----------
-    gram : ndarray of shape (d1, d1)
-
-    Returns
-    -------
-    ndarray of shape (d1, d1)
-        Positive definite.
-    """
-    ridge = RIDGE * np.trace(gram) / len(gram) or 1.0
-    return gram + ridge * np.eye(len(gram))
+    return solve_triangular(cholesky(metric), np.eye(len(metric)))
 
 
 def _offer_rows(programmes, chunks, first):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cholesky, lstsq, null_space
 from scipy.optimize import nnls
 
-from sklpos.repair.nearest import HeadObjective, ridged
+from sklpos.repair.nearest import HeadObjective
 
 _WEIGHT = 1e5  # of the constraint's row, relative to the objective's
 
@@ -79,7 +79,7 @@ def nearest_robust_head(
         To about 1e-9 of their size; see `lifted_head` for the rest. Without a bias a
         head may not exist: check `worst_case`.
     """
-    root = cholesky(ridged(objective.gram))
+    root = cholesky(objective.metric)
     heads = coef.copy()
     held = worst_case(coef, low, high) >= required
     for j in range(len(coef)):
