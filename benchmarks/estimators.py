@@ -15,7 +15,8 @@ def fits(problem: Problem, n_epochs: int) -> dict:
         return lambda: problem.estimator(max_epochs=n_epochs, **params).fit(X, y)
 
     def scikit_learn(**params):
-        return lambda: problem.mlp(max_iter=n_epochs, tol=0.0, **params).fit(X, y)
+        whole = {"max_iter": n_epochs, "n_iter_no_change": n_epochs}
+        return lambda: problem.mlp(**whole, **params).fit(X, y)
 
     return {
         "MLPRegressor": scikit_learn(),

@@ -18,7 +18,7 @@ place in the order of the epoch, its target, weight, multiplier and prediction, 
 features for the repair, in double precision and in chunks.
 """
 
-DEEP, LARGE = "10-64-64-1, batch 256, n 20,000", "784-784-784-2, batch 256, n 1,000"
+DEEP, LARGE = "10-64-64-1, batch 256, n 20,000", "784-784-784-2, batch 256, n 20,000"
 WHOLE = {
     "10-64-64-1, batch 256, n 20,000": 1.0,
     "10-256-256-1, batch 256, n 20,000": 0.85,

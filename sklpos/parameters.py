@@ -27,7 +27,7 @@ CONSTRAINTS = {
     "optimizer": [callable],
     "lr": [Interval(Real, 0, None, closed="neither")],
     "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-    "max_epochs": [Interval(Integral, 1, None, closed="left")],
+    "max_epochs": [Interval(Integral, 0, None, closed="left")],
     "batch_size": [
         Interval(Integral, 1, None, closed="left"),
         Options(Integral, {-1}),

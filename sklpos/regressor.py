@@ -37,6 +37,7 @@ from sklpos.product import (
 )
 from sklpos.repair.estimator import EnforceMixin
 from sklpos.repair.provable import UnprovableError
+from sklpos.repair.summary import warn_of_error
 from sklpos.seeding import draw_seed
 from sklpos.sklearn_callbacks import (
     CallbackSupportMixin,
@@ -93,6 +94,7 @@ class PositiveOutputRegressor(
         (`sklpos.decay.NoiseScaledDecay`), with AdamW, squared error and a module
         that starts from scratch; otherwise it leaves the optimizer its own default.
     max_epochs : int, default=100
+        0 trains nothing: a pretrained module is repaired as it is.
     batch_size : int, default=128
         Rows a step; -1 for all of them.
     early_stopping : bool, default=False
@@ -121,6 +123,8 @@ class PositiveOutputRegressor(
     verbose : int, default=0
         1 prints a line an epoch.
     random_state : int, RandomState instance or None, default=None
+        Of the first weights, the order of the batches and dropout. None is different
+        every time, whatever the global generators of numpy and torch are set to.
     **net_params : object
         skorch's parameters: ``module__*``, ``optimizer__*``, ``criterion__*``,
         ``callbacks__*``, ``iterator_train__*``, ``iterator_valid__*``, ``dataset__*``,
@@ -394,6 +398,10 @@ class PositiveOutputRegressor(
         if self.strategy_.guarantee != "everywhere":
             self._finish_head(data)
         self._training = summarise_training(self, data)
+        if self.repair_ is not None:
+            before, after = (rows.rmse for rows in self._training)
+            after = np.where(self.repair_.balanced_, after, before)
+            warn_of_error(before, after, self.net_.targets.scale)
 
     def _finish_head(self, data) -> None:
         features = feature_source(self.module_, self.net_.head, data.X)

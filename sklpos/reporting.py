@@ -166,11 +166,10 @@ def _promise(regressor) -> str:
     infeasible = np.flatnonzero(~regressor.repair_.feasible_)
     if infeasible.size:
         return f"nothing, no head does for outputs {infeasible.tolist()}"
-    if regressor._training is None or regressor._training[1] is None:
-        return "what enforce was last asked for"
-    if regressor._training[1].violation_rate > 0:
+    repaired = (regressor._training or (None, None))[1]
+    if repaired is not None and repaired.violation_rate > 0:
         return "nothing exact, the repair was lost to rounding"
-    return "the training rows, by the repair"
+    return regressor.repair_.promise_
 
 
 def _head_change(regressor) -> float | None:

@@ -73,6 +73,8 @@ class RewindingNet(TrainingNet):
         """
         if not self.initialized_:
             self.initialize()
+        if epochs == 0:
+            return self
         self.constraint_best_, self.undo_, self.taken_up_ = {}, None, 0
         self.notify("on_train_begin", X=X, y=y)
         start, grad_enabled = len(self.history), torch.is_grad_enabled()

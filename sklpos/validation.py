@@ -169,8 +169,8 @@ def check_lower_bound(lower_bound, n_outputs: int) -> np.ndarray:
         )
     if np.isnan(bound).any() or np.isposinf(bound).any():
         raise ValueError(
-            f"lower_bound={lower_bound!r} must be a finite number, or -inf for an "
-            "output without a bound."
+            f"lower_bound={lower_bound!r} must be a finite number, or -inf for no "
+            "bound; or one of these for each output, in their order."
         )
     return np.broadcast_to(bound, (n_outputs,)).copy()
 

@@ -262,7 +262,8 @@ def test_categories_are_taken_as_what_they_are(tent):
 
 def test_the_certificate_prints_well(tent):
     certificate = certify_module(tent, Box([-2.0], [2.0]))
-    assert repr(certificate).startswith("Certificate: falsified over Box(1 features)")
+    first = "Certificate: falsified over Box(1 features: -2 to 2)"
+    assert repr(certificate).startswith(first)
     assert "counterexample" in repr(certificate)
     assert "<table>" in certificate._repr_html_()
     with pytest.raises(AttributeError):

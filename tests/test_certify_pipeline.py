@@ -214,3 +214,12 @@ def test_constant_features_have_the_unit_one():
 def test_the_proof_names_the_dtype_that_scalers_must_work_in():
     found = sklpos.certify(fitted(StandardScaler()), "box")
     assert any("scalers" in assumption for assumption in found.assumptions_)
+
+
+def test_limits_feature_by_feature_are_not_taken_for_corners():
+    X, y = np.eye(2), np.ones(2)
+    model = PositiveOutputRegressor(max_epochs=1, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="the lows of all features and their highs"):
+        sklpos.certify(model, [(-2, 2), (-1, 3)])
+    domain = sklpos.certify(model, ([-2, -1], [2, 3]), method="interval").domain_
+    assert repr(domain) == "Box(2 features: -2 to 2, -1 to 3)"

@@ -1,5 +1,8 @@
 """The estimator: weights, units, early stopping, modules, attributes."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +21,7 @@ from sklearn.utils.validation import validate_data
 from skorch.callbacks import LRScheduler
 from torch import nn
 
+import sklpos
 from sklpos import PositiveOutputRegressor
 from sklpos.strategies import AugmentedLagrangian
 from sklpos.validation import is_valid_as_it_is
@@ -355,3 +359,46 @@ def test_names_of_features_are_always_checked(small, data):
     model = small().fit(frame, data.y)
     with pytest.warns(UserWarning, match="does not have valid feature names"):
         model.predict(CLEAN)
+
+
+@pytest.mark.parametrize("params", [{}, {"early_stopping": True}, {"verbose": 1}])
+def test_without_an_epoch_a_trained_net_is_only_repaired(data, params):
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1)).double()
+    with torch.no_grad():
+        net[-1].bias.sub_(1.0)
+    model = PositiveOutputRegressor(net, max_epochs=0, strategy="unconstrained")
+    model.set_params(repair=None, random_state=0, **params).fit(data.X, data.y)
+    with torch.no_grad():
+        expected = net(torch.tensor(data.X)).numpy().ravel()
+    np.testing.assert_allclose(model.predict(data.X), expected, rtol=1e-12)
+    assert model.n_iter_ == 0
+    assert model.loss_curve_ == []
+
+    model.set_params(repair="head", early_stopping=False).fit(data.X, data.y)
+    assert model.predict(data.X).min() >= 0
+    assert model.predict(data.X).mean() == pytest.approx(data.y.mean())
+    with torch.no_grad():
+        now = net(torch.tensor(data.X)).numpy().ravel()
+    np.testing.assert_array_equal(now, expected)
+
+
+def test_a_balance_that_costs_the_slope_warns(small):
+    X = np.linspace(-1, 1, 100)[:, None]
+    y = X.ravel() + 0.02
+    model = small(strategy="unconstrained", max_epochs=100, on_negative_y="ignore")
+    with pytest.warns(UserWarning, match="balance=False costs less"):
+        model.fit(X, y)
+    balanced = model.score(X, y)
+    assert model.set_params(balance=False).fit(X, y).score(X, y) > balanced + 0.1
+
+
+def test_public_submodules_are_at_hand():
+    code = "import sklpos; print(sklpos.export.to_onnx.__name__, dir(sklpos))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("to_onnx")
+    assert "'metrics'" in done.stdout
+    assert "'backprop'" not in done.stdout
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = sklpos.nothing

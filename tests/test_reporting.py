@@ -89,7 +89,7 @@ def test_further_rows_through_pipeline_and_search(small, data):
         ({"strategy": "nonnegative_weights"}, "any finite input, by construction"),
         ({"strategy": "penalty"}, "the training rows, by the repair"),
         ({"strategy": "lagrangian", "repair": None}, "nothing exact, without a repair"),
-        ({"strategy": "certified"}, "any input of Box(3 features), proved"),
+        ({"strategy": "certified"}, "any input of Box(3 features: "),
         (
             {"strategy": "certified", "repair": None, "max_epochs": 1},
             "nothing exact, without a repair",
@@ -99,7 +99,7 @@ def test_further_rows_through_pipeline_and_search(small, data):
 def test_what_is_promised(small, data, params, promise):
     model = small(**params).fit(data.X, data.y)
     found = report(model)
-    assert found.promise_ == promise
+    assert found.promise_.startswith(promise)
     assert found.guarantee_ == model.strategy_.guarantee
     assert found.certificate_ is model.certificate_
     assert promise in str(found)
@@ -111,15 +111,25 @@ def test_a_promise_is_no_longer_that_of_training_after_enforce(small, data):
     as_trained = report(model).training_[0]
     model.enforce(data.X_new)
     found = report(model, data.X_new)
-    assert found.promise_ == "what enforce was last asked for"
+    assert found.promise_ == "the 20 rows that enforce was given last"
     assert found.training_ == (as_trained, None)
     assert found.rows_[1].violation_rate == 0
-    assert report(model.enforce(domain="box")).promise_ == (
-        "any input of Box(3 features), proved"
-    )
+    promise = report(model.enforce(domain="box")).promise_
+    assert re.fullmatch(r"any input of Box\(3 features: .*\), proved", promise)
     model.partial_fit(data.X, data.y)
     assert report(model).training_ is None
     assert report(model).promise_ == "nothing exact, without a repair"
+
+
+def test_a_share_of_a_population_is_not_all_of_it(small, data):
+    model = small(strategy="unconstrained").fit(data.X, data.y)
+    X = np.random.default_rng(5).normal(size=(200, 3))
+    model.enforce(X, method="bias", risk_level=0.1, confidence=0.9)
+    found = report(model, X)
+    assert found.promise_ == "all but 0.1 of a population, with confidence 0.9"
+    assert 0 < found.rows_[1].violation_rate <= 0.1
+    model.enforce(X, method="bias")
+    assert report(model).promise_ == "the 200 rows that enforce was given last"
 
 
 def test_enforce_changes_nothing_that_holds_everywhere(small, data):

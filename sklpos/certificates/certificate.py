@@ -52,7 +52,7 @@ class Certificate:
     >>> one = np.ones(1)
     >>> Certificate("verified", one, 2 * one, None, 0 * one, Box([0.0], [1.0]), "crown",
     ...             1, 0.001, 1e-6 * one, ())
-    Certificate: verified over Box(1 features)
+    Certificate: verified over Box(1 features: 0 to 1)
       every prediction >= 1 (asked: 0), smallest seen 2
       by crown in 0.001 s, 1 boxes, rounding margin 1e-06
     """

@@ -66,7 +66,7 @@ class Box(Domain):
     Examples
     --------
     >>> Box([0, 0], [1, 2])
-    Box(2 features)
+    Box(2 features: 0 to 1, 0 to 2)
     >>> len(Box([0, 0, 0], [1, 1, 9], categorical=[(0, 1), 2]).region())
     20
     """
@@ -99,8 +99,7 @@ class Box(Domain):
         """Return one box for each combination of categories."""
         low, high = np.atleast_2d(self.low), np.atleast_2d(self.high)
         for group, values in self._choices():
-            low = np.repeat(low, len(values), axis=0)
-            high = np.repeat(high, len(values), axis=0)
+            low, high = (np.repeat(side, len(values), axis=0) for side in (low, high))
             tiled = np.tile(values, (len(low) // len(values), 1))
             low[:, group] = high[:, group] = tiled
         return Region(_tensor(low), _tensor(high))
@@ -129,8 +128,10 @@ class Box(Domain):
         return first + np.arange(int(count))[:, None]
 
     def __repr__(self) -> str:
+        sides = [*map("{:.4g} to {:.4g}".format, self.low, self.high)]
+        sides[4:] = ["..."] if len(sides) > 4 else []
         groups = f", {len(self.categorical)} categorical" if self.categorical else ""
-        return f"Box({self.n_features} features{groups})"
+        return f"Box({self.n_features} features: {', '.join(sides)}{groups})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,8 +219,7 @@ class Ball(Domain):
         return Region(center - radius, center + radius, body)
 
     def __repr__(self) -> str:
-        rows, features = self.center.shape
-        return f"Ball({rows} rows, {features} features, {self.norm})"
+        return "Ball({} rows, {} features, {})".format(*self.center.shape, self.norm)
 
 
 @dataclass(frozen=True, eq=False)

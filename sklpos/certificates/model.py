@@ -143,6 +143,11 @@ def _low_and_high(domain) -> tuple:
         raise ValueError(
             f"domain={domain!r} must be one of {_NAMES} or a pair (low, high)."
         ) from None
+    if isinstance(domain, list) and isinstance(low, tuple):
+        raise ValueError(
+            f"domain={domain!r} looks like a pair (low, high) for each feature; pass "
+            "one pair of arrays, the lows of all features and their highs."
+        )
     return tuple(
         check_array(side, ensure_2d=False, dtype=np.float64, input_name="domain")
         for side in (low, high)

@@ -212,7 +212,7 @@ class DomainTask:
         return ProvableHead(
             coef=coef,
             certificate=certificate,
-            cost=np.maximum(np.sum(change @ self.objective.gram * change, axis=1), 0),
+            cost=self.objective.mean_square(change),
             balanced=self._is_balanced(coef),
             margin=margin,
             n_counterexamples=n_found,

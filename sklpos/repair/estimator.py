@@ -36,7 +36,7 @@ class EnforceMixin:
         radius: ArrayLike | None = None,
         categorical=None,
         margin: float | None = None,
-        time_limit: float = 60.0,
+        time_limit: float = 10.0,
     ) -> Self:
         """Repair the head so that predictions obey the bound, in place.
 
@@ -63,8 +63,9 @@ class EnforceMixin:
         confidence : float, default=0.95
         radius, categorical, margin
             Of the domain, as in `certify`.
-        time_limit : float, default=60.0
-            Seconds for the repair of a domain.
+        time_limit : float, default=10.0
+            Seconds for the repair of a domain: the longer, the nearer the head. What is
+            found by then differs a little from run to run.
 
         Returns
         -------
@@ -89,13 +90,22 @@ class EnforceMixin:
                 if method == "bias":
                     repaired._shift(inputs, risk_level, confidence)
                 else:
-                    repaired._repair(inputs, np.arange(len(inputs)), len(inputs))
+                    rows = np.arange(len(inputs)), len(inputs)
+                    repaired._repair(inputs, *rows, promise=_rows_given(inputs))
             if self._training is not None and repaired.repair_ is not None:
                 # the training rows are gone
                 repaired._training = (self._training[0], None)
         return self
 
-    def _repair(self, X, rows, n_samples: int, weights=None, features=None) -> None:
+    def _repair(
+        self,
+        X,
+        rows,
+        n_samples: int,
+        weights=None,
+        features=None,
+        promise="the training rows, by the repair",
+    ) -> None:
         module, repair, margin = repaired_product(
             self.net_,
             X,
@@ -108,7 +118,7 @@ class EnforceMixin:
         balance = self.balance and self._objective is not None
         warn_of_limits(repair, balance=balance)
         self.net_.product_, self._kept = module, repair.kept
-        self.repair_ = summarise(repair, margin, rows, n_samples)
+        self.repair_ = summarise(repair, margin, rows, n_samples, promise)
         self.certificate_ = None
 
     def _repair_domain(self, domain, X=None, *, n_samples: int = 0, **how) -> None:
@@ -130,7 +140,12 @@ class EnforceMixin:
         n_samples = n_samples if X is None else len(X)
         self.net_.product_, self.certificate_ = module, found.certificate
         self.repair_ = summarise_change(
-            found.cost, found.balanced, found.margin, n_samples, found.n_counterexamples
+            found.cost,
+            found.balanced,
+            found.margin,
+            n_samples,
+            found.n_counterexamples,
+            f"any input of {found.certificate.domain_!r}, proved",
         )
 
     def _shift(self, X, risk_level, confidence) -> None:
@@ -146,7 +161,17 @@ class EnforceMixin:
         if self.repair_ is not None:
             balanced = self.repair_.balanced_ & (shift == 0)
         self.net_.product_, self.certificate_ = module, None
-        self.repair_ = summarise_change(shift**2, balanced, 0 * shift, len(X), 0)
+        promise = _rows_given(X)
+        if risk_level is not None:
+            share = f"{risk_level:.3g} of a population"
+            promise = f"all but {share}, with confidence {confidence:.3g}"
+        self.repair_ = summarise_change(
+            shift**2, balanced, 0 * shift, len(X), 0, promise
+        )
+
+
+def _rows_given(X) -> str:
+    return f"the {len(X):,} rows that enforce was given last"
 
 
 def _check_request(X, domain, method, risk_level) -> None:

@@ -102,6 +102,10 @@ class HeadObjective:
             targets = np.average(targets, axis=0, weights=weights)
         return cls(gram / total, features / total, targets, has_bias)
 
+    def mean_square(self, heads: NDArray) -> NDArray:
+        """Return the mean squared prediction, for heads of shape (n_outputs, d1)."""
+        return np.maximum(np.sum(heads @ self.gram * heads, axis=1), 0.0)
+
     @property
     def metric(self) -> NDArray:
         """Matrix of the squared distance of two heads: how differently they predict.
@@ -241,7 +245,7 @@ def nearest_feasible_head(
         pending = [programme for programme in pending if not programme.advance()]
     share = np.ones(n_rows) if weights is None else np.asarray(weights)
     share = np.append(share / share.sum(), np.full(len(kept), 1 / n_rows))
-    return _in_unit_of_y(programmes, coef, objective.gram, scale, share, kept, n_rounds)
+    return _in_unit_of_y(programmes, coef, objective, scale, share, kept, n_rounds)
 
 
 def _whitener(metric: NDArray) -> NDArray:
@@ -260,7 +264,7 @@ def _offer_rows(programmes, chunks, first):
     return first
 
 
-def _in_unit_of_y(programmes, coef, gram, scale, share, kept, n_rounds):
+def _in_unit_of_y(programmes, coef, objective, scale, share, kept, n_rounds):
     start = np.array([p.start for p in programmes])
     head = np.array([p.head if p.feasible else p.start for p in programmes])
     change = (head - start) * scale[:, None]
@@ -279,7 +283,7 @@ def _in_unit_of_y(programmes, coef, gram, scale, share, kept, n_rounds):
         balanced=np.array([p.balanced for p in programmes]),
         nearest=np.array([p.nearest for p in programmes]),
         smallest_violation=scale * [p.smallest_violation for p in programmes],
-        cost=np.maximum(np.sum(change @ gram * change, axis=1), 0.0),
+        cost=objective.mean_square(change),
         n_rounds=n_rounds,
         kept=np.unique(np.vstack([kept, *features]), axis=0),
     )

@@ -40,7 +40,7 @@ def provable_product(
     balance: bool = True,
     method: str = "head",
     exchange: bool = True,
-    time_limit: float = 60.0,
+    time_limit: float = 10.0,
 ) -> tuple[nn.Module, ProvableHead]:
     """Return the product with a head that provably obeys the bound on a domain.
 
@@ -71,7 +71,7 @@ def provable_product(
         finds to be missing.
     exchange : bool, default=True
         Whether to try the exchange method, too.
-    time_limit : float, default=60.0
+    time_limit : float, default=10.0
         Seconds.
 
     Returns

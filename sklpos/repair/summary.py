@@ -9,6 +9,8 @@ import numpy as np
 
 from sklpos.repair.nearest import HeadRepair
 
+_DEAR = 0.25  # deviations of y that a repair may add to the root mean squared error
+
 
 @dataclass(frozen=True, eq=False)
 class Repair:
@@ -31,12 +33,15 @@ class Repair:
         Mean squared change of the predictions, unit of y squared.
     margin_ : ndarray of shape (n_outputs,)
         Distance kept from the bound against rounding, unit of y.
+    promise_ : str
+        For what no prediction is below the bound, where a head is feasible.
 
     Examples
     --------
     >>> import numpy as np
     >>> one = np.ones(1)
-    >>> Repair(0 * one, one, one > 0, one > 0, 0 * one, 0 * one, 1e-9 * one).n_cuts_
+    >>> yes, small = one > 0, 1e-9 * one
+    >>> Repair(0 * one, one, yes, yes, 0 * one, 0 * one, small, "a row").n_cuts_
     array([1.])
     """
 
@@ -47,9 +52,10 @@ class Repair:
     smallest_violation_: np.ndarray
     cost_: np.ndarray
     margin_: np.ndarray
+    promise_: str
 
 
-def summarise(repair: HeadRepair, margin, rows, n_samples: int) -> Repair:
+def summarise(repair: HeadRepair, margin, rows, n_samples: int, promise: str) -> Repair:
     """Spread a repair's multipliers over all samples.
 
     Parameters
@@ -59,6 +65,7 @@ def summarise(repair: HeadRepair, margin, rows, n_samples: int) -> Repair:
     rows : ndarray of shape (n_rows,)
         Sample number of each row that was repaired.
     n_samples : int
+    promise : str
 
     Returns
     -------
@@ -77,11 +84,17 @@ def summarise(repair: HeadRepair, margin, rows, n_samples: int) -> Repair:
         smallest_violation_=repair.smallest_violation,
         cost_=repair.cost,
         margin_=margin,
+        promise_=promise,
     )
 
 
 def summarise_change(
-    cost: np.ndarray, balanced: np.ndarray, margin: np.ndarray, n_samples: int, n_cuts
+    cost: np.ndarray,
+    balanced: np.ndarray,
+    margin: np.ndarray,
+    n_samples: int,
+    n_cuts,
+    promise: str,
 ) -> Repair:
     """Summarise a repair that is not the solution of a quadratic programme.
 
@@ -90,6 +103,7 @@ def summarise_change(
     cost, balanced, margin : ndarray of shape (n_outputs,)
     n_samples : int
     n_cuts : int
+    promise : str
 
     Returns
     -------
@@ -104,11 +118,12 @@ def summarise_change(
         smallest_violation_=np.zeros(len(cost)),
         cost_=cost,
         margin_=margin,
+        promise_=promise,
     )
 
 
 def warn_of_limits(repair: HeadRepair, *, balance: bool) -> None:
-    """Warn of outputs without a feasible or nearest head, and of dropped balance."""
+    """Warn of outputs without a feasible or nearest head, and of dear balance."""
     for output in np.flatnonzero(~repair.feasible):
         warnings.warn(
             f"no head without bias obeys lower_bound for output {output}: the smallest "
@@ -138,4 +153,26 @@ def warn_of_lost_balance(balanced: np.ndarray) -> None:
             "the mean of y as its mean prediction (is lower_bound above that mean?).",
             UserWarning,
             stacklevel=5,
+        )
+
+
+def warn_of_error(before: np.ndarray, after: np.ndarray, scale: np.ndarray) -> None:
+    """Warn where the repair took much of the fit to keep the mean near the bound.
+
+    Parameters
+    ----------
+    before, after : ndarray of shape (n_outputs,)
+        Root mean squared errors on the training rows.
+    scale : ndarray of shape (n_outputs,)
+        Standard deviations of y.
+    """
+    worse = np.flatnonzero(after - before > _DEAR * scale)
+    if len(worse):
+        j = worse[0]
+        warnings.warn(
+            f"the repair raised the training error of output {j} from {before[j]:.3g} "
+            f"to {after[j]:.3g} (root mean square): the mean of y, which it keeps, is "
+            "near lower_bound; balance=False costs less.",
+            UserWarning,
+            stacklevel=6,
         )
