@@ -182,7 +182,7 @@ def test_scorers_are_greater_for_the_better(small, data):
 
 def test_scorers_by_name_serve_a_search_and_its_scorers(small, data):
     search = GridSearchCV(
-        small(lower_bound=0.3, on_negative_y="ignore"),
+        small(lower_bound=0.3, balance=False, on_negative_y="ignore"),
         {"strategy": ["unconstrained", "activation"]},
         scoring=SCORERS,
         refit=best_feasible(violation="mean_violation"),
@@ -193,7 +193,7 @@ def test_scorers_by_name_serve_a_search_and_its_scorers(small, data):
 
 
 def test_a_search_has_the_bound_of_its_best_estimator(small, data):
-    model = small(lower_bound=0.3, on_negative_y="ignore")
+    model = small(lower_bound=0.3, balance=False, on_negative_y="ignore")
     search = GridSearchCV(model, {"alpha": [1.0]}, cv=2).fit(data.X, data.y)
     predictions = search.predict(data.X)
     error = np.sqrt(np.mean((predictions - data.y) ** 2))
