@@ -398,7 +398,7 @@ class PositiveOutputRegressor(
         if self.strategy_.guarantee != "everywhere":
             self._finish_head(data)
         self._training = summarise_training(self, data)
-        if self.repair_ is not None:
+        if self.repair_ is not None and self.certificate_ is None:
             before, after = (rows.rmse for rows in self._training)
             after = np.where(self.repair_.balanced_, after, before)
             warn_of_error(before, after, self.net_.targets.scale)

@@ -123,7 +123,7 @@ def summarise_change(
 
 
 def warn_of_limits(repair: HeadRepair, *, balance: bool) -> None:
-    """Warn of outputs without a feasible or nearest head, and of dear balance."""
+    """Warn of outputs without a feasible or nearest head, and of dropped balance."""
     for output in np.flatnonzero(~repair.feasible):
         warnings.warn(
             f"no head without bias obeys lower_bound for output {output}: the smallest "
