@@ -12,13 +12,12 @@ times of two neighbours in one round.
 
 What bounds the missed ones. What a fit does once, however long it is (the residuals of
 the multipliers, the features of all rows, the repair, the errors before and after it),
-takes three to four epochs of 10-256-256-1: little of the default 100, much of 20. A fit
-of 1,000 rows takes half as long again as that of `MLPRegressor`, since an epoch of a few
-steps has the records and callbacks of any epoch. On 10-100-1 `MLPRegressor` is faster
-than the *bare* torch loop: hardly anything of a step is arithmetic. A row of a fit needs
+takes three to four epochs of 10-256-256-1: little of the default 100, much of 20. A
+fit of 1,000 rows takes half as long again as that of `MLPRegressor`, or more, since an
+epoch of a few steps has the records and callbacks of any epoch. A row of a fit needs
 its place in the order of the epoch, its target, weight, multiplier and prediction, and
-its features for the repair, in double precision and in chunks; below a million rows the
-features that are held between the rounds of the repair, at most 32 MB, weigh more.
+its features for the repair, in double precision and in chunks; below a million rows
+the features that are held between the rounds of the repair, at most 32 MB, weigh more.
 """
 
 DEEP, LARGE = "10-64-64-1, batch 256, n 20,000", "784-784-784-2, batch 256, n 20,000"
