@@ -91,7 +91,7 @@ DATA = [
     case("an endless integer in X", [[10**400]] * N, y, ValueError, "X: int too large"),
     case("an endless integer in y", X, [10**400] * N, ValueError, "y: int too large"),
     case("X without data", torch.empty(N, 3, device="meta"), y, ValueError, "X: "),
-    case("sparse tensor", torch.eye(N).to_sparse(), y, TypeError, "X: ", "to_dense"),
+    case("sparse tensor", torch.eye(N).to_sparse(), y, TypeError, "X: ", "dense"),
     case("dates in y", X, [date(2026, 1, 1)] * N, TypeError, "y: ", "date"),
     case("no rows", X[:0], y[:0], ValueError, "0 sample(s)", "minimum of 1"),
     case("no features", X[:, :0], y, ValueError, "0 feature(s)", "minimum of 1"),
