@@ -405,3 +405,20 @@ def test_the_certificate_covers_the_margin(data):
         if domain == "box":
             centre = (data.X.min(axis=0) + data.X.max(axis=0)) / 2
         assert model.predict(centre + 1.5 * (points - centre)).min() >= 0
+
+
+def test_what_a_proof_costs_is_not_blamed_on_the_balance():
+    """The corner of the box is far below the bound, but no row is: no warning."""
+    X = np.random.default_rng(0).uniform(-1, 1, size=(200, 3))
+    X = X[X.sum(axis=1) > -1]
+    y = X.sum(axis=1) + 1
+    net = torch.nn.Linear(3, 1).double()
+    with torch.no_grad():
+        net.weight.fill_(1.0)
+        net.bias.fill_(1.0)
+    model = PositiveOutputRegressor(net, strategy="certified", max_epochs=0)
+    model.fit(X, y)
+    assert model.certificate_
+    assert model.repair_.balanced_.all()
+    errors = model.predict(X) - y
+    assert np.sqrt(np.mean(errors**2)) > 0.25 * y.std()
