@@ -16,8 +16,8 @@ import torch
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks import datasets
-from sklpos.modules import MLP
-from sklpos.targets import TargetScale
+from sklpos.nets.modules import MLP
+from sklpos.nets.units import TargetScale
 
 TOLERANCE = 1e-3
 PATIENCE = 10  # epochs for which it must hold

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.convex import Progress, Task
-from sklpos.data import BatchLoader, RowDataset
+from sklpos.training.rows import BatchLoader, RowDataset
 
 
 class Positive(cooper.ConstrainedMinimizationProblem):

@@ -9,7 +9,7 @@ from sklearn.neural_network import MLPRegressor
 from torch import nn
 
 from sklpos import PositiveOutputRegressor
-from sklpos.modules import MLP
+from sklpos.nets.modules import MLP
 
 LR = 0.01
 SMALL, DEEP = (10, 100, 1), (10, 64, 64, 1)

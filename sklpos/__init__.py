@@ -1,14 +1,17 @@
 """Neural-network regression whose weights are guided to positive outputs."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from sklpos.certificates import certify
-from sklpos.checkpoints import TrainingCheckpoint
-from sklpos.modules import MLP
-from sklpos.regressor import PositiveOutputRegressor
-from sklpos.reporting import report
-from sklpos.strategies import STRATEGIES, ConstraintStrategy
 from sklpos.version import __version__
+
+if TYPE_CHECKING:
+    from sklpos.certificates import certify
+    from sklpos.estimator.regressor import PositiveOutputRegressor
+    from sklpos.estimator.report import report
+    from sklpos.nets.modules import MLP
+    from sklpos.strategies import STRATEGIES, ConstraintStrategy
+    from sklpos.training.checkpoint import TrainingCheckpoint
 
 __all__ = [
     "MLP",
@@ -21,6 +24,17 @@ __all__ = [
     "report",
 ]
 
+# Imported when first asked for: a training loop of one's own needs the torch core
+# alone, and importing scikit-learn and skorch takes longer than a small fit.
+_HOMES = {
+    "MLP": "sklpos.nets.modules",
+    "STRATEGIES": "sklpos.strategies",
+    "ConstraintStrategy": "sklpos.strategies",
+    "PositiveOutputRegressor": "sklpos.estimator.regressor",
+    "TrainingCheckpoint": "sklpos.training.checkpoint",
+    "certify": "sklpos.certificates",
+    "report": "sklpos.estimator.report",
+}
 _SUBMODULES = (
     "callbacks",
     "certificates",
@@ -39,7 +53,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str):
-    """Import a public submodule when it is first asked for, as scikit-learn does."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     if name in _SUBMODULES:
         return import_module(f"sklpos.{name}")
     raise AttributeError(f"module 'sklpos' has no attribute {name!r}")

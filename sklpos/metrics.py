@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.metrics import root_mean_squared_error
 
-from sklpos.pipelines import take_apart
+from sklpos.estimator.pipelines import take_apart
 
 
 def violation_rate(y_pred, lower_bound=0.0) -> float:

@@ -12,7 +12,7 @@ import torch
 from properties import training_state
 from skorch.callbacks import LRScheduler
 
-import sklpos.checkpoints
+import sklpos.training.checkpoint
 from sklpos import PositiveOutputRegressor, TrainingCheckpoint
 
 EPOCHS = 45
@@ -100,9 +100,9 @@ def _arrange(where: str, number: int) -> None:
     left = iter(range(number - 1, -1, -1))
     save, replace = torch.save, os.replace
     if where == "write":
-        sklpos.checkpoints.torch.save = partial(_write_half, save, left)
+        sklpos.training.checkpoint.torch.save = partial(_write_half, save, left)
     else:
-        sklpos.checkpoints.os.replace = partial(_do_not_rename, replace, left)
+        sklpos.training.checkpoint.os.replace = partial(_do_not_rename, replace, left)
 
 
 def _write_half(save, left, state, file):

@@ -7,10 +7,14 @@ from networks import ACTIVATIONS, descend, outputs, random_network
 from test_certificates_bounds import intervals, triangle_bound
 
 from sklpos.certificates import Ball, Box, Hull, certify_module
-from sklpos.certificates.activations import find_relaxation
-from sklpos.certificates.alpha_crown import alpha_crown_bounds, ascend, raised_bounds
-from sklpos.certificates.bounds import crown_bounds
-from sklpos.certificates.layers import read_network
+from sklpos.certificates.bounds.activations import find_relaxation
+from sklpos.certificates.bounds.alpha_crown import (
+    alpha_crown_bounds,
+    ascend,
+    raised_bounds,
+)
+from sklpos.certificates.bounds.crown import crown_bounds
+from sklpos.certificates.bounds.network import read_network
 
 ROUNDING = 1e-9
 

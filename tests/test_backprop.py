@@ -8,9 +8,9 @@ from properties import assert_same_bits
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sklpos.adam import step_optimizer
-from sklpos.backprop import Backprop
-from sklpos.modules import MLP
+from sklpos.nets.modules import MLP
+from sklpos.training.adam import step_optimizer
+from sklpos.training.backprop import Backprop
 
 ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid")
 

@@ -29,9 +29,10 @@ from skorch.callbacks import (
 )
 
 from sklpos import PositiveOutputRegressor
-from sklpos.callbacks import ConstraintHistory, MultiplierAscent, QuietPrintLog
-from sklpos.decay import NoiseScaledDecay
 from sklpos.strategies import AugmentedLagrangian, Lagrangian, QuadraticPenalty
+from sklpos.training.callbacks import ConstraintHistory, MultiplierAscent
+from sklpos.training.decay import NoiseScaledDecay
+from sklpos.training.print_log import QuietPrintLog
 
 N = 50
 COLUMNS = (

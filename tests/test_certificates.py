@@ -7,14 +7,14 @@ from networks import descend, grid, outputs, random_network
 from torch import nn
 
 from sklpos.certificates import All, Ball, Box, Hull, certify_module
-from sklpos.certificates.attack import attack
-from sklpos.certificates.bounds import crown_bounds
-from sklpos.certificates.branch_and_bound import branch_and_bound
-from sklpos.certificates.layers import read_network
-from sklpos.certificates.milp import milp_minimum
-from sklpos.certificates.regions import Region
+from sklpos.certificates.bounds.crown import crown_bounds
+from sklpos.certificates.bounds.network import read_network
+from sklpos.certificates.domains.regions import Region
 from sklpos.certificates.rows import certified_radius, output_bounds
-from sklpos.modules import BoundedOutput
+from sklpos.certificates.search.attack import attack
+from sklpos.certificates.search.branch_and_bound import branch_and_bound
+from sklpos.certificates.search.milp import milp_minimum
+from sklpos.nets.outputs import BoundedOutput
 
 SMOOTH = ["relu", "leaky_relu", "tanh", "softplus", "gelu", "silu", "elu"]
 TIGHT = 1e-3

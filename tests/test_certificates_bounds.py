@@ -7,17 +7,17 @@ from networks import ACTIVATIONS, grid, outputs, random_network
 from scipy.optimize import linprog
 from torch import nn
 
-from sklpos.certificates import bounds
-from sklpos.certificates.activations import (
+from sklpos.certificates.bounds import crown
+from sklpos.certificates.bounds.activations import (
     find_relaxation,
     register_relaxation,
     unregister_relaxation,
 )
-from sklpos.certificates.bounds import crown_bounds, interval_bounds
-from sklpos.certificates.domains import Ball, Box, Hull
-from sklpos.certificates.layers import Affine, read_network
-from sklpos.certificates.rounding import numerical_slack
-from sklpos.modules import MLP
+from sklpos.certificates.bounds.crown import crown_bounds, interval_bounds
+from sklpos.certificates.bounds.network import Affine, read_network
+from sklpos.certificates.bounds.rounding import numerical_slack
+from sklpos.certificates.domains.shapes import Ball, Box, Hull
+from sklpos.nets.modules import MLP
 
 ROUNDING = 1e-9
 
@@ -207,7 +207,7 @@ def test_crown_equals_loops_written_from_the_paper(seed, size, monkeypatch):
     expected = crown_by_loops(weights, biases, low, high)
     region = Box(low, high).region()
     assert crown_bounds(read_network(module), region).lower.item() >= expected - 1e-9
-    monkeypatch.setattr(bounds, "_intersect", lambda interval, linear: linear)
+    monkeypatch.setattr(crown, "_intersect", lambda interval, linear: linear)
     pure = crown_bounds(read_network(module), region)
     assert pure.lower.item() == pytest.approx(expected, rel=1e-9)
 

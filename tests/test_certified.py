@@ -11,9 +11,9 @@ from properties import assert_same_training_state
 from torch import nn
 
 from sklpos import PositiveOutputRegressor
-from sklpos.certificates.bounds import interval_bounds
-from sklpos.certificates.layers import read_network
-from sklpos.modules import MLP
+from sklpos.certificates.bounds.crown import interval_bounds
+from sklpos.certificates.bounds.network import read_network
+from sklpos.nets.modules import MLP
 from sklpos.strategies import Certified
 
 SETTINGS = {

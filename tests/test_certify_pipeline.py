@@ -18,7 +18,7 @@ from sklearn.preprocessing import (
 
 import sklpos
 from sklpos import PositiveOutputRegressor
-from sklpos.inputs import InputScale
+from sklpos.estimator.pipelines import read_scalers
 
 UNIT = np.array([4.0, 0.2])  # of the features
 CENTER = np.array([20.0, -3.0])
@@ -59,7 +59,7 @@ def model():
 @pytest.mark.parametrize("scaler", SCALERS, ids=str)
 def test_a_scale_is_what_its_scalers_do(scaler):
     X, _ = make_data()
-    scale = InputScale.from_steps([scaler.fit(X)], 2)
+    scale = read_scalers([scaler.fit(X)], 2)
     expected = scaler.transform(X)
     np.testing.assert_allclose(scale.gain * X + scale.offset, expected, atol=1e-9)
     np.testing.assert_array_equal(scale.transform(X), expected)

@@ -19,8 +19,8 @@ from skorch.callbacks import Callback, EarlyStopping, EpochScoring, LRScheduler
 from torch import nn
 
 from sklpos import MLP, STRATEGIES
-from sklpos.decay import NoiseScaledDecay
 from sklpos.strategies import Lagrangian
+from sklpos.training.decay import NoiseScaledDecay
 
 DROPOUT = {"module__dropout": 0.2}
 
@@ -271,7 +271,7 @@ def test_an_interrupted_repair_loses_nothing(small, data, monkeypatch, warm_star
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sklpos.repair.estimator.repaired_product", interrupt)
+    monkeypatch.setattr("sklpos.estimator.repairs.repaired_product", interrupt)
     for work in (lambda: model.fit(data.X, data.Y), lambda: model.enforce(data.X_new)):
         with pytest.raises(KeyboardInterrupt):
             work()
@@ -305,7 +305,7 @@ def test_an_interrupted_enforce_changes_nothing(small, data, monkeypatch, how):
         raise KeyboardInterrupt
 
     for name in ("summarise", "summarise_change"):
-        monkeypatch.setattr(f"sklpos.repair.estimator.{name}", interrupt)
+        monkeypatch.setattr(f"sklpos.estimator.repairs.{name}", interrupt)
     with pytest.raises(KeyboardInterrupt):
         model.enforce(data.X_new if "domain" not in how else None, **how)
     assert torch.is_grad_enabled()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from skorch.utils import data_from_dataset, is_skorch_dataset
 
-from sklpos.data import BatchLoader, RowDataset
+from sklpos.training.rows import BatchLoader, RowDataset
 
 SIZE = 23
 

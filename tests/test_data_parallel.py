@@ -19,10 +19,10 @@ from skorch.callbacks import LRScheduler
 from torch import nn
 
 from sklpos import STRATEGIES, PositiveOutputRegressor, TrainingCheckpoint
-from sklpos.data import BatchLoader, RowDataset
-from sklpos.distributed import fit, fit_data_parallel
-from sklpos.distributed.share import Share, SharedLoader, SharedRows
+from sklpos.distributed import fit_data_parallel
 from sklpos.strategies import Lagrangian
+from sklpos.training.rows import BatchLoader, RowDataset
+from sklpos.training.world import Share, SharedLoader, SharedRows
 
 ROOT = Path(__file__).parents[1]
 LOCAL = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
@@ -73,7 +73,7 @@ def make_data():
 def fit_all_cases(rank, folder):
     """Run in each process: fit the own rows, write what came out."""
     torch.set_num_threads(1)
-    fit._TRAVELLING = 2  # so that the repair takes more than a round
+    distributed._TRAVELLING = 2  # so that the repair takes more than a round
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     own = slice(FIRST) if rank == 0 else slice(FIRST, None)
@@ -286,7 +286,7 @@ def test_a_failure_leaves_the_estimator_as_it_was(alone, data, small):
 
 def test_the_schedule_sees_the_largest_violation(alone, data, small, monkeypatch):
     model = fit_data_parallel(small(), data.X, data.Y)
-    monkeypatch.setattr("sklpos.distributed.net.gather", lambda own: [own, 7.0])
+    monkeypatch.setattr("sklpos.training.parallel.gather", lambda own: [own, 7.0])
     assert model.net_.largest_violation(1.0) == 1.0  # the others are gone
     model.net_.share = Share(0, 80, 1.0)
     assert model.net_.largest_violation(1.0) == 7.0

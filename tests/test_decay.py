@@ -8,7 +8,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sklpos import PositiveOutputRegressor
-from sklpos.decay import NoiseScaledDecay, neighbour_loss
+from sklpos.training.decay import NoiseScaledDecay, neighbour_loss
 
 rng = np.random.default_rng(0)
 X = rng.uniform(-1, 1, (200, 3))
@@ -120,7 +120,7 @@ def test_of_many_rows_some_are_looked_at(monkeypatch):
         seen.append((X, y, weight))
         return 0.5
 
-    monkeypatch.setattr("sklpos.decay.neighbour_loss", look)
+    monkeypatch.setattr("sklpos.training.decay.neighbour_loss", look)
     inputs, weight = rng.normal(size=(5000, 1)), rng.uniform(1, 2, size=5000)
     make(max_epochs=1).fit(inputs, np.abs(inputs.ravel()), weight)
     ((found, targets, weights),) = seen

@@ -18,9 +18,9 @@ from skorch.exceptions import DeviceWarning
 from torch import nn
 
 from sklpos import PositiveOutputRegressor
-from sklpos.modules import MLP
+from sklpos.nets.modules import MLP
 from sklpos.strategies import STRATEGIES, StrategyState
-from sklpos.training import DivergenceError
+from sklpos.training.step import DivergenceError
 
 COLUMNS = (
     "train_loss",

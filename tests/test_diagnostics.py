@@ -6,13 +6,13 @@ import torch
 from problems import constant, line, one_hot, random_dense
 from torch import nn
 
-from sklpos.data import RowDataset
-from sklpos.diagnostics import KKTResiduals, evaluate_training_state
-from sklpos.modules import MLP
-from sklpos.net import ConstrainedNet
+from sklpos.nets.modules import MLP
+from sklpos.nets.units import TargetScale
 from sklpos.strategies import ExactPenalty, Lagrangian, QuadraticPenalty
-from sklpos.targets import TargetScale
-from sklpos.training import DivergenceError
+from sklpos.training.kkt import KKTResiduals, evaluate_training_state
+from sklpos.training.net import ConstrainedNet
+from sklpos.training.rows import RowDataset
+from sklpos.training.step import DivergenceError
 
 PROBLEMS = [line(), one_hot(), constant(), random_dense(0), random_dense(1)]
 
@@ -161,7 +161,7 @@ def test_chunks_change_nothing(monkeypatch):
             net.module_.weight += 0.01
         whole = evaluate_training_state(net, rows)
         with monkeypatch.context() as patch:
-            patch.setattr("sklpos.diagnostics._ROWS", 7)
+            patch.setattr("sklpos.training.kkt._ROWS", 7)
             parts = evaluate_training_state(net, rows)
         np.testing.assert_allclose(parts[0], whole[0], rtol=1e-9, atol=1e-12)
         assert parts[1] == pytest.approx(whole[1], rel=1e-12)

@@ -9,10 +9,11 @@ from torch import nn
 
 from sklpos import PositiveOutputRegressor
 from sklpos.certificates import Box, Hull
-from sklpos.heads import write_head
-from sklpos.product import make_product, predict_rows
+from sklpos.nets.head import write_head
+from sklpos.nets.rows import predict_rows
 from sklpos.repair.domain_task import DomainTask
 from sklpos.repair.provable import provable_product
+from sklpos.training.net import make_product
 
 SLOPE = np.array([[1.0, -0.6], [-0.5, 0.8]])
 

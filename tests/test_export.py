@@ -18,9 +18,9 @@ from sklearn.preprocessing import (
 )
 from torch import nn
 
-from sklpos import export
-from sklpos.export import to_onnx, to_torch
-from sklpos.modules import BoundedOutput
+from sklpos.export import models
+from sklpos.export.models import to_onnx, to_torch
+from sklpos.nets.outputs import BoundedOutput
 from sklpos.strategies import STRATEGIES
 
 SCALERS = [StandardScaler, MinMaxScaler, RobustScaler, MaxAbsScaler]
@@ -159,7 +159,7 @@ def test_a_missing_package_is_named(fitted, tmp_path, monkeypatch, missing):
             raise ImportError
         return __import__(name)
 
-    monkeypatch.setattr(export, "import_module", import_module)
+    monkeypatch.setattr(models, "import_module", import_module)
     model, _ = fitted(PCA(2))
     needs = f"to_onnx needs the package {missing}.* pip install 'sklpos\\[onnx\\]'"
     with pytest.raises(ImportError, match=needs):

@@ -12,7 +12,7 @@ from torch import nn
 
 from sklpos import MLP, STRATEGIES
 from sklpos.strategies import AugmentedLagrangian, Lagrangian, SlackMultipliers
-from sklpos.training import DivergenceError
+from sklpos.training.step import DivergenceError
 
 N_BATCHES = 4  # an epoch, of 10 rows each
 EPOCHS = 3

@@ -58,7 +58,7 @@ def test_repair_with_weights_and_a_bound_per_output(
 def test_a_margin_that_is_too_small_is_raised(small, data, monkeypatch):
     """Bounding the rounding is an estimate; predictions are looked at all the same."""
     monkeypatch.setattr(
-        "sklpos.product.rounding_margin", lambda *args: 1e-9 * data.Y.std(axis=0)
+        "sklpos.repair.head.rounding_margin", lambda *args: 1e-9 * data.Y.std(axis=0)
     )
     model = small(strategy="unconstrained", dtype="float32", lower_bound=0.3)
     model.fit(data.X, data.Y + 0.3)
@@ -77,7 +77,7 @@ def test_a_bound_far_from_y_is_held_in_float32(small, data, bound):
 
 
 def test_a_repair_that_never_holds_is_an_error(small, data, monkeypatch):
-    monkeypatch.setattr("sklpos.product.obeys", lambda *args: False)
+    monkeypatch.setattr("sklpos.repair.head.obeys", lambda *args: False)
     with pytest.raises(ValueError, match=r"lower_bound=.*rounding"):
         small().fit(data.X, data.y)
 

@@ -10,8 +10,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.fixes import parse_version
 
-import sklpos.documentation
-from sklpos.documentation import documentation_url
+import sklpos.estimator.documentation
+from sklpos.estimator.documentation import documentation_url
 
 shows_attributes = pytest.mark.skipif(
     parse_version(sklearn.__version__) < parse_version("1.9"),
@@ -27,7 +27,7 @@ def declared(monkeypatch):
     found = Message()
     found["Project-URL"] = "Changelog, https://sklpos.example/changes"
     found["Project-URL"] = f"Documentation, {SITE}/"
-    monkeypatch.setattr(sklpos.documentation, "metadata", lambda name: found)
+    monkeypatch.setattr(sklpos.estimator.documentation, "metadata", lambda name: found)
 
 
 def cells(html, name):
@@ -45,13 +45,15 @@ def test_the_estimator_links_to_its_page(small, data, declared):
 
 
 def test_no_link_leads_nowhere(small, monkeypatch):
-    monkeypatch.setattr(sklpos.documentation, "metadata", lambda name: Message())
+    monkeypatch.setattr(
+        sklpos.estimator.documentation, "metadata", lambda name: Message()
+    )
     assert documentation_url() == ""
 
     def missing(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(sklpos.documentation, "metadata", missing)
+    monkeypatch.setattr(sklpos.estimator.documentation, "metadata", missing)
     model = small()
     assert model._get_doc_link() == ""
     assert "href" not in model._repr_html_()

@@ -15,12 +15,12 @@ from skorch.helper import predefined_split
 from torch import nn
 
 from sklpos import PositiveOutputRegressor
-from sklpos.data import RowDataset
-from sklpos.diagnostics import evaluate_training_state
-from sklpos.net import ConstrainedNet
+from sklpos.nets.units import TargetScale
 from sklpos.strategies import STRATEGIES, AugmentedLagrangian, QuadraticPenalty
-from sklpos.targets import TargetScale
-from sklpos.training import DivergenceError
+from sklpos.training.kkt import evaluate_training_state
+from sklpos.training.net import ConstrainedNet
+from sklpos.training.rows import RowDataset
+from sklpos.training.step import DivergenceError
 
 N, D = 40, 3
 

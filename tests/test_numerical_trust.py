@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from sklpos.product import feature_source, obeys, predict_rows, rounding_margin
-from sklpos.targets import TargetScale
+from sklpos.nets.rows import feature_source, obeys, predict_rows, rounding_margin
+from sklpos.nets.units import TargetScale
 
 DTYPES = ["float32", "float64"]
 TIGHT = {"float32": 1e-6, "float64": 1e-12}

@@ -21,9 +21,9 @@ from torch import nn
 
 import sklpos
 from sklpos import TrainingCheckpoint
-from sklpos.persistence import PlainState
+from sklpos.training.storage import PlainState
 
-REGRESSOR = "sklpos.regressor.PositiveOutputRegressor"
+REGRESSOR = "sklpos.estimator.regressor.PositiveOutputRegressor"
 PLAIN = (
     type(None),
     bool,
@@ -414,14 +414,14 @@ def test_a_foreign_type_is_refused(doctored, loader):
         "builtins.eval",
         "builtins.exec",
         "torch.hub.load",
-        "sklpos.checkpoints.TrainingCheckpoint",
+        "sklpos.training.checkpoint.TrainingCheckpoint",
         "torch.load",
         "torch.nn.modules.module.Tensor",
         "torch.nn.modules.module.itertools",
         "torch.nn.functional.relu",
         "torch.nnx.Linear",
-        "sklpos.persistence._find",
-        "sklpos.persistence.import_module",
+        "sklpos.training.storage._find",
+        "sklpos.training.storage.import_module",
         "subprocess.Popen",
         "",
     ],

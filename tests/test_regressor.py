@@ -23,8 +23,8 @@ from torch import nn
 
 import sklpos
 from sklpos import PositiveOutputRegressor
+from sklpos.estimator.checks import is_valid_as_it_is
 from sklpos.strategies import AugmentedLagrangian
-from sklpos.validation import is_valid_as_it_is
 
 
 @pytest.mark.parametrize("target", ["y", "Y"])
@@ -343,7 +343,8 @@ def test_only_what_is_valid_as_it_is_skips_the_validation(small, data, X, as_it_
         model, X, reset=False, dtype=[np.float64, np.float32], force_writeable=True
     )
     assert not as_it_is or checked is X
-    assert_same_bits(model.predict(X), model.predict(checked))
+    # another memory layout may be another order of summation
+    np.testing.assert_allclose(model.predict(X), model.predict(checked), rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklpos import report
-from sklpos.reporting import Report
-from sklpos.violations import RowSummary, predict_twice
+from sklpos.estimator.report import Report
+from sklpos.estimator.row_summary import RowSummary, predict_twice
 
 
 def rmse(y, predictions):

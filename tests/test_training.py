@@ -11,11 +11,11 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sklpos import STRATEGIES
-from sklpos.backprop import Backprop
-from sklpos.building import new_net
-from sklpos.loop import LeanNet
-from sklpos.net import ConstrainedNet
+from sklpos.estimator.build import new_net
 from sklpos.strategies import AugmentedLagrangian
+from sklpos.training.backprop import Backprop
+from sklpos.training.epoch import LeanNet
+from sklpos.training.net import ConstrainedNet
 
 HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
@@ -117,7 +117,7 @@ def test_losses_are_the_same_however_many_are_summed_up_at_once(
     small, data, monkeypatch
 ):
     fits = [small(batch_size=7).fit(data.X, data.Y, data.weight)]
-    monkeypatch.setattr("sklpos.steps._SUMMED", 20)  # two batches
+    monkeypatch.setattr("sklpos.training.steps._SUMMED", 20)  # two batches
     fits.append(small(batch_size=7).fit(data.X, data.Y, data.weight))
     assert_same_bits(*(timeless(model.history_) for model in fits))
 

@@ -18,7 +18,6 @@ from sklpos import (
     certify,
     report,
 )
-from sklpos.callbacks import MultiplierAscent
 from sklpos.certificates import (
     Ball,
     Box,
@@ -30,10 +29,9 @@ from sklpos.certificates import (
     certify_risk,
     smallest_shift,
 )
-from sklpos.decay import NoiseScaledDecay
-from sklpos.diagnostics import KKTResiduals
 from sklpos.distributed import fit_data_parallel
-from sklpos.export import to_onnx, to_torch
+from sklpos.estimator.report import Report
+from sklpos.export.models import to_onnx, to_torch
 from sklpos.metrics import (
     best_feasible,
     feasible_rmse_scorer,
@@ -49,7 +47,9 @@ from sklpos.plotting import (
     StrategyComparisonDisplay,
 )
 from sklpos.repair.summary import Repair
-from sklpos.reporting import Report
+from sklpos.training.callbacks import MultiplierAscent
+from sklpos.training.decay import NoiseScaledDecay
+from sklpos.training.kkt import KKTResiduals
 
 X: NDArray[np.float64] = np.linspace(-1, 1, 99).reshape(-1, 1)
 y: NDArray[np.float64] = np.maximum(X.ravel(), 0)

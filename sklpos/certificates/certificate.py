@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sklpos.certificates.domains import Domain
+from sklpos.certificates.domains.shapes import Domain
 
 Status = Literal["verified", "falsified", "unknown"]
 

@@ -11,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sklpos.certificates.alpha_crown import alpha_crown_bounds
-from sklpos.certificates.attack import attack
-from sklpos.certificates.bounds import Interval, crown_bounds, interval_bounds
-from sklpos.certificates.branch_and_bound import branch_and_bound
+from sklpos.certificates.bounds.alpha_crown import alpha_crown_bounds
+from sklpos.certificates.bounds.crown import Interval, crown_bounds, interval_bounds
+from sklpos.certificates.bounds.network import Network
+from sklpos.certificates.bounds.rounding import lowest_everywhere, numerical_slack
 from sklpos.certificates.certificate import Certificate
-from sklpos.certificates.domains import Ball, Domain
+from sklpos.certificates.domains.regions import Region
+from sklpos.certificates.domains.shapes import Ball, Domain
 from sklpos.certificates.goal import Goal
-from sklpos.certificates.layers import Network
-from sklpos.certificates.milp import is_piecewise_linear, milp_minimum
-from sklpos.certificates.regions import Region
-from sklpos.certificates.rounding import lowest_everywhere, numerical_slack
+from sklpos.certificates.search.attack import attack
+from sklpos.certificates.search.branch_and_bound import branch_and_bound
+from sklpos.certificates.search.milp import is_piecewise_linear, milp_minimum
 
 Predict = Callable[[NDArray], NDArray]  # outputs in the dtype of the model, as float64
 

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from sklpos.certificates.bounds import crown_bounds
-from sklpos.certificates.layers import Network, read_network
-from sklpos.certificates.regions import Region
-from sklpos.certificates.rounding import numerical_slack
+from sklpos.certificates.bounds.crown import crown_bounds
+from sklpos.certificates.bounds.network import Network, read_network
+from sklpos.certificates.bounds.rounding import numerical_slack
+from sklpos.certificates.domains.regions import Region
 
 _CHUNK = 512  # rows bounded at a time
 _BISECTIONS = 20

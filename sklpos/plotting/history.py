@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sklpos.estimator.row_summary import fitted_regressor
 from sklpos.plotting.axes import (
     BLUE,
     GREEN,
@@ -16,7 +17,6 @@ from sklpos.plotting.axes import (
     get_axes,
     style,
 )
-from sklpos.violations import fitted_regressor
 
 # Column of the history, label, colour; one tuple a panel.
 _PANELS = {

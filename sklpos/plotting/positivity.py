@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sklpos.estimator.row_summary import fitted_regressor, predict_twice
 from sklpos.plotting.axes import BLUE, GREY, VERMILLION, draw_bound, get_axes, style
-from sklpos.violations import fitted_regressor, predict_twice
 
 _KINDS = ("sorted", "actual_vs_predicted")
 

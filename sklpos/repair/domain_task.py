@@ -11,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sklpos.certificates.attack import local_minima
+from sklpos.certificates.bounds.features import feature_bounds
+from sklpos.certificates.bounds.network import read_network
 from sklpos.certificates.certificate import Certificate
-from sklpos.certificates.domains import All, Domain
-from sklpos.certificates.features import feature_bounds
+from sklpos.certificates.certify import predict_exactly
+from sklpos.certificates.domains.regions import Region
+from sklpos.certificates.domains.shapes import All, Domain
 from sklpos.certificates.goal import Goal
-from sklpos.certificates.layers import read_network
 from sklpos.certificates.proof import Proof
-from sklpos.certificates.regions import Region
-from sklpos.certificates.verify import predict_exactly
-from sklpos.heads import read_head, write_head
-from sklpos.product import feature_source, obeys, rounding_margin
+from sklpos.certificates.search.attack import local_minima
+from sklpos.nets.head import read_head, write_head
+from sklpos.nets.rows import feature_source, obeys, rounding_margin
 from sklpos.repair.nearest import HeadObjective
 from sklpos.repair.robust import lifted_head
 

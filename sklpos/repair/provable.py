@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sklpos.certificates.domains import All, Domain
+from sklpos.certificates.domains.shapes import All, Domain
 from sklpos.certificates.proof import Proof
-from sklpos.heads import read_head, write_head
-from sklpos.product import feature_source, make_product
+from sklpos.nets.head import read_head, write_head
+from sklpos.nets.rows import feature_source
 from sklpos.repair.domain_task import DomainTask, ProvableHead
 from sklpos.repair.nearest import HeadObjective, HeadRepair, nearest_feasible_head
 from sklpos.repair.robust import nearest_robust_head, worst_case
+from sklpos.training.net import make_product
 
 _ATTEMPTS = 8
 _GAP = 1e-3  # in scales, to which the smallest prediction is found for a shift

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sklpos.certificates.risk import certify_risk, smallest_shift
-from sklpos.heads import read_head, write_head
-from sklpos.product import predict_rows
-from sklpos.targets import TargetScale
+from sklpos.nets.head import read_head, write_head
+from sklpos.nets.rows import predict_rows
+from sklpos.nets.units import TargetScale
 
 _ATTEMPTS = 8
 

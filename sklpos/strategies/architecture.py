@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sklpos.heads import check_nonnegative_features, replace_layer
-from sklpos.modules import BoundedOutput, output_activation
+from sklpos.nets.head import check_nonnegative_features, replace_layer
+from sklpos.nets.outputs import BoundedOutput, output_activation
 from sklpos.strategies.base import ConstraintStrategy
 
 

@@ -279,7 +279,7 @@ class ConstraintStrategy(BaseEstimator, ABC):
             Copy of the trained module; may be changed in place.
         head : str or None
             Dotted name of its last ``nn.Linear``.
-        targets : sklpos.targets.TargetScale
+        targets : sklpos.nets.units.TargetScale
             The scaling to fold into the head.
 
         Returns

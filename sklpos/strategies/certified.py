@@ -8,8 +8,8 @@ from numbers import Integral
 import torch
 from torch import Tensor, nn
 
-from sklpos.certificates.bounds import image
-from sklpos.certificates.layers import Network, read_network
+from sklpos.certificates.bounds.crown import image
+from sklpos.certificates.bounds.network import Network, read_network
 from sklpos.strategies.base import ConstraintStrategy
 from sklpos.strategies.lagrangian import AugmentedLagrangian
 

@@ -1,0 +1,1 @@
+"""Bounds of what a network computes over boxes, balls and hulls."""

@@ -1,0 +1,230 @@
+"""Bounds of a network's values: by intervals, and by linear bounds (CROWN).
+
+Sources: Gowal et al. (2018), doi:10.48550/arXiv.1810.12715 (intervals); Zhang et al.
+(2018), doi:10.48550/arXiv.1811.00866 (CROWN).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sklpos.certificates.bounds.network import Affine, Network
+from sklpos.certificates.bounds.relaxations import Lines, Relaxation
+from sklpos.certificates.domains.bodies import apply
+from sklpos.certificates.domains.regions import Region
+
+Interval = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Propagation:
+    """What bound propagation found over each part of a region.
+
+    Attributes
+    ----------
+    lower, upper : Tensor of shape (n_parts, n_outputs)
+    slope : Tensor of shape (1 or n_parts, 2 * n_outputs, n_features)
+        Coefficients of the linear lower bounds of the outputs, then of their negatives.
+    blame : Tensor of shape (n_parts, n_features)
+        How much of the relaxations' looseness is due to the extent of each feature.
+    hidden : dict of int to (low, high)
+        Bounds of what enters each activation, by the number of its layer.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    slope: Tensor
+    blame: Tensor
+    hidden: dict[int, Interval]
+
+
+def interval_bounds(network: Network, low: Tensor, high: Tensor) -> Interval:
+    """Return bounds of the outputs over boxes, by interval arithmetic.
+
+    Parameters
+    ----------
+    network : Network
+    low, high : Tensor of shape (n_parts, n_features)
+        May be infinite.
+
+    Returns
+    -------
+    lower, upper : Tensor of shape (n_parts, n_outputs)
+    """
+    for layer in network.layers:
+        low, high = image(layer, low, high)
+    return low, high
+
+
+def image(layer: Affine | Relaxation, low: Tensor, high: Tensor) -> Interval:
+    """Return bounds of what one layer makes of boxes.
+
+    Parameters
+    ----------
+    layer : Affine or Relaxation
+    low, high : Tensor of shape (n_parts, n_in)
+
+    Returns
+    -------
+    lower, upper : Tensor of shape (n_parts, n_out)
+    """
+    if not isinstance(layer, Affine):
+        return layer.image(low, high)
+    if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
+        return _infinite_image(layer, low, high)
+    center = layer((low + high) / 2)
+    radius = (high - low) / 2 @ layer.weight.abs().T
+    return center - radius, center + radius
+
+
+def _infinite_image(layer: Affine, low: Tensor, high: Tensor) -> Interval:
+    """Interval of an affine map where ``0 * inf`` is 0."""
+    ends = torch.stack([low, high])[:, :, None, :] * layer.weight
+    ends = torch.where(layer.weight == 0, 0.0, ends)
+    return (
+        ends.amin(0).sum(-1) + layer.bias,
+        ends.amax(0).sum(-1) + layer.bias,
+    )
+
+
+def crown_bounds(
+    network: Network,
+    region: Region,
+    known: dict[int, Interval] | None = None,
+) -> Propagation:
+    """Return bounds of the outputs by linear bounds, intersected with intervals.
+
+    Each activation is put between two lines; going backwards, the outputs are bounded
+    by linear functions of the input, whose minima over the region are known. What
+    enters the activations is bounded in the same way, first layers first.
+
+    Parameters
+    ----------
+    network : Network
+    region : Region
+    known : dict of int to (low, high), optional
+        Bounds that hold for the whole region already, see `Propagation.hidden`.
+
+    Returns
+    -------
+    Propagation
+    """
+    hidden: dict[int, Interval] = {}
+    lines: dict[int, Lines] = {}
+    slopes: dict[int, Tensor] = {}
+    low, high = region.low, region.high
+    for number, layer in enumerate(network.layers):
+        if not isinstance(layer, Affine):
+            bounds, slopes[number], _ = _linear_bounds(network, number, lines, region)
+            bounds = _intersect((low, high), bounds)
+            if known is not None:
+                bounds = _intersect(bounds, known[number])
+            hidden[number] = low, high = bounds
+            lines[number] = layer.lines(low, high)
+        low, high = image(layer, low, high)
+    last = len(network.layers)
+    bounds, slope, rows = _linear_bounds(network, last, lines, region)
+    blame = region.high - region.low
+    if hidden:
+        parts = [_blame(rows[k], lines[k], hidden[k], slopes[k]) for k in hidden]
+        blame = blame * sum(parts)
+    return Propagation(*_intersect((low, high), bounds), slope, blame, hidden)
+
+
+def _blame(rows: Tensor, lines: Lines, bounds: Interval, slope: Tensor) -> Tensor:
+    """Looseness per unit of each feature: gap of the lines, times its weight."""
+    low, high = bounds
+    middle, width = (low + high) / 2, (high - low).clamp(min=1e-300)
+    gap = (lines.upper_slope - lines.lower_slope) * middle
+    gap = gap + lines.upper_intercept - lines.lower_intercept
+    weight = rows[:, : rows.shape[1] // 2].abs().sum(1) * gap / width
+    size = slope[:, : low.shape[1]].abs()
+    return apply(size.transpose(1, 2), weight)
+
+
+def _intersect(first: Interval, second: Interval) -> Interval:
+    low = torch.maximum(first[0], second[0])
+    return low, torch.maximum(torch.minimum(first[1], second[1]), low)
+
+
+def _linear_bounds(network, number, lines, region):
+    """Bound what enters a layer: backwards, then over the region."""
+    width = _width(network, number)
+    unit = torch.eye(width, dtype=torch.float64)
+    slope, offset, rows = backward(
+        network, number, lines, torch.cat([unit, -unit])[None]
+    )
+    outputs = number == len(network.layers)
+    lowest = region.lowest(slope, refine=outputs) + offset
+    return (lowest[:, :width], -lowest[:, width:]), slope, rows
+
+
+def _width(network: Network, number: int) -> int:
+    for layer in reversed(network.layers[:number]):
+        if isinstance(layer, Affine):
+            return len(layer.bias)
+    return network.n_features
+
+
+def backward(
+    network: Network, number: int, lines: dict[int, Lines], rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Bound linear functions of what enters a layer by linear functions of the input.
+
+    Parameters
+    ----------
+    network : Network
+    number : int
+        Number of the layer; that after the last stands for the outputs.
+    lines : dict of int to Lines
+    rows : Tensor of shape (1 or n_parts, n_rows, width)
+
+    Returns
+    -------
+    slope : Tensor of shape (1 or n_parts, n_rows, n_features)
+    offset : Tensor of shape (1 or n_parts, n_rows)
+        ``rows @ z >= slope @ x + offset``.
+    """
+    offset = torch.zeros(rows.shape[:2], dtype=torch.float64)
+    seen = {}
+    for k in reversed(range(number)):
+        layer = network.layers[k]
+        if isinstance(layer, Affine):
+            if k + 1 in seen and len(rows) == 1:
+                rows, part = _through_both(rows, lines[k + 1], layer)
+            else:
+                part = rows @ layer.bias
+                rows = rows @ layer.weight
+            offset = offset + part
+            continue
+        seen[k] = rows
+        before = network.layers[k - 1] if k else None
+        if len(rows) > 1 or not isinstance(before, Affine):
+            rows, part = _through_lines(rows, lines[k])
+            offset = offset + part
+    return rows, offset, seen
+
+
+def _through_lines(rows: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
+    positive, negative = rows.clamp(min=0), rows.clamp(max=0)
+    offset = apply(positive, lines.lower_intercept)
+    offset = offset + apply(negative, lines.upper_intercept)
+    below = positive * lines.lower_slope[:, None]
+    return below.addcmul_(negative, lines.upper_slope[:, None]), offset
+
+
+def _through_both(rows: Tensor, lines: Lines, layer: Affine) -> tuple[Tensor, Tensor]:
+    """Through an activation and the affine layer before it, the same rows for all.
+
+    The lines multiply the layer's matrix and not the rows, of which there are more.
+    """
+    signs = torch.cat([rows[0].clamp(min=0), rows[0].clamp(max=0)], 1)
+    slopes = torch.cat([lines.lower_slope, lines.upper_slope], 1)
+    offset = torch.cat([lines.lower_intercept, lines.upper_intercept], 1)
+    augmented = torch.cat([layer.weight, layer.bias[:, None]], 1).T.repeat(1, 2)
+    joint = (slopes[:, None] * augmented) @ signs.T
+    joint = joint.transpose(1, 2)
+    return joint[..., :-1], offset @ signs.T + joint[..., -1]

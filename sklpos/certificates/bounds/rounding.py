@@ -1,0 +1,154 @@
+"""What floating-point arithmetic may add to a network's values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sklpos.certificates.bounds.crown import Interval, image
+from sklpos.certificates.bounds.network import Affine, Network
+from sklpos.certificates.bounds.relaxations import OneKink
+
+_ACTIVATION_UNITS = 8  # error of an activation, in unit roundoffs of |g| + |z|
+_OWN_SHARE = 8  # rounding of the bounds themselves, in those of a float64 prediction
+
+
+def rounding_error(
+    network: Network,
+    low: Tensor,
+    high: Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    hidden: dict[int, Interval] | None = None,
+    disturbance: float = 0.0,
+) -> Tensor:
+    """Bound the distance between computed and exact outputs over boxes.
+
+    An error e that enters a layer leaves it as ``|W| e + gamma (|W| |x| + |b|)`` with
+    ``gamma = n u / (1 - n u)`` for n terms and unit roundoff u, in any order of
+    summation (Higham 2002, section 3.1), or as the activation's Lipschitz constant on
+    the interval times e, plus 8 u (|g| + |z|). The input is rounded to the dtype too.
+
+    Parameters
+    ----------
+    network : Network
+    low, high : Tensor of shape (n_parts, n_features)
+        Finite.
+    dtype : torch.dtype, optional
+        Default: that in which the network predicts.
+    hidden : dict of int to (low, high), optional
+        Bounds of what enters the activations, see `Propagation`.
+    disturbance : float, default=0.0
+        What else every layer may be off by, relative to one plus its largest input.
+
+    Returns
+    -------
+    Tensor of shape (n_parts, n_outputs)
+    """
+    unit = torch.finfo(network.dtype if dtype is None else dtype).eps / 2
+    largest = torch.maximum(low.abs(), high.abs())
+    error = unit * largest + disturbance * (1 + largest)
+    for number, layer in enumerate(network.layers):
+        if hidden is not None and number in hidden:
+            low, high = hidden[number]
+        size = torch.maximum(low.abs(), high.abs()) + error
+        if isinstance(layer, Affine):
+            error = _through_affine(layer, error, size, unit)
+        else:
+            error = _through_activation(layer, low - error, high + error, error, unit)
+        error = error + disturbance * (1 + size.amax(-1, keepdim=True))
+        low, high = image(layer, low, high)
+    return error
+
+
+def _through_affine(layer: Affine, error, size, unit):
+    gamma = layer.n_terms * unit / (1 - layer.n_terms * unit)
+    weight = layer.weight.abs().T
+    return error @ weight + gamma * (size @ weight + layer.bias_size)
+
+
+def _through_activation(layer, low, high, error, unit):
+    passed = layer.steepness(low, high) * error + layer.error
+    if isinstance(layer, OneKink) and not layer.negative_slope:
+        return passed  # a maximum is not rounded
+    values = torch.maximum(*(end.abs() for end in layer.image(low, high)))
+    size = torch.maximum(low.abs(), high.abs())
+    return passed + _ACTIVATION_UNITS * unit * (values + size)
+
+
+def numerical_slack(
+    network: Network,
+    low: Tensor,
+    high: Tensor,
+    hidden: dict[int, Interval] | None = None,
+) -> Tensor:
+    """Bound what rounding takes from a proved bound: in predictions, and in the proof.
+
+    Bounds are computed in float64 from products of the same matrices, whose rounding
+    is a small multiple of that of a float64 prediction.
+
+    Parameters
+    ----------
+    network : Network
+    low, high : Tensor of shape (n_parts, n_features)
+    hidden : dict of int to (low, high), optional
+
+    Returns
+    -------
+    Tensor of shape (n_parts, n_outputs)
+    """
+    predicted = rounding_error(network, low, high, hidden=hidden)
+    own = rounding_error(network, low, high, hidden=hidden, dtype=torch.float64)
+    return predicted + _OWN_SHARE * own
+
+
+def lowest_everywhere(network: Network) -> Tensor:
+    """Return lower bounds of the computed outputs over all real inputs.
+
+    Interval arithmetic from ``(-inf, inf)``, rounded outwards. A sum whose terms are
+    all known to be non-negative needs no margin: rounding is monotone, so the computed
+    ``w @ h + b`` is at least b, as it is stored.
+
+    Parameters
+    ----------
+    network : Network
+
+    Returns
+    -------
+    Tensor of shape (n_outputs,)
+        Minus infinity where nothing is known.
+    """
+    unit = torch.finfo(network.dtype).eps / 2
+    high = torch.full((1, network.n_features), torch.inf, dtype=torch.float64)
+    low = -high
+    for layer in network.layers:
+        before = low, high
+        low, high = image(layer, low, high)
+        low, high = _rounded_outwards(layer, before, (low, high), unit)
+    return low[0]
+
+
+def _rounded_outwards(layer, before, after, unit):
+    low, high = after
+    if not isinstance(layer, Affine):
+        if isinstance(layer, OneKink) and not layer.negative_slope:
+            return after
+        return _widened(layer, before, after, unit)
+    none = torch.zeros_like(layer.bias)
+    size = torch.maximum(before[0].abs(), before[1].abs())
+    reach = torch.where(layer.weight == 0, none[:, None], layer.weight.abs() * size)
+    gamma = layer.n_terms * unit / (1 - layer.n_terms * unit)
+    margin = gamma * (reach.sum(-1) + layer.bias_size)
+    rising = (layer.weight > 0) & (before[0] == 0) | (layer.weight == 0)
+    falling = (layer.weight < 0) & (before[1] == 0)
+    exact = (rising | falling).all(-1)
+    least = none if layer.stored else gamma * layer.bias_size
+    return low - torch.where(exact, least, margin), high + margin
+
+
+def _widened(layer, before, after, unit):
+    """Activations are bounded by their extreme values, 0 included, when computed."""
+    low, high = after
+    margin = layer.error + _ACTIVATION_UNITS * unit * (1 + low.abs())
+    floor = torch.where(low >= 0, 0.0, low - margin)
+    return floor, high + layer.error + _ACTIVATION_UNITS * unit * (1 + high.abs())

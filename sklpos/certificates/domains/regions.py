@@ -1,0 +1,158 @@
+"""Where inputs may lie, as bound propagation needs it: batches of convex sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sklpos.certificates.domains.bodies import (
+    ConvexHull,
+    Ellipsoid,
+    apply,
+    box_candidates,
+)
+
+_DUAL_STEPS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A batch of boxes, each cut with a convex body if there is one.
+
+    Attributes
+    ----------
+    low, high : Tensor of shape (n_parts, n_features)
+        float64.
+    body : Ellipsoid, ConvexHull or None
+    """
+
+    low: Tensor
+    high: Tensor
+    body: Ellipsoid | ConvexHull | None = None
+
+    def __len__(self) -> int:
+        return len(self.low)
+
+    def lowest(self, coefficients: Tensor, *, refine: bool = False) -> Tensor:
+        """Return lower bounds of linear functions over each part.
+
+        They are exact for boxes and for whole bodies. Over a box cut with a body it is
+        the larger of the two; refined, for any ``mu``, that of ``(a - mu) x`` over the
+        body plus that of ``mu x`` over the box (weak duality), where a few subgradient
+        steps look for a good ``mu``.
+
+        Parameters
+        ----------
+        coefficients : Tensor of shape (1 or n_parts, n_rows, n_features)
+        refine : bool, default=False
+
+        Returns
+        -------
+        Tensor of shape (n_parts, n_rows)
+        """
+        center, radius = (self.low + self.high) / 2, (self.high - self.low) / 2
+        lowest = apply(coefficients, center) - apply(coefficients.abs(), radius)
+        if self.body is None:
+            return lowest
+        lowest = torch.maximum(lowest, self.body.lowest(coefficients)[0])
+        spread = self.body.spread()
+        if not refine or (self.high - self.low >= spread * (1 - 1e-9)).all():
+            return lowest
+        return torch.maximum(lowest, self._lowest_in_both(coefficients, spread))
+
+    def _lowest_in_both(self, coefficients: Tensor, spread: Tensor) -> Tensor:
+        low, high, spread = self.low[:, None], self.high[:, None], spread[:, None]
+        spread = spread.clamp(min=1e-300)
+        size = (coefficients * spread).abs().amax(-1, keepdim=True)
+        mu = torch.zeros((len(self), *coefficients.shape[1:]), dtype=torch.float64)
+        best = torch.tensor(-torch.inf, dtype=torch.float64)
+        for k in range(_DUAL_STEPS):
+            value, vertex = self.body.lowest(coefficients - mu)
+            corner = torch.where(mu > 0, low, high)
+            best = torch.maximum(best, value + (mu * corner).sum(-1))
+            corner = torch.where(mu == 0, vertex.clamp(low, high), corner)
+            ascent = (corner - vertex) / spread
+            length = ascent.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+            mu = mu + size * (1 + k) ** -0.5 * ascent / length / spread
+        return best
+
+    def take(self, index: Tensor) -> Region:
+        """Return some of the parts."""
+        body = None if self.body is None else self.body.take(index)
+        return Region(self.low[index], self.high[index], body)
+
+    def halves(self, feature: Tensor) -> Region:
+        """Return each part cut in two, at the middle of a feature of its own.
+
+        Parameters
+        ----------
+        feature : Tensor of shape (n_parts,)
+
+        Returns
+        -------
+        Region
+            The lower halves, then the upper ones.
+        """
+        part = torch.arange(len(self))
+        middle = (self.low[part, feature] + self.high[part, feature]) / 2
+        low, high = self.low.clone(), self.high.clone()
+        low[part, feature], high[part, feature] = middle, middle
+        both = self.take(part.repeat(2))
+        return Region(
+            torch.cat([self.low, low]), torch.cat([high, self.high]), both.body
+        )
+
+    def joined(self, other: Region) -> Region:
+        """Return the parts of both, which have bodies of the same kind."""
+        body = None if self.body is None else self.body.joined(other.body)
+        low, high = torch.cat([self.low, other.low]), torch.cat([self.high, other.high])
+        return Region(low, high, body)
+
+    def candidates(self, slope: Tensor) -> Tensor:
+        """Return points of each part where a function of this slope may be small.
+
+        Parameters
+        ----------
+        slope : Tensor of shape (n_parts, n_features)
+
+        Returns
+        -------
+        Tensor of shape (n_candidates, n_parts, n_features)
+        """
+        if self.body is not None:
+            return self.body.candidates(slope, self.low, self.high)
+        return box_candidates(slope, self.low, self.high)
+
+    def misses(self) -> Tensor:
+        """Return which parts are certainly empty, shape (n_parts,)."""
+        if self.body is None:
+            return torch.zeros(len(self), dtype=torch.bool)
+        return self.body.misses(self.low, self.high)
+
+    def descend(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+        """Step against a gradient and stay inside.
+
+        Parameters
+        ----------
+        x, gradient : Tensor of shape (..., n_parts, n_features)
+        step : float
+            In half-widths of the part.
+        """
+        if self.body is not None:
+            return self.body.descend(x, gradient, step)
+        width = (self.high - self.low) / 2
+        return (x - step * width * gradient.sign()).clamp(self.low, self.high)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return random points of shape (count, n_parts, n_features).
+
+        Of a box, half of them are corners.
+        """
+        if self.body is not None:
+            return self.body.sample(count, generator)
+        shape = (count, *self.low.shape)
+        mix = torch.rand(shape, generator=generator, dtype=torch.float64)
+        mix[::2] = mix[::2].round()
+        return self.low + mix * (self.high - self.low)

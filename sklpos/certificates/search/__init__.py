@@ -1,0 +1,1 @@
+"""Searches for inputs of small outputs: incomplete and complete ones."""

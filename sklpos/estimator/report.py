@@ -1,0 +1,240 @@
+"""What can be said of a fitted model, on one page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sklpos.certificates.certificate import Certificate
+from sklpos.estimator.row_summary import RowSummary, fitted_regressor, summarise_rows
+from sklpos.nets.head import read_head
+from sklpos.repair import Repair
+from sklpos.training.kkt import KKTResiduals
+from sklpos.training.net import make_product
+
+_LEFT = "style='text-align:left'"
+
+Pair = tuple[RowSummary, RowSummary | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What holds for a fitted model; prints as text, and as HTML in notebooks.
+
+    Pairs are a summary of the rows as trained, and one with the repaired head (None
+    without a repair).
+
+    Attributes
+    ----------
+    model_ : str
+        The estimator, with what is not its default.
+    lower_bound_ : ndarray of shape (n_outputs,)
+        Unit of y.
+    guarantee_ : str
+        Of training, before any repair: that of the strategy.
+    promise_ : str
+        For which inputs no prediction is below the bound.
+    training_ : pair of RowSummary, or None
+        None after `partial_fit`; the second is None, too, after `enforce`.
+    rows_ : pair of RowSummary, or None
+        Of the rows that the report was asked for.
+    kkt_ : KKTResiduals or None
+        In standard deviations of y.
+    repair_ : Repair or None
+    head_change_ : float or None
+        Norm of the change of the head by the repair, over that of the head.
+    certificate_ : Certificate or None
+        In the unit of what the regressor takes, after a pipeline's scaler.
+
+    Examples
+    --------
+    >>> Report("PositiveOutputRegressor()", np.zeros(1), "none", "nothing")
+    PositiveOutputRegressor()
+      lower bound                               0
+      guarantee of the strategy              none
+      no prediction below the bound for   nothing
+    """
+
+    model_: str
+    lower_bound_: np.ndarray
+    guarantee_: str
+    promise_: str
+    training_: Pair | None = None
+    rows_: Pair | None = None
+    kkt_: KKTResiduals | None = None
+    repair_: Repair | None = None
+    head_change_: float | None = None
+    certificate_: Certificate | None = None
+
+    def _tables(self) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+        """Yield titles, each with lines of a name and its values."""
+        yield (
+            self.model_,
+            [
+                ("lower bound", _numbers(self.lower_bound_)),
+                ("guarantee of the strategy", self.guarantee_),
+                ("no prediction below the bound for", self.promise_),
+            ],
+        )
+        for what, pair in (("training rows", self.training_), ("rows", self.rows_)):
+            if pair is not None:
+                yield f"{pair[0].n_samples} {what}", _row_lines(*pair)
+        if self.repair_ is not None:
+            yield "repair of the head", _repair_lines(self.repair_, self.head_change_)
+        if self.kkt_ is not None:
+            yield (
+                "optimality of the training, in standard deviations of y",
+                [
+                    (name.replace("_", " "), f"{value:.3g}")
+                    for name, value in vars(self.kkt_).items()
+                ],
+            )
+
+    def __repr__(self) -> str:
+        blocks = [_as_text(*table) for table in self._tables()]
+        if self.certificate_ is not None:
+            blocks.append(repr(self.certificate_))
+        return "\n".join(blocks)
+
+    def _repr_html_(self) -> str:
+        """Return the tables, for notebooks."""
+        rows = "".join(_as_html(*table) for table in self._tables())
+        proof = self.certificate_
+        after = "" if proof is None else proof._repr_html_()
+        return f"<table>{rows}</table>{after}"
+
+
+def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Report:
+    """Say what holds for a fitted model, and what its repair cost.
+
+    Parameters
+    ----------
+    model : PositiveOutputRegressor, Pipeline or search
+        Fitted; of a search its best estimator counts.
+    X : array-like of shape (n_samples, n_features), optional
+        Further rows to look at, such as a holdout.
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs), optional
+        Their targets.
+
+    Returns
+    -------
+    Report
+        Prints as text, and as HTML in notebooks. Numbers are in the unit of y.
+
+    Raises
+    ------
+    ValueError
+        For another model, or for targets without rows.
+
+    Examples
+    --------
+    >>> import sklpos
+    >>> X = np.linspace(-1, 1, 50).reshape(-1, 1)
+    >>> model = sklpos.PositiveOutputRegressor(max_epochs=20, random_state=0)
+    >>> found = report(model.fit(X, np.maximum(X.ravel(), 0)))
+    >>> found.promise_
+    'the training rows, by the repair'
+    """
+    regressor = fitted_regressor(model)[1]
+    if y is not None and X is None:
+        raise ValueError("y needs X, the rows that it belongs to.")
+    return Report(
+        model_=" ".join(repr(regressor).split()),
+        lower_bound_=regressor.net_.targets.lower_bound,
+        guarantee_=regressor.strategy_.guarantee,
+        promise_=_promise(regressor),
+        training_=regressor._training,
+        rows_=None if X is None else summarise_rows(model, X, y),
+        kkt_=regressor.kkt_,
+        repair_=regressor.repair_,
+        head_change_=_head_change(regressor),
+        certificate_=regressor.certificate_,
+    )
+
+
+def _promise(regressor) -> str:
+    if regressor.strategy_.guarantee == "everywhere":
+        return "any finite input, by construction"
+    if regressor.certificate_:
+        return f"any input of {regressor.certificate_.domain_!r}, proved"
+    if regressor.repair_ is None:
+        return "nothing exact, without a repair"
+    infeasible = np.flatnonzero(~regressor.repair_.feasible_)
+    if infeasible.size:
+        return f"nothing, no head does for outputs {infeasible.tolist()}"
+    repaired = (regressor._training or (None, None))[1]
+    if repaired is not None and repaired.violation_rate > 0:
+        return "nothing exact, the repair was lost to rounding"
+    return regressor.repair_.promise_
+
+
+def _head_change(regressor) -> float | None:
+    if regressor.repair_ is None:
+        return None
+    name = regressor.net_.head
+    now, trained = (
+        read_head(module.get_submodule(name))
+        for module in (regressor.module_, make_product(regressor.net_))
+    )
+    return float(np.linalg.norm(now - trained) / np.linalg.norm(trained))
+
+
+def _row_lines(as_trained: RowSummary, repaired: RowSummary | None) -> list:
+    columns = [as_trained] if repaired is None else [as_trained, repaired]
+    lines = [
+        ("", *("as trained", "repaired")[: len(columns)]),
+        ("rows below the bound", *map(_share, columns)),
+        ("largest violation", *(_numbers(c.max_violation) for c in columns)),
+    ]
+    if as_trained.rmse is not None:
+        lines.append(("root mean squared error", *(_numbers(c.rmse) for c in columns)))
+    return lines
+
+
+def _share(rows: RowSummary) -> str:
+    below = round(rows.violation_rate * rows.n_samples)
+    return f"{below} ({rows.violation_rate:.1%})"
+
+
+def _repair_lines(repair: Repair, head_change: float | None) -> list:
+    balanced = ["yes" if kept else "no" for kept in repair.balanced_]
+    return [
+        ("root mean square change of predictions", _numbers(np.sqrt(repair.cost_))),
+        ("change of the head, of its norm", f"{head_change:.2%}"),
+        ("rows that hold it up", _numbers(repair.n_cuts_)),
+        ("mean prediction is the mean target", ", ".join(balanced)),
+    ]
+
+
+def _numbers(values: np.ndarray) -> str:
+    """Write one number an output, to four digits."""
+    shown = ", ".join(f"{value:.4g}" for value in values[:8])
+    return shown + (", ..." if len(values) > 8 else "")
+
+
+def _as_text(title: str, lines: list[tuple[str, ...]]) -> str:
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    aligned = [
+        name.ljust(widths[0])
+        + "".join(
+            cell.rjust(width + 3) for cell, width in zip(cells, widths[1:], strict=True)
+        )
+        for name, *cells in lines
+    ]
+    return "\n".join([title, *(f"  {line}" for line in aligned)])
+
+
+def _as_html(title: str, lines: list[tuple[str, ...]]) -> str:
+    rows = [f"<tr><th colspan='3' {_LEFT}>{html.escape(title)}</th></tr>"]
+    for name, *cells in lines:
+        span = "" if len(cells) > 1 else " colspan='2'"
+        values = "".join(
+            f"<td{span} {_LEFT}>{html.escape(cell)}</td>" for cell in cells
+        )
+        rows.append(f"<tr><td {_LEFT}>{html.escape(name)}</td>{values}</tr>")
+    return "".join(rows)

@@ -1,0 +1,190 @@
+"""How predictions keep the bound on some rows, as trained and after the repair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_array, check_is_fitted
+
+from sklpos.estimator.pipelines import take_apart, transform
+from sklpos.metrics import violation_rate
+from sklpos.nets.rows import predict_rows
+from sklpos.training.net import make_product
+
+
+@dataclass(frozen=True, eq=False)
+class RowSummary:
+    """What is to be said of the predictions for some rows.
+
+    Attributes
+    ----------
+    n_samples : int
+    violation_rate : float
+        Share of the rows with a prediction below the bound.
+    max_violation : ndarray of shape (n_outputs,)
+        Largest amount by which one misses it, at least 0. Unit of y.
+    rmse : ndarray of shape (n_outputs,) or None
+        Root of the (weighted) mean squared error, unit of y; None without targets.
+
+    Examples
+    --------
+    >>> predictions = np.array([[1.0], [-1.0]])
+    >>> RowSummary.from_predictions(predictions, np.zeros(1)).violation_rate
+    0.5
+    """
+
+    n_samples: int
+    violation_rate: float
+    max_violation: NDArray
+    rmse: NDArray | None
+
+    @classmethod
+    def from_predictions(
+        cls,
+        predictions: NDArray,
+        lower_bound: NDArray,
+        y: NDArray | None = None,
+        weight: NDArray | None = None,
+    ) -> RowSummary:
+        """Summarise predictions.
+
+        Parameters
+        ----------
+        predictions : ndarray of shape (n_samples, n_outputs)
+        lower_bound : ndarray of shape (n_outputs,)
+        y : ndarray of shape (n_samples, n_outputs), optional
+        weight : ndarray of shape (n_samples,), optional
+
+        Returns
+        -------
+        RowSummary
+        """
+        predictions = np.asarray(predictions, dtype=np.float64)
+        missing = np.max(lower_bound - predictions, axis=0, initial=0.0)
+        rmse = None if y is None else _root_mean_square(predictions - y, weight)
+        rate = violation_rate(predictions, lower_bound)
+        return cls(len(predictions), rate, missing, rmse)
+
+
+def _root_mean_square(errors: NDArray, weight: NDArray | None) -> NDArray:
+    largest = np.abs(errors).max(axis=0)
+    unit = np.where(largest > 0, largest, 1.0)  # so that squares stay finite
+    return unit * np.sqrt(np.average((errors / unit) ** 2, axis=0, weights=weight))
+
+
+def fitted_regressor(model) -> tuple[list, object]:
+    """Return the steps before a fitted `PositiveOutputRegressor`, and itself.
+
+    Parameters
+    ----------
+    model : PositiveOutputRegressor, Pipeline or search
+
+    Returns
+    -------
+    before : list of transformer
+    regressor : PositiveOutputRegressor
+
+    Raises
+    ------
+    ValueError
+        If the model is something else.
+    """
+    before, regressor = take_apart(model)
+    check_is_fitted(regressor)
+    if not hasattr(regressor, "net_"):
+        raise ValueError(
+            f"model={model!r} must be a PositiveOutputRegressor, or a Pipeline or a "
+            "search of one."
+        )
+    return before, regressor
+
+
+def predict_twice(model, X: ArrayLike) -> tuple[NDArray, NDArray | None]:
+    """Predict with the head as trained, and with the repaired one.
+
+    Parameters
+    ----------
+    model : PositiveOutputRegressor, Pipeline or search
+        Fitted.
+    X : array-like of shape (n_samples, n_features)
+
+    Returns
+    -------
+    as_trained : ndarray of shape (n_samples, n_outputs)
+    repaired : ndarray of shape (n_samples, n_outputs) or None
+        None if nothing was repaired. What is not None, the last one first, is what
+        `predict` returns, as a matrix.
+    """
+    steps, regressor = fitted_regressor(model)
+    return _predict_twice(regressor, regressor._check_inputs(transform(steps, X)))
+
+
+def _predict_twice(regressor, X: NDArray) -> tuple[NDArray, NDArray | None]:
+    now = predict_rows(regressor.module_, X)
+    if regressor.repair_ is None:
+        return now, None
+    return predict_rows(make_product(regressor.net_), X), now
+
+
+def summarise_training(regressor, data) -> tuple[RowSummary, RowSummary | None]:
+    """Summarise the predictions for the training rows.
+
+    Parameters
+    ----------
+    regressor : PositiveOutputRegressor
+        Fitted to them.
+    data : TrainingData
+
+    Returns
+    -------
+    as_trained : RowSummary
+    repaired : RowSummary or None
+        None if nothing was repaired.
+    """
+    predictions = _predict_twice(regressor, data.X)
+    return _summarise(predictions, data.lower_bound, data.y, data.weight)
+
+
+def summarise_rows(
+    model, X: ArrayLike, y: ArrayLike | None = None
+) -> tuple[RowSummary, RowSummary | None]:
+    """Summarise the predictions for any rows.
+
+    Parameters
+    ----------
+    model : PositiveOutputRegressor, Pipeline or search
+        Fitted.
+    X : array-like of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs), optional
+
+    Returns
+    -------
+    as_trained : RowSummary
+    repaired : RowSummary or None
+        None if nothing was repaired.
+
+    Raises
+    ------
+    ValueError
+        If y does not have the rows and outputs of the predictions.
+    """
+    predictions = predict_twice(model, X)
+    if y is not None:
+        shape = predictions[0].shape
+        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        if y.shape != shape and (y.ndim != 1 or (len(y), 1) != shape):
+            raise ValueError(
+                f"y has shape {y.shape}, but the predictions for X have shape {shape}."
+            )
+        y = y.reshape(shape)
+    bound = fitted_regressor(model)[1].net_.targets.lower_bound
+    return _summarise(predictions, bound, y)
+
+
+def _summarise(predictions, *given):
+    return tuple(
+        None if rows is None else RowSummary.from_predictions(rows, *given)
+        for rows in predictions
+    )

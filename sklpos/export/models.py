@@ -1,0 +1,216 @@
+"""Deployment: a fitted model as one ``nn.Sequential``, or as one ONNX file.
+
+Both are in the unit of y and begin with the data's own unit: scalers before the net are
+folded into its first layer. Another runtime rounds differently, so a prediction on the
+bound may fall below it by that rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from importlib import import_module
+from itertools import takewhile
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.pipeline import make_pipeline
+from torch import Tensor, nn
+
+from sklpos.estimator.pipelines import is_affine, read_scalers, split_model
+from sklpos.export.onnx_graph import INPUT, OUTPUT, Graph, write_graph
+from sklpos.nets.modules import has_own_forward, layers_of
+from sklpos.nets.outputs import BoundedOutput
+from sklpos.nets.units import InputScale
+from sklpos.version import __version__
+
+_OPSET, _IR_VERSION = 20, 9  # the first with Gelu
+_IDLE = (nn.Identity, nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def to_torch(model: Any) -> nn.Sequential:
+    """Return a model as a plain ``nn.Sequential`` in the unit of y.
+
+    Parameters
+    ----------
+    model : PositiveOutputRegressor, Pipeline or search
+        Fitted. In a Pipeline, StandardScaler, MinMaxScaler, RobustScaler and
+        MaxAbsScaler may come before the regressor; of a search its best estimator
+        counts.
+
+    Returns
+    -------
+    nn.Sequential
+        A copy in eval mode, in the dtype and on the device of the net; maps
+        (n_samples, n_features) to (n_samples, n_outputs). Nested containers are taken
+        apart, and dropout is left out. It ends in ``nn.Linear``, or, for
+        ``strategy="activation"``, in that activation.
+
+    Raises
+    ------
+    ValueError
+        For a step that is not an affine scaler, by its name.
+
+    Examples
+    --------
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklpos import PositiveOutputRegressor
+    >>> X = torch.arange(20.0).reshape(-1, 1).numpy()
+    >>> net = PositiveOutputRegressor(
+    ...     module__hidden_layer_sizes=4, max_epochs=20, random_state=0
+    ... )
+    >>> to_torch(make_pipeline(StandardScaler(), net).fit(X, X.ravel()))
+    Sequential(
+      (0): Linear(in_features=1, out_features=4, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=4, out_features=1, bias=True)
+    )
+    """
+    return _sequential(*split_model(model))
+
+
+def to_onnx(model: Any, path: str | PathLike[str]) -> Any:
+    """Write a model, with what comes before it, as one ONNX file.
+
+    The input is ``X`` (n_samples, n_features), the output ``y`` (n_samples, n_outputs),
+    both in the dtype of the net; the number of samples is free. Affine scalers right
+    before the net are folded into its first layer, so that the graph of a scaled net is
+    ``Gemm`` and activations and ends in ``Gemm``; other steps are converted by
+    skl2onnx. With ``strategy="activation"`` it ends in that activation.
+
+    Parameters
+    ----------
+    model : PositiveOutputRegressor, Pipeline or search
+        Fitted. The module is ``MLP`` or ``nn.Sequential`` of Linear, BatchNorm1d,
+        Dropout, Identity, ReLU, LeakyReLU, ELU, Sigmoid, Tanh, Softplus, SiLU and GELU.
+    path : str or PathLike
+
+    Returns
+    -------
+    onnx.ModelProto
+        What was written.
+
+    Raises
+    ------
+    ImportError
+        Without the package onnx, or skl2onnx if a step needs it.
+    ValueError
+        For a layer that is not understood, by its name.
+
+    Notes
+    -----
+    In float64, activations that onnxruntime has in float32 only (LeakyReLU, ELU,
+    Softplus) are written by their formulas, and the error function of GELU is computed
+    in float32.
+    """
+    steps, regressor = split_model(model)
+    scalers = list(reversed([*takewhile(is_affine, reversed(steps))]))
+    before = steps[: len(steps) - len(scalers)]
+    graph = write_graph(_sequential(scalers, regressor))
+    made = _as_proto(graph, regressor)
+    if before:
+        made = _behind(before, made, graph.dtype)
+    _import("onnx").save_model(made, path)
+    return made
+
+
+def _sequential(steps: list, regressor: Any) -> nn.Sequential:
+    """Return the layers of a regressor behind affine scalers."""
+    scale = read_scalers(steps, regressor.n_features_in_)
+    layers = _plain_layers(copy.deepcopy(regressor.module_))
+    if scale.steps:
+        first = layers[0]
+        if type(first) is nn.Linear and not has_own_forward(first):
+            layers[0] = _folded(scale, first.weight, first.bias)
+        else:
+            weight = next(regressor.module_.parameters())
+            layers.insert(0, _folded(scale, torch.eye(len(scale.gain)).to(weight)))
+    return nn.Sequential(*layers).eval()
+
+
+def _plain_layers(module: nn.Module) -> list[nn.Module]:
+    layers = [layer for layer, _ in layers_of(module) if not _is_idle(layer)]
+    if type(layers[-1]) is BoundedOutput and not has_own_forward(layers[-1]):
+        *first, tail = layers
+        inner, tail.module = tail.module, nn.Identity()
+        return [*first, *_plain_layers(inner), tail]
+    return layers
+
+
+def _is_idle(layer: nn.Module) -> bool:
+    """Whether a layer hands on its rows as they are."""
+    flat = type(layer) is nn.Flatten and layer.start_dim == 1
+    return (flat or type(layer) in _IDLE) and not has_own_forward(layer)
+
+
+@torch.no_grad()
+def _folded(scale: InputScale, weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """Return a new layer with the scalers inside: computed in float64, rounded once."""
+    exact = weight.cpu().double()
+    start = exact.new_zeros(len(exact)) if bias is None else bias.cpu().double()
+    parts = scale.fold(exact, start)
+    n_out, n_in = weight.shape
+    layer = nn.utils.skip_init(nn.Linear, n_in, n_out).to(weight)
+    layer.weight.copy_(parts[0])
+    layer.bias.copy_(parts[1])
+    return layer
+
+
+def _as_proto(graph: Graph, regressor: Any) -> Any:
+    onnx = _import("onnx")
+    kind = onnx.helper.np_dtype_to_tensor_dtype(graph.dtype)
+    X, y = (
+        onnx.helper.make_tensor_value_info(name, kind, ["n_samples", width])
+        for name, width in (
+            (INPUT, regressor.n_features_in_),
+            (OUTPUT, regressor.n_outputs_),
+        )
+    )
+    nodes = [
+        onnx.helper.make_node(node.op_type, node.inputs, [node.output], **node.options)
+        for node in graph.nodes
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(value, name)
+        for name, value in graph.constants.items()
+    ]
+    made = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "sklpos", [X], [y], constants),
+        opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="sklpos",
+        producer_version=__version__,
+    )
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def _behind(steps: list, net: Any, dtype: np.dtype) -> Any:
+    """Return a net behind steps that are no affine scalers, as one model."""
+    onnx, names = _import("onnx"), ", ".join(type(step).__name__ for step in steps)
+    convert = _import("skl2onnx", f"to convert {names}").to_onnx
+    rows = np.zeros((1, steps[0].n_features_in_), dtype=dtype)
+    opsets = {"": _OPSET, "ai.onnx.ml": 3}
+    try:
+        first = convert(make_pipeline(*steps), rows, target_opset=opsets)
+        first.ir_version = _IR_VERSION
+        second = onnx.compose.add_prefix(net, "net_", rename_outputs=False)
+        ends = first.graph.output[0].name, second.graph.input[0].name
+        merged = onnx.compose.merge_models(first, second, io_map=[ends])
+        onnx.checker.check_model(merged, full_check=True)
+    except Exception as error:  # skl2onnx has many kinds of its own
+        raise ValueError(
+            f"skl2onnx cannot convert {names} in {dtype}, the dtype of the net: {error}"
+        ) from error
+    return merged
+
+
+def _import(name: str, purpose: str = "") -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        raise ImportError(
+            f"to_onnx needs the package {name}{f' {purpose}' if purpose else ''}: "
+            "pip install 'sklpos[onnx]'."
+        ) from None

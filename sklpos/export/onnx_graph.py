@@ -1,0 +1,210 @@
+"""Layers of torch as nodes of an ONNX graph, without ONNX: names and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sklpos.nets.modules import has_own_forward
+from sklpos.nets.outputs import BoundedOutput
+
+#: The names of what goes in and what comes out.
+INPUT, OUTPUT = "X", "y"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation: its type, the names of what it takes, its options."""
+
+    op_type: str
+    inputs: tuple[str, ...]
+    output: str
+    options: dict[str, Any]
+
+
+@dataclass
+class Graph:
+    """A chain of operations, written from the input on.
+
+    Attributes
+    ----------
+    dtype : numpy dtype
+        Of the input, the output and all floating constants.
+    nodes : list of Node
+    constants : dict of str to ndarray
+
+    Examples
+    --------
+    >>> graph = write_graph(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1)))
+    >>> [node.op_type for node in graph.nodes]
+    ['Gemm', 'Relu', 'Gemm']
+    """
+
+    dtype: np.dtype
+    nodes: list[Node] = field(default_factory=list)
+    constants: dict[str, NDArray] = field(default_factory=dict)
+
+    def add(self, op_type: str, *inputs: str, **options: Any) -> str:
+        """Append an operation; return the name of its output."""
+        name = f"{op_type}_{len(self.nodes)}"
+        self.nodes.append(Node(op_type, inputs, name, options))
+        return name
+
+    def constant(self, value: Tensor | float) -> str:
+        """Add a constant; return its name."""
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+        name = f"constant_{len(self.constants)}"
+        kept = np.asarray(array)
+        self.constants[name] = kept if kept.dtype == bool else kept.astype(self.dtype)
+        return name
+
+    @property
+    def is_double(self) -> bool:
+        """Whether it computes in float64, in which onnxruntime lacks activations."""
+        return self.dtype == np.float64
+
+
+def write_graph(net: nn.Sequential) -> Graph:
+    """Write a chain of layers as a graph.
+
+    Parameters
+    ----------
+    net : nn.Sequential
+        In eval mode.
+
+    Returns
+    -------
+    Graph
+
+    Raises
+    ------
+    ValueError
+        For a layer that is not understood, by its name.
+    """
+    graph = Graph(next(net.parameters()).detach().cpu().numpy().dtype)
+    name = INPUT
+    for layer in net:
+        name = _writer(layer)(graph, name, layer)
+    last = graph.nodes.pop()
+    graph.nodes.append(Node(last.op_type, last.inputs, OUTPUT, last.options))
+    return graph
+
+
+def _writer(layer: nn.Module) -> Callable:
+    if type(layer) not in _WRITERS or has_own_forward(layer):
+        own = " with a forward or a hook of its own" if has_own_forward(layer) else ""
+        known = ", ".join(kind.__name__ for kind in _WRITERS if kind != BoundedOutput)
+        raise ValueError(
+            f"to_onnx does not understand {type(layer).__name__}{own}; it knows "
+            f"nn.Sequential and MLP of {known}. For other modules, use "
+            "torch.onnx.export on what to_torch returns."
+        )
+    return _WRITERS[type(layer)]
+
+
+def _linear(graph: Graph, x: str, layer: nn.Linear) -> str:
+    inputs = [x, graph.constant(layer.weight)]
+    if layer.bias is not None:
+        inputs.append(graph.constant(layer.bias))
+    return graph.add("Gemm", *inputs, transB=1)
+
+
+def _batch_norm(graph: Graph, x: str, layer: nn.BatchNorm1d) -> str:
+    ones = torch.ones_like(layer.running_mean)
+    scale, shift = (layer.weight, layer.bias) if layer.affine else (ones, 0 * ones)
+    parts = scale, shift, layer.running_mean, layer.running_var
+    constants = [graph.constant(part) for part in parts]
+    return graph.add("BatchNormalization", x, *constants, epsilon=layer.eps)
+
+
+def _same(op_type: str) -> Callable:
+    return lambda graph, x, layer: graph.add(op_type, x)
+
+
+def _leaky_relu(graph: Graph, x: str, layer: nn.LeakyReLU) -> str:
+    if not graph.is_double:
+        return graph.add("LeakyRelu", x, alpha=layer.negative_slope)
+    slope = graph.constant(layer.negative_slope)
+    below = graph.add("Mul", slope, _negative_part(graph, x))
+    return graph.add("Sub", graph.add("Relu", x), below)
+
+
+def _elu(graph: Graph, x: str, layer: nn.ELU) -> str:
+    if not graph.is_double:
+        return graph.add("Elu", x, alpha=layer.alpha)
+    decay = graph.add("Exp", graph.add("Neg", _negative_part(graph, x)))
+    below = graph.add("Sub", decay, graph.constant(1.0))
+    below = graph.add("Mul", graph.constant(layer.alpha), below)
+    return graph.add("Add", graph.add("Relu", x), below)
+
+
+def _softplus(graph: Graph, x: str, layer: nn.Softplus) -> str:
+    if layer.beta == 1:
+        return _softplus_of(graph, x)
+    beta = graph.constant(layer.beta)
+    return graph.add("Div", _softplus_of(graph, graph.add("Mul", beta, x)), beta)
+
+
+def _softplus_of(graph: Graph, x: str) -> str:
+    if not graph.is_double:
+        return graph.add("Softplus", x)
+    decay = graph.add("Exp", graph.add("Neg", graph.add("Abs", x)))
+    rest = graph.add("Log", graph.add("Add", graph.constant(1.0), decay))
+    return graph.add("Add", graph.add("Relu", x), rest)
+
+
+def _silu(graph: Graph, x: str, layer: nn.SiLU) -> str:
+    return graph.add("Mul", x, graph.add("Sigmoid", x))
+
+
+def _gelu(graph: Graph, x: str, layer: nn.GELU) -> str:
+    if not graph.is_double or layer.approximate != "none":
+        return graph.add("Gelu", x, approximate=layer.approximate)
+    single, double = 1, 11  # onnx.TensorProto.FLOAT, DOUBLE
+    scaled = graph.add("Mul", x, graph.constant(0.5**0.5))
+    erf = graph.add("Erf", graph.add("Cast", scaled, to=single))
+    share = graph.add("Cast", erf, to=double)
+    share = graph.add("Add", graph.constant(1.0), share)
+    return graph.add("Mul", graph.add("Mul", graph.constant(0.5), x), share)
+
+
+def _negative_part(graph: Graph, x: str) -> str:
+    return graph.add("Relu", graph.add("Neg", x))
+
+
+def _bounded_output(graph: Graph, z: str, layer: BoundedOutput) -> str:
+    if layer.has_free:
+        bounded = graph.constant(layer.bounded)
+        value = graph.add("Where", bounded, _OUTPUTS[layer.function](graph, z), z)
+    else:
+        value = _OUTPUTS[layer.function](graph, z)
+    scaled = graph.add("Mul", graph.constant(layer.scale), value)
+    return graph.add("Add", graph.constant(layer.offset), scaled)
+
+
+_OUTPUTS: dict[str, Callable[[Graph, str], str]] = {
+    "softplus": _softplus_of,
+    "exp": lambda graph, z: graph.add("Exp", z),
+    "relu": lambda graph, z: graph.add("Relu", z),
+    "square": lambda graph, z: graph.add("Mul", z, z),
+}
+
+_WRITERS: dict[type[nn.Module], Callable] = {
+    nn.Linear: _linear,
+    nn.BatchNorm1d: _batch_norm,
+    nn.ReLU: _same("Relu"),
+    nn.LeakyReLU: _leaky_relu,
+    nn.ELU: _elu,
+    nn.Sigmoid: _same("Sigmoid"),
+    nn.Tanh: _same("Tanh"),
+    nn.Softplus: _softplus,
+    nn.SiLU: _silu,
+    nn.GELU: _gelu,
+    BoundedOutput: _bounded_output,
+}

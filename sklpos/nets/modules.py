@@ -1,0 +1,159 @@
+"""Networks of the package: its MLP, and a module behind an output activation."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral
+
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+}
+
+
+class MLP(nn.Module):
+    """Fully connected features and a plain linear head.
+
+    Parameters
+    ----------
+    n_features_in : int
+        Number of inputs.
+    n_outputs : int
+        Number of outputs.
+    hidden_layer_sizes : int or iterable of int, default=(100,)
+        Width of each hidden layer; ``()`` is a linear model.
+    activation : str or callable, default="relu"
+        A name of `ACTIVATIONS`, or a callable that returns an ``nn.Module``.
+    dropout : float, default=0.0
+        Probability of dropping a hidden unit.
+    bias : bool, default=True
+        Whether the head has a bias.
+
+    Examples
+    --------
+    >>> MLP(3, 2, hidden_layer_sizes=(4,)).head
+    Linear(in_features=4, out_features=2, bias=True)
+    """
+
+    def __init__(
+        self,
+        n_features_in: int,
+        n_outputs: int,
+        hidden_layer_sizes: int | Iterable[int] = (100,),
+        activation: str | Callable[[], nn.Module] = "relu",
+        dropout: float = 0.0,
+        bias: bool = True,
+    ):
+        super().__init__()
+        widths = [n_features_in, *_as_widths(hidden_layer_sizes)]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in itertools.pairwise(widths):
+            layers += [nn.Linear(fan_in, fan_out), _activation(activation)]
+            layers += [nn.Dropout(dropout)] if dropout else []
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(widths[-1], n_outputs, bias=bias)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Map (n_samples, n_features_in) to (n_samples, n_outputs)."""
+        return self.head(self.features(X))
+
+
+def _as_widths(sizes: int | Iterable[int]) -> list[int]:
+    widths = list(sizes) if isinstance(sizes, Iterable) else [sizes]
+    if not all(isinstance(width, Integral) and width > 0 for width in widths):
+        raise ValueError(
+            f"hidden_layer_sizes={sizes!r} must be positive integers, such as (64, 64)."
+        )
+    return [int(width) for width in widths]
+
+
+def _activation(name: str | Callable[[], nn.Module]) -> nn.Module:
+    if callable(name):
+        return name()
+    if name not in ACTIVATIONS:
+        raise ValueError(
+            f"activation={name!r} is unknown; choose one of {sorted(ACTIVATIONS)} or "
+            "pass a callable that returns an nn.Module."
+        )
+    return ACTIVATIONS[name]()
+
+
+def make_module(module, n_features_in: int, n_outputs: int, **kwargs) -> nn.Module:
+    """Build a module from a class or callable.
+
+    Parameters
+    ----------
+    module : callable
+        Receives ``n_features_in`` and ``n_outputs`` if its signature has them.
+    n_features_in, n_outputs : int
+        Sizes of the data.
+    **kwargs : object
+        Further arguments.
+
+    Returns
+    -------
+    nn.Module
+
+    Raises
+    ------
+    TypeError
+        If it returns something else, or the arguments do not fit.
+    """
+    signature = inspect.signature(module)
+    for name, size in (("n_features_in", n_features_in), ("n_outputs", n_outputs)):
+        if name in signature.parameters:
+            kwargs.setdefault(name, size)
+    try:
+        signature.bind(**kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"module={module!r} {error}; its arguments are n_features_in, n_outputs "
+            "and what is passed as module__name=value."
+        ) from error
+    made = module(**kwargs)
+    if not isinstance(made, nn.Module):
+        raise TypeError(f"module={module!r} returned {made!r}, not an nn.Module.")
+    return made
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a module computes something else than its type does: a hook, say."""
+    return "forward" in vars(module) or any(getattr(module, hook) for hook in _HOOKS)
+
+
+def layers_of(module: nn.Module, name: str = "") -> Iterator[tuple[nn.Module, str]]:
+    """Take nested ``nn.Sequential`` and `MLP` apart, in the order they are called.
+
+    Types count exactly, and one with a hook is not taken apart.
+
+    Parameters
+    ----------
+    module : nn.Module
+    name : str, default=""
+        Its dotted name.
+
+    Yields
+    ------
+    layer : nn.Module
+    name : str
+    """
+    if type(module) in (nn.Sequential, MLP) and not has_own_forward(module):
+        # not named_children(), which skips a layer that is used twice
+        for child_name, child in module._modules.items():
+            yield from layers_of(child, f"{name}.{child_name}".lstrip("."))
+    else:
+        yield module, name

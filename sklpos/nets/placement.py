@@ -1,0 +1,59 @@
+"""Where and in which precision to compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sklpos.nets.arrays import check_range
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def check_device(device) -> torch.device:
+    """Return a device that works here; ``"auto"`` takes an accelerator if there is one.
+
+    Parameters
+    ----------
+    device : str or torch.device
+
+    Returns
+    -------
+    torch.device
+    """
+    if device == "auto":
+        usable = {
+            "cuda": torch.cuda.is_available(),
+            "mps": torch.backends.mps.is_available(),
+        }
+        return torch.device(next((name for name, ok in usable.items() if ok), "cpu"))
+    try:
+        made = torch.device(device)
+        torch.empty(1, device=made).cpu()
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used on this machine; choose 'cpu', 'auto' "
+            "or an accelerator that torch finds."
+        ) from error
+    return made
+
+
+def check_dtype(dtype, X: np.ndarray, device: torch.device) -> torch.dtype:
+    """Return the dtype to compute in, if it can hold X.
+
+    Parameters
+    ----------
+    dtype : {"auto", "float32", "float64"}
+        ``"auto"`` follows X on the CPU and is float32 on an accelerator.
+    X : ndarray
+    device : torch.device
+
+    Returns
+    -------
+    torch.dtype
+    """
+    if dtype == "auto":
+        on_cpu = device.type == "cpu"
+        dtype = "float64" if on_cpu and X.dtype == np.float64 else "float32"
+    check_range(X, _DTYPES[dtype])
+    return _DTYPES[dtype]

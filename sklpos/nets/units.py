@@ -1,0 +1,232 @@
+"""Affine units of inputs and targets, folded into the first and the last layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class TargetScale:
+    """Per-output shift and scale of the targets, with the bound.
+
+    Attributes
+    ----------
+    shift : ndarray of shape (n_outputs,)
+        Weighted mean of y; 0 where the head has no bias to carry it. Unit of y.
+    scale : ndarray of shape (n_outputs,)
+        Weighted root mean square of ``y - shift``; 1 where that is 0. Unit of y.
+    lower_bound : ndarray of shape (n_outputs,)
+        Unit of y; ``-inf`` leaves an output free.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = np.array([[1.0], [3.0]])
+    >>> targets = TargetScale.from_data(y, np.ones(2), np.zeros(1))
+    >>> targets.standardise(y).ravel().tolist(), targets.bound.tolist()
+    ([-1.0, 1.0], [-2.0])
+    """
+
+    shift: np.ndarray
+    scale: np.ndarray
+    lower_bound: np.ndarray
+
+    @classmethod
+    def from_data(cls, y, weight, lower_bound, *, shifted=True, scaled=True):
+        """Measure the scaling.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n_samples, n_outputs)
+        weight : ndarray of shape (n_samples,)
+            Positive.
+        lower_bound : ndarray of shape (n_outputs,)
+        shifted : bool, default=True
+            False where the head has no bias.
+        scaled : bool, default=True
+            False leaves the targets as they are.
+
+        Returns
+        -------
+        TargetScale
+        """
+        n_outputs = y.shape[1]
+        shift, scale = np.zeros(n_outputs), np.ones(n_outputs)
+        if scaled:
+            largest = np.abs(y).max(axis=0)
+            unit = np.where(largest > 0, largest, 1.0)  # so that squares stay finite
+            share = weight / weight.sum()
+            if shifted:
+                shift = unit * (share @ (y / unit))
+            deviation = np.sqrt(share @ ((y / unit - shift / unit) ** 2))
+            rounding = 4 * np.finfo(np.float64).eps  # of a constant's own mean
+            scale = np.where(deviation > rounding, deviation * unit, 1.0)
+        return cls(shift, scale, lower_bound)
+
+    def check_target_magnitude(self, y: np.ndarray, dtype: torch.dtype) -> None:
+        """Raise ValueError if squares of y overflow, or their unit underflows.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n_samples, n_outputs)
+        dtype : torch.dtype
+            What the net computes in.
+        """
+        limit, smallest = min(1e150, torch.finfo(dtype).max / 1e3), self.scale.min()
+        if np.abs(y).max() > limit or smallest < 1 / limit:
+            raise ValueError(
+                f"y has a size of {np.abs(y).max():.3g} and a standard deviation of "
+                f"{smallest:.3g}, but {dtype} asks for numbers between "
+                f"{1 / limit:.0e} and {limit:.0e}; change the unit of y."
+            )
+
+    def check_bound_magnitude(self, dtype: torch.dtype) -> None:
+        """Raise ValueError if the bound is so far from y that its square overflows.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            What the net computes in.
+        """
+        limit, bound = torch.finfo(dtype).max / 1e3, self.lower_bound
+        with np.errstate(over="ignore"):
+            far = (np.abs(self.bound) > limit**0.5) | (np.abs(bound) > limit)
+        if (far := far & self.bounded).any():
+            raise ValueError(
+                f"lower_bound={np.unique(bound[far]).tolist()} is too far from y for "
+                f"{dtype}: more than {limit**0.5:.0e} standard deviations of y, or a "
+                f"number above {limit:.0e}; -inf leaves an output without a bound."
+            )
+
+    @property
+    def bound(self) -> np.ndarray:
+        """Lower bound in scaled units, shape (n_outputs,)."""
+        return self.standardise(self.lower_bound)
+
+    def bound_for(self, like: torch.Tensor) -> torch.Tensor:
+        """Return the bound in the dtype of a tensor, rounded up, never below it."""
+        exact = torch.as_tensor(self.lower_bound)  # some devices have no float64
+        bound = exact.to(like.dtype)
+        above = torch.nextafter(bound, torch.full_like(bound, torch.inf))
+        bound = torch.where(bound.to(exact.dtype) < exact, above, bound)
+        return bound.to(like.device)
+
+    @property
+    def bounded(self) -> np.ndarray:
+        """Which outputs have a finite bound, shape (n_outputs,)."""
+        return np.isfinite(self.lower_bound)
+
+    def standardise(self, y: np.ndarray) -> np.ndarray:
+        """Return ``(y - shift) / scale``."""
+        return (y - self.shift) / self.scale
+
+    def fold(self, head: nn.Linear) -> None:
+        """Turn a head in scaled units into one in the unit of y, in place."""
+        self._rescale(head, self.scale, self.shift)
+
+    def unfold(self, head: nn.Linear) -> None:
+        """Turn a head in the unit of y into one in scaled units, in place."""
+        self._rescale(head, 1 / self.scale, -self.shift / self.scale)
+
+    @staticmethod
+    @torch.no_grad()
+    def _rescale(head: nn.Linear, gain: np.ndarray, offset: np.ndarray) -> None:
+        gain, offset = (torch.as_tensor(v).to(head.weight) for v in (gain, offset))
+        head.weight.mul_(gain[:, None])
+        if head.bias is not None:
+            head.bias.mul_(gain).add_(offset)
+
+
+@dataclass(frozen=True, eq=False)
+class InputScale:
+    """``x -> gain * x + offset``, feature by feature: what some scalers amount to.
+
+    Attributes
+    ----------
+    gain : ndarray of shape (n_features,)
+        Not 0.
+    offset : ndarray of shape (n_features,)
+    offset_size : ndarray of shape (n_features,)
+        Sum of the absolute terms that make the offset.
+    steps : tuple of transformer
+        The scalers, first one first; they take and return arrays.
+
+    Examples
+    --------
+    >>> scale = InputScale(np.array([0.5]), np.array([-1.0]), np.array([1.0]))
+    >>> weight, bias = scale.fold(torch.ones(1, 1), torch.zeros(1))
+    >>> weight.item(), bias.item()
+    (0.5, -1.0)
+    """
+
+    gain: NDArray
+    offset: NDArray
+    offset_size: NDArray
+    steps: tuple = ()
+
+    @classmethod
+    def identity(cls, n_features: int) -> InputScale:
+        """Scale nothing.
+
+        Parameters
+        ----------
+        n_features : int
+
+        Returns
+        -------
+        InputScale
+        """
+        return cls(np.ones(n_features), *np.zeros((2, n_features)))
+
+    def transform(self, X: NDArray) -> NDArray:
+        """Scale rows with the scalers themselves, rounding and all.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+        """
+        for step in self.steps:
+            X = np.asarray(step.transform(X.copy()))  # a scaler may work in place
+        return X
+
+    def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the linear layer that does the scaling, too.
+
+        ``weight @ (gain * x + offset) + bias``, in terms of x.
+
+        Parameters
+        ----------
+        weight : torch.Tensor of shape (n_out, n_features)
+        bias : torch.Tensor of shape (n_out,)
+
+        Returns
+        -------
+        weight, bias : torch.Tensor
+        """
+        gain, offset = (torch.as_tensor(v).to(weight) for v in (self.gain, self.offset))
+        return weight * gain, bias + weight @ offset
+
+    def range_before(self, low: NDArray, high: NDArray) -> tuple[NDArray, NDArray]:
+        """Return a range of scaled features in the unit before, rounded outwards.
+
+        Parameters
+        ----------
+        low, high : ndarray of shape (n_features,)
+
+        Returns
+        -------
+        low, high : ndarray of shape (n_features,)
+        """
+        ends = np.sort([(end - self.offset) / self.gain for end in (low, high)], axis=0)
+        size = np.abs(ends) + np.abs(self.offset_size / self.gain)
+        rounding = 4 * np.finfo(np.float64).eps * len(self.steps) * size
+        return ends[0] - rounding[0], ends[1] + rounding[1]

@@ -1,0 +1,1 @@
+"""Training with skorch: the net, its steps, its state."""

@@ -1,0 +1,184 @@
+"""How well the trained net satisfies the Karush-Kuhn-Tucker conditions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+
+from sklpos.nets.head import head_input
+from sklpos.training.rows import BatchLoader
+from sklpos.training.step import DivergenceError
+
+_ROWS = 4096  # a pass, so that memory does not grow with the data
+
+
+@dataclass(frozen=True)
+class KKTResiduals:
+    """Residuals of the optimality conditions of the training state, in scaled units.
+
+    A strategy's domains count as further rows, each with a mean of its own.
+
+    Attributes
+    ----------
+    stationarity : float
+        Norm of the gradient of ``mean(loss + lambda * g)`` over all weights.
+    max_violation : float
+        Largest ``g`` on the training rows (and domains), at least 0.
+    min_multiplier : float
+        Smallest multiplier, at most 0; negative entries occur with slack only.
+    complementarity : float
+        Largest ``|lambda * g|``.
+
+    Examples
+    --------
+    >>> KKTResiduals(1e-6, 0.0, 0.0, 1e-7).stationarity
+    1e-06
+    """
+
+    stationarity: float
+    max_violation: float
+    min_multiplier: float
+    complementarity: float
+
+
+def evaluate_training_state(net, rows):
+    """Return multipliers of all training rows and the KKT residuals.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+    rows : RowDataset
+        The rows that it was trained on.
+
+    Returns
+    -------
+    multipliers : ndarray of shape (n_samples, n_bounded)
+        Mean convention, scaled units.
+    objective : float
+        Weighted mean loss, in eval mode.
+    kkt : KKTResiduals
+
+    Raises
+    ------
+    DivergenceError
+        If the objective is not a finite number.
+    """
+    net.module_.eval()
+    violation, multiplier, objective = _pass(net, rows)
+    if not np.isfinite(objective):
+        raise DivergenceError(
+            f"training diverged: the loss ends at {objective}; lower lr (now {net.lr}) "
+            "or alpha, or standardise X."
+        )
+    if net.strategy_.estimates_multipliers:
+        multiplier = torch.as_tensor(_least_squares_multipliers(net, rows, violation))
+    kkt = _residuals(net, rows, violation, multiplier.to(violation))
+    return multiplier.cpu().double().numpy(), objective, kkt
+
+
+def _residuals(net, rows, violation, multiplier) -> KKTResiduals:
+    stationarity = _lagrangian_gradient(net, rows, multiplier)
+    if domains := net.domain_violation():
+        violation = torch.cat([violation, domains[0].detach()])
+        multiplier = torch.cat([multiplier, net.strategy_.multipliers(*domains)])
+    return KKTResiduals(
+        stationarity=stationarity,
+        max_violation=_extreme(violation, max),
+        min_multiplier=_extreme(multiplier, min),
+        complementarity=_extreme((violation * multiplier).abs(), max),
+    )
+
+
+def _extreme(values: torch.Tensor, which) -> float:
+    if values.numel() == 0:
+        return 0.0
+    return which(0.0, float(values.amax() if which is max else values.amin()))
+
+
+@torch.no_grad()
+def _pass(net, rows):
+    """Return violation, multipliers and objective; in place, to leave no holes."""
+    shape = len(rows), int(net.targets.bounded.sum())
+    violations = rows.y.new_empty(shape, device=net.device)
+    multipliers, objective = torch.empty_like(violations), 0.0
+    for batch in BatchLoader(rows, _ROWS):
+        y_pred = net.infer(batch[0])
+        index = batch.index.to(y_pred.device)
+        violations[index] = net.violation(y_pred)
+        multipliers[index] = net.strategy_.multipliers(violations[index], index)
+        mean = float(net.objective(y_pred, batch[1], batch.weight))
+        objective += mean * len(y_pred) / len(rows)
+    return violations, multipliers, objective
+
+
+def _lagrangian_gradient(net, rows, multiplier: torch.Tensor) -> float:
+    weights = [p for p in net.module_.parameters() if p.requires_grad]
+    total = [torch.zeros_like(weight) for weight in weights]
+    for part in _lagrangian(net, rows, multiplier):
+        gradient = torch.autograd.grad(part, weights, allow_unused=True)
+        for sum_, own in zip(total, gradient, strict=True):
+            if own is not None:
+                sum_ += own
+    return float(torch.sqrt(sum((part.cpu().double() ** 2).sum() for part in total)))
+
+
+def _lagrangian(net, rows, multiplier: torch.Tensor):
+    """Yield the parts of ``mean(loss + lambda * g)``: the batches, then the domains."""
+    for batch in BatchLoader(rows, _ROWS):
+        y_pred = net.infer(batch[0])
+        violation = net.violation(y_pred)
+        own = multiplier[batch.index.to(multiplier.device)]
+        term = (batch.weight.to(violation.device) * own * violation).sum()
+        loss = net.objective(y_pred, batch[1], batch.weight) + term / y_pred.numel()
+        yield loss * len(y_pred) / len(rows)
+    if domains := net.domain_violation():
+        own = net.strategy_.multipliers(*domains)
+        yield (own * domains[0]).sum() / len(net.targets.bound)
+
+
+def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarray:
+    """Estimate multipliers >= 0 of the active rows from stationarity in the head.
+
+    Minimises ``|| sum_i w_i (dloss_i/df - lambda_i) Phi_i ||`` for each output.
+    """
+    features, slope = _features_and_slope(net, rows)
+    weight = rows.weight.cpu().double().numpy().ravel()
+    weighted = features * weight[:, None]
+    bounded = np.flatnonzero(net.targets.bounded)
+    estimate = np.zeros(violation.shape)
+    for column, output in enumerate(bounded):
+        active = (violation[:, column] > -tolerance).cpu().numpy()
+        if active.any():
+            pull = weighted.T @ slope[:, output]
+            found, _ = nnls(weighted[active].T, pull)
+            estimate[active, column] = _shared(found, rows.X[active], weight[active])
+    return estimate
+
+
+def _shared(multiplier, X, weight) -> np.ndarray:
+    """Share multipliers among equal rows, of which only the weighted sum is known."""
+    _, group = np.unique(X.cpu().numpy(), axis=0, return_inverse=True)
+    group = group.ravel()
+    return (np.bincount(group, weight * multiplier) / np.bincount(group, weight))[group]
+
+
+def _features_and_slope(net, rows):
+    features, slopes = [], []
+    module = net.plain_module_
+    has_bias = module.get_submodule(net.head).bias is not None
+    for batch in BatchLoader(rows, _ROWS):
+        with head_input(module, net.head) as seen, torch.no_grad():
+            y_pred = module(batch[0].to(net.device))  # hooks do not reach compiled code
+        y_pred.requires_grad_()
+        weight = torch.ones_like(batch.weight)
+        with torch.enable_grad():
+            loss = net.objective(y_pred, batch[1], weight) * y_pred.numel()
+        slopes.append(torch.autograd.grad(loss, y_pred)[0].cpu().double().numpy())
+        features.append(seen[0].cpu().double().numpy())
+    features = np.concatenate(features)
+    if has_bias:
+        features = np.hstack([features, np.ones((len(features), 1))])
+    return features, np.concatenate(slopes)
