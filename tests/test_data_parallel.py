@@ -18,7 +18,7 @@ from sklearn.base import clone
 from skorch.callbacks import LRScheduler
 from torch import nn
 
-from sklpos import STRATEGIES, PositiveOutputRegressor, TrainingCheckpoint
+from sklpos import STRATEGIES, PositiveOutputRegressor, TrainingCheckpoint, distributed
 from sklpos.distributed import fit_data_parallel
 from sklpos.strategies import Lagrangian
 from sklpos.training.rows import BatchLoader, RowDataset
