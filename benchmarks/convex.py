@@ -102,7 +102,7 @@ def real(load, batch_size=None, **settings) -> Task:
 
 
 def tasks(quick: bool) -> list[Task]:
-    """Those of ``tests/test_kkt.py``, and three data sets that keep a line busy."""
+    """Those of ``test_kkt.py``, and three data sets that keep a line busy."""
     if quick:
         return [task(problems.line(), max_epochs=300)]
     small = (problems.one_hot(), problems.line(), problems.constant())

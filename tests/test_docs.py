@@ -94,7 +94,7 @@ def test_code_of_a_page_prints_what_the_page_says(page, tmp_path):
 
 def test_code_that_needs_more_is_run_by_a_test_of_its_own():
     """Blocks fenced as ``py`` are left out here: some test must name their page."""
-    tests = [path for path in HERE.parent.glob("*.py") if path != HERE]
+    tests = [path for path in HERE.parent.rglob("*.py") if path != HERE]
     named = "".join(path.read_text(encoding="utf-8") for path in tests)
     for page in PAGES:
         if re.search(r"^ *```py$", page.read_text(encoding="utf-8"), re.M):

@@ -44,7 +44,7 @@ print((held[-1] - held[9]) / X[:chunk].nbytes)
 def test_a_chunk_is_forgotten_and_no_other_row_is_read(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", STREAM, str(tmp_path / "X")],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         encoding="utf-8",
         check=False,
@@ -58,7 +58,7 @@ def test_a_chunk_is_forgotten_and_no_other_row_is_read(tmp_path):
 def test_the_benchmark_stays_within_its_memory(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.out_of_core", "--rows", "300000"],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         encoding="utf-8",
         check=False,

@@ -24,7 +24,7 @@ from sklpos.strategies import Lagrangian
 from sklpos.training.rows import BatchLoader, RowDataset
 from sklpos.training.world import Share, SharedLoader, SharedRows
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LOCAL = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 FIRST = 55  # rows of process 0; process 1 has 5, and sometimes none of a batch
 IN_ONE_PLACE = {name for name, s in STRATEGIES.items() if s.guarantee == "domain"}

@@ -5,7 +5,6 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -557,11 +556,10 @@ def test_pickle_of_a_cuda_model_loads_on_the_cpu(params, tmp_path):
     model.set_params(early_stopping=False)
     file = tmp_path / "model.pkl"
     file.write_bytes(pickle.dumps((model, X, y, model.predict(X))))
-    folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
         "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": os.pathsep.join(filter(None, folders)),
+        "PYTHONPATH": os.pathsep.join(sys.path),
     }
     subprocess.run(
         [sys.executable, "-c", LOAD_ON_CPU, str(file)], env=environment, check=True

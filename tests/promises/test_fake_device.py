@@ -264,7 +264,7 @@ def test_too_late_after_a_backward_pass():
         "from fake_device import fake_device\n"
         "with fake_device(): pass"
     )
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
     late = run([sys.executable, "-c", program], cwd=folder, capture_output=True)
     assert late.returncode != 0
     assert b"before the first backward pass" in late.stderr

@@ -13,7 +13,7 @@ from sklearn.base import clone
 
 pytest.importorskip("distributed")
 
-PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "scale-out.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "scale-out.md"
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,7 +12,7 @@ from sklearn.neural_network import MLPRegressor
 
 pytest.importorskip("sklearn", minversion="1.7")  # MLPRegressor(loss=...)
 
-PAGE = Path(__file__).parents[1] / "docs/how-to/choose-a-strategy.md"
+PAGE = Path(__file__).parents[2] / "docs/how-to/choose-a-strategy.md"
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in PAGE.read_text(encoding="utf-8").splitlines()
