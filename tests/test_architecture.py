@@ -1,14 +1,14 @@
 """The shape of the package: rooms, registry, sizes, documentation."""
 
 import ast
+import functools
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 import sklpos
 from sklpos import STRATEGIES, ConstraintStrategy
@@ -62,7 +62,9 @@ def imports_of(path: Path) -> set[str]:
     }
 
 
-GRAPH = {name_of(path): imports_of(path) for path in FILES}
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    return {name_of(path): imports_of(path) for path in FILES}
 
 
 def height(name: str) -> int:
@@ -73,7 +75,7 @@ def height(name: str) -> int:
 def test_no_upward_arrow_between_rooms():
     upward = [
         f"{name} -> {other}"
-        for name, others in GRAPH.items()
+        for name, others in graph().items()
         for other in others
         if height(other) > height(name)
         or (height(other) == height(name) and other.split(".")[0] != name.split(".")[0])
@@ -82,8 +84,8 @@ def test_no_upward_arrow_between_rooms():
 
 
 def test_imports_have_no_cycle():
-    order = TopologicalSorter(GRAPH)
-    assert len(list(order.static_order())) == len(GRAPH)
+    order = TopologicalSorter(graph())
+    assert len(list(order.static_order())) == len(graph())
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -93,10 +95,9 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("room", ["nets"])
-def test_the_core_is_torch_alone(room):
+def test_the_core_is_torch_alone():
     """A user's own loop loads neither skorch nor scikit-learn."""
-    loaded = loaded_by(f"sklpos.{room}")
+    loaded = loaded_by("sklpos.nets")
     assert not {name for name in loaded if name.startswith(("skorch", "sklearn."))}
 
 
@@ -125,12 +126,10 @@ def test_every_strategy_is_registered():
     assert len(STRATEGIES) == len(ours)
 
 
-def test_every_strategy_declares_what_it_is(strategy):
-    cls = STRATEGIES[strategy]
-    assert cls.guarantee in GUARANTEES
-    assert cls.__doc__
-    assert cls().get_params() == cls(**cls().get_params()).get_params()
-    assert strategy == strategy.lower()
+def test_every_strategy_declares_what_it_is():
+    assert {cls.guarantee for cls in STRATEGIES.values()} <= set(GUARANTEES)
+    assert [name for name, cls in STRATEGIES.items() if not cls.__doc__] == []
+    assert [name for name in STRATEGIES if name != name.lower()] == []
 
 
 def test_files_are_short():
@@ -145,7 +144,7 @@ def test_files_are_short():
 
 def public_objects():
     """Public classes, functions and methods, where they are defined."""
-    for name in GRAPH:
+    for name in graph():
         module = importlib.import_module(f"sklpos.{name}".rstrip("."))
         yield module.__name__, module
         for label, value in vars(module).items():
@@ -172,13 +171,13 @@ def test_public_names_exist():
 
 def test_every_parameter_of_the_estimator_is_documented():
     documented = inspect.getdoc(sklpos.PositiveOutputRegressor).split("Attributes\n")[0]
-    for name in inspect.signature(sklpos.PositiveOutputRegressor).parameters:
-        assert f"\n{name} : " in documented or f"\n**{name} : " in documented
+    names = inspect.signature(sklpos.PositiveOutputRegressor).parameters
+    missing = [n for n in names if not re.search(rf"^(\*\*)?{n} : ", documented, re.M)]
+    assert missing == []
 
 
 def test_every_fitted_attribute_is_documented(small, data):
     documented = inspect.getdoc(sklpos.PositiveOutputRegressor).split("Attributes\n")[1]
-    model = small().fit(data.X, data.y)
-    for name in dir(model):
-        if name.endswith("_") and not name.startswith("_"):
-            assert name in documented
+    names = dir(small().fit(data.X, data.y))
+    fitted = [n for n in names if n.endswith("_") and not n.startswith("_")]
+    assert [name for name in fitted if name not in documented] == []
