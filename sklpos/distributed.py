@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -11,17 +10,31 @@ import torch.distributed as dist
 from numpy.typing import ArrayLike
 
 from sklpos.estimator.build import new_net
-from sklpos.estimator.checks import TrainingData, check_strategy
-from sklpos.estimator.fitted import data_range
+from sklpos.estimator.checks import TrainingData, check_training_data
+from sklpos.estimator.endings import Ending, RepairPlan, hold_on_rows
+from sklpos.estimator.fit import (
+    Fit,
+    data_range,
+    evaluate,
+    repair_plan,
+    warn_of_divergence,
+)
+from sklpos.estimator.parameters import check_params
 from sklpos.nets.rows import feature_source, predict_rows
-from sklpos.repair.head import head_objective
+from sklpos.repair.head import objective_of_rows
 from sklpos.repair.nearest import HeadObjective
+from sklpos.strategies.registry import make_strategy
 from sklpos.training.checkpoint import TrainingCheckpoint
-from sklpos.training.parallel import ParallelNet
-from sklpos.training.world import Share, gather
+from sklpos.training.loop import gradients_on, train
+from sklpos.training.net import ConstrainedNet
+from sklpos.training.randomness import draw_seed
+from sklpos.training.rows import TrainingRows
+from sklpos.training.schedule import schedule_callbacks
+from sklpos.training.world import Processes, gather
 
 _Model = TypeVar("_Model")
-_TRAVELLING = 1024  # rows that a process sends to the others between two repairs
+# Rows that a process sends to the others between two repairs.
+_ROWS_PER_ROUND = 1024
 
 
 def fit_data_parallel(
@@ -33,15 +46,15 @@ def fit_data_parallel(
     """Fit an estimator on rows that are spread over processes.
 
     Each process of torch's default group calls it with the same estimator and with its
-    own rows. What they end up with is `fit` on the rows of all, one process after the
-    other, up to the rounding of sums: every step is on the same batch, of which each
-    process computes its own part. Multipliers and slack stay with the process that has
-    the row, and the repair holds the bound on the rows of all.
+    own rows. The result is that of `fit` on the rows of all processes, concatenated in
+    the order of their ranks, up to the rounding of sums: all take every step on the
+    same batch, of which each computes its own part. Multipliers and slack stay with
+    the process that has the row, and the repair holds the bound on all rows.
 
     Parameters
     ----------
     estimator : PositiveOutputRegressor
-        Fitted in place; with ``random_state=None`` the first process draws the seed.
+        Fitted in place; the seed that the first process draws counts.
     X : array-like of shape (n_own, n_features)
         The rows of this process; they may be more or fewer than those of others.
     y : array-like of shape (n_own,) or (n_own, n_outputs)
@@ -51,22 +64,23 @@ def fit_data_parallel(
     Returns
     -------
     estimator
-        The same model in every process, but for ``multipliers_`` and
-        ``repair_.multipliers_``, which are of its own rows; those that are estimated
-        (strategy ``"exact_penalty"``) are estimated on these alone. ``kkt_`` is None.
+        The same model in every process, except that ``multipliers_`` and
+        ``repair_.multipliers_`` belong to its own rows; strategy ``"exact_penalty"``
+        estimates them from these rows alone. ``kkt_`` is None.
 
     Raises
     ------
     ValueError
-        For bad input, without a process group, and for what needs all rows in one
-        place: ``early_stopping``, ``warm_start``, `TrainingCheckpoint` and strategies
-        that look at domains.
+        For invalid input, without a process group, and for features that need all
+        rows in one place: ``early_stopping``, ``warm_start``, `TrainingCheckpoint` and
+        strategies that look at domains.
 
     Notes
     -----
-    The whole of y visits every process once, for its mean and deviation. Of X travel
-    only the rows that the repair finds below the bound. Batch norm sees the part of a
-    process, and dropout draws the same numbers in each: these differ from `fit`.
+    Every process receives the whole of y once, for its mean and deviation, but only
+    those rows of X that the repair finds below the bound. Two things differ from
+    `fit`: batch norm sees only a process's own part of the batch, and dropout draws
+    the same numbers in every process.
 
     References
     ----------
@@ -89,21 +103,28 @@ def fit_data_parallel(
     True
     """
     _check_request(estimator)
-    with estimator._all_or_nothing(resume=False) as fitted:
-        build = partial(_new_net, unit=_largest(sample_weight))
-        epochs = fitted.max_epochs
-        data, rows = fitted._train(X, y, sample_weight, epochs, False, build=build)
-        share, fitted.net_.share = fitted.net_.share, None
-        objective, _ = fitted._publish(data, rows)
-        _finish(fitted, data, share, objective)
+    check_params(estimator)
+    data = check_training_data(estimator, X, y, sample_weight, reset=True)
+    # Validation divides weights by their maximum, which differs between processes.
+    unit = 1.0 if sample_weight is None else float(np.max(sample_weight))
+    with gradients_on():
+        net, rows, world = _new_net(estimator, data, unit)
+        epochs = estimator.max_epochs
+        callbacks = schedule_callbacks(
+            estimator.lr_schedule, estimator.callbacks, epochs
+        )
+        n_iter = train(net, rows, epochs, callbacks, world)
+        fit = evaluate(estimator, net, rows, data, n_iter)
+        fit = _finish(estimator, replace(fit, kkt=None), data, world)
+    estimator.publish(fit, data)
     return estimator
 
 
 def _check_request(estimator) -> None:
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError(
-            "there is no process group; call torch.distributed.init_process_group "
-            "first, in each process."
+            "there is no process group; call torch.distributed."
+            "init_process_group first, in each process."
         )
     for name in ("early_stopping", "warm_start"):
         if getattr(estimator, name):
@@ -112,20 +133,22 @@ def _check_request(estimator) -> None:
         callback = item[-1] if isinstance(item, tuple) else item
         if isinstance(callback, TrainingCheckpoint):
             raise ValueError("fit_data_parallel does not support TrainingCheckpoint.")
-    if check_strategy(estimator.strategy, estimator.alpha).guarantee == "domain":
+    strategy = make_strategy(estimator.strategy, estimator.alpha)
+    if strategy.guarantee == "domain":
         raise ValueError(
-            f"strategy={estimator.strategy!r} looks at a domain of all rows, which no "
-            "process has; train with another one and enforce the bound on the domain."
+            f"strategy={estimator.strategy!r} needs a domain of all rows, which no "
+            "process has; train with another strategy and enforce the bound on the "
+            "domain afterwards."
         )
 
 
-def _largest(sample_weight) -> float:
-    """Return the unit that validation divides the weights by."""
-    return 1.0 if sample_weight is None else float(np.max(sample_weight))
+def _new_net(
+    estimator, data: TrainingData, unit: float
+) -> tuple[ConstrainedNet, TrainingRows, Processes]:
+    """Build the same net in every process, and find the place of its own rows.
 
-
-def _new_net(estimator, data: TrainingData, seed: int, unit: float) -> tuple:
-    """Build the same net in every process, knowing which rows are its own."""
+    `unit` is what validation divided the weights by.
+    """
     weight = unit * data.weight
     shapes = gather((data.X.shape[1], data.y.shape[1]))
     if len(set(shapes)) > 1:
@@ -133,32 +156,46 @@ def _new_net(estimator, data: TrainingData, seed: int, unit: float) -> tuple:
             "X and y must have the same columns in all processes; (n_features, "
             f"n_outputs) is {shapes}."
         )
+    seed = draw_seed(estimator.random_state)
     seeds, y, weights = zip(*gather((seed, data.y, weight)), strict=True)
+    # Targets are standardised by all rows, and the first seed counts, so that all
+    # processes start with the same weights in the same unit.
     population = np.concatenate(y), np.concatenate(weights)
-    net, rows = new_net(estimator, data, seeds[0], population, net_type=ParallelNet)
+    net, rows = new_net(estimator, data, seeds[0], population)
     totals = [(len(part), float(part.sum())) for part in weights]
-    net.share = Share.from_totals(totals, dist.get_rank())
-    return net, rows
+    return net, rows, Processes.from_totals(totals, dist.get_rank())
 
 
-def _finish(fitted, data: TrainingData, share: Share, objective: float) -> None:
-    """End as `fit` does, with what is known of the rows of all."""
-    own = share.gain * len(data.X)  # the weight of its rows
-    summary = gather((fitted._range, objective, own))
-    ranges, objectives, weights = zip(*summary, strict=True)
-    fitted._range = data_range(np.vstack(ranges))
-    fitted._warn_of_divergence(np.average(objectives, weights=weights))
-    if fitted.strategy_.guarantee == "everywhere":
-        return
-    features = feature_source(fitted.module_, fitted.net_.head, data.X)
-    heads = gather(head_objective(fitted.net_, data, features))
-    fitted._objective = _pooled(heads, weights)
-    if fitted.repair is not None:
-        _repair(fitted, data, share)
+def _finish(estimator, fit: Fit, data: TrainingData, world: Processes) -> Fit:
+    """End as `fit` does, with what is known of all rows."""
+    # A loss is a mean over the rows of one process, so it counts by their weight.
+    own = world.gain * len(data.X)
+    summary = gather((fit.ending.model.input_range, fit.loss, own))
+    ranges, losses, weights = zip(*summary, strict=True)
+    loss = float(np.average(losses, weights=weights))
+    warn_of_divergence(loss, estimator.lr)
+    input_range = data_range(np.vstack(ranges))
+    ending = Ending(replace(fit.ending.model, input_range=input_range))
+    plan = repair_plan(estimator, fit.net.strategy_)
+    if plan.strategy.guarantee != "everywhere":
+        ending = _repair(ending, data, world, plan, weights)
+    return replace(fit, ending=ending, loss=loss)
+
+
+def _repair(
+    trained: Ending, data: TrainingData, world: Processes, plan: RepairPlan, weights
+) -> Ending:
+    """Measure heads on the rows of all processes, and repair if that is planned."""
+    model = trained.model
+    features = feature_source(model.module, model.head, data.X)
+    # Measured even without a repair, for a later call of `enforce`.
+    heads = gather(objective_of_rows(model, features, data))
+    trained = replace(trained, objective=_pooled(heads, weights))
+    return _hold_on_all_rows(trained, data, world, plan) if plan.repair else trained
 
 
 def _pooled(objectives: list[HeadObjective], weights) -> HeadObjective:
-    """Return the objective of all rows from those of the processes."""
+    """Objective of all rows, from those of the processes."""
 
     def mean(name):
         values = [getattr(objective, name) for objective in objectives]
@@ -168,36 +205,52 @@ def _pooled(objectives: list[HeadObjective], weights) -> HeadObjective:
     return replace(objectives[0], **{name: mean(name) for name in names})
 
 
-def _repair(fitted, data: TrainingData, share: Share) -> None:
-    """Repair on the lowest rows, then on those left below the bound, until none is.
+def _hold_on_all_rows(
+    trained: Ending, data: TrainingData, world: Processes, plan: RepairPlan
+) -> Ending:
+    """Repair on the lowest rows, then on those still below the bound, until none is.
 
-    Cutting planes: the nearest head for some rows, if it obeys the bound on all, is the
-    nearest one for all. Every process computes the same.
+    Cutting planes: if the nearest head for some rows obeys the bound on all rows, it is
+    the nearest head for all of them. Every process computes the same.
     """
-    weight = share.gain * data.weight / data.weight.mean()
+    weight = world.gain * data.weight / data.weight.mean()
     total = sum(gather(weight.sum()))
-    found, sent = [], np.zeros(len(data.X), dtype=bool)
-    own = np.argsort(_gap(fitted, data.X))[:_TRAVELLING]
+    found = []
+    sent = np.zeros(len(data.X), dtype=bool)
+    ending = trained
+    # The first round sends rows even if all obey the bound: there is a mean to keep.
+    own = np.argsort(_gap(ending, data.X))[:_ROWS_PER_ROUND]
+    # Gathered, so that all processes stop in the same round and none waits for another.
     while any(map(len, gather(own))):
         sent[own] = True
-        found += gather((share.first + own, data.X[own], weight[own]))
+        found += gather((world.first + own, data.X[own], weight[own]))
         numbers, X, weights = map(np.concatenate, zip(*found, strict=True))
-        fitted._kept = None  # they are among the rows
-        fitted._repair(X, numbers, share.n_samples, weights)
-        gap = _gap(fitted, data.X)
-        own = np.argsort(np.where(sent, np.inf, gap))[:_TRAVELLING]
+        # From the trained head each time: it is the distance to that one that counts.
+        ending = hold_on_rows(
+            trained,
+            X,
+            plan,
+            numbers=numbers,
+            n_samples=world.n_samples,
+            weights=weights,
+        )
+        gap = _gap(ending, data.X)
+        # A row travels once, even if rounding leaves it a little too low.
+        own = np.argsort(np.where(sent, np.inf, gap))[:_ROWS_PER_ROUND]
         own = own[(gap[own] < 0) & ~sent[own]]
-    multipliers = np.zeros((data.n_samples, fitted.n_outputs_))
-    own = slice(share.first, share.first + len(data.X))
-    # in the repair, the weight of a row was its part of the rows found
-    multipliers[data.kept] = fitted.repair_.multipliers_[own] * (total / weights.sum())
-    fitted.repair_ = replace(fitted.repair_, multipliers_=multipliers)
+    multipliers = np.zeros((data.n_samples, data.y.shape[1]))
+    own = slice(world.first, world.first + len(data.X))
+    # The repair took the rows found for all rows, so their shares were too large.
+    multipliers[data.kept] = ending.repair.multipliers_[own] * (total / weights.sum())
+    return replace(ending, repair=replace(ending.repair, multipliers_=multipliers))
 
 
-def _gap(fitted, X) -> np.ndarray:
-    """Return how far each row is above the bound, and half of the margin to it."""
-    floor, scale = fitted.net_.targets.lower_bound, fitted.net_.targets.scale
-    if fitted.repair_ is not None:
-        floor = np.where(fitted.repair_.feasible_, floor, -np.inf)
-        floor = floor + fitted.repair_.margin_ / 2
-    return ((predict_rows(fitted.module_, X) - floor) / scale).min(axis=1)
+def _gap(ending: Ending, X: np.ndarray) -> np.ndarray:
+    """How far each row is above the bound, and half of the margin to it."""
+    model, repair = ending.model, ending.repair
+    floor = model.lower_bound
+    if repair is not None:
+        # The solver may use up a part of the margin, and no head can lift the rows of
+        # an infeasible output.
+        floor = np.where(repair.feasible_, floor, -np.inf) + repair.margin_ / 2
+    return ((predict_rows(model.module, X) - floor) / model.scale).min(axis=1)

@@ -1,18 +1,18 @@
-"""How far predictions miss a bound, and the best search candidate that does not."""
+"""Violations of a bound as metrics and scores, and the best feasible candidate."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.metrics import root_mean_squared_error
 
-from sklpos.estimator.pipelines import take_apart
+from sklpos.nets.warnings import warn_user
 
 
 def violation_rate(y_pred, lower_bound=0.0) -> float:
-    """Return the share of rows with a prediction below the bound.
+    """Share of the rows with a prediction below the bound.
 
     Parameters
     ----------
@@ -30,12 +30,13 @@ def violation_rate(y_pred, lower_bound=0.0) -> float:
     >>> violation_rate([1.0, -0.5, 0.0, 2.0])
     0.25
     """
+    # Not `y_pred < lower_bound`, which is False for NaN.
     low = ~(np.asarray(y_pred) >= np.atleast_1d(lower_bound))
     return float(low.reshape(len(low), -1).any(axis=1).mean())
 
 
 def max_violation(y_pred, lower_bound=0.0) -> float:
-    """Return the largest amount by which a prediction misses the bound.
+    """Largest amount by which a prediction misses the bound.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ def max_violation(y_pred, lower_bound=0.0) -> float:
     Returns
     -------
     float
-        Same unit as y; 0 if none does.
+        Same unit as y; 0 if no prediction does.
 
     Examples
     --------
@@ -57,10 +58,10 @@ def max_violation(y_pred, lower_bound=0.0) -> float:
 
 
 def mean_violation(y_pred, lower_bound=0.0) -> float:
-    """Return the mean amount by which predictions miss the bound.
+    """Mean amount by which predictions miss the bound.
 
-    ``mean_ij max(lower_bound_j - y_pred_ij, 0)``; an output without a bound counts as
-    one that obeys it.
+    ``mean_ij max(lower_bound_j - y_pred_ij, 0)``. An output without a bound adds
+    nothing to the sum but counts in the mean.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ def mean_violation(y_pred, lower_bound=0.0) -> float:
     Returns
     -------
     float
-        Same unit as y; 0 if none does.
+        Same unit as y; 0 if no prediction does.
 
     Examples
     --------
@@ -84,10 +85,11 @@ def mean_violation(y_pred, lower_bound=0.0) -> float:
 def feasible_root_mean_squared_error(
     y_true, y_pred, lower_bound=0.0, *, tolerance: float = 0.0
 ) -> float:
-    """Return the root mean squared error, or infinity where the bound is broken.
+    """Root mean squared error, or infinity if the bound is broken.
 
     The objective of "the smallest error among the models that obey the bound", for
-    optimisers that take one number; a search by scikit-learn wants `best_feasible`.
+    optimisers that minimise one number. For a search by scikit-learn, use
+    `best_feasible` instead.
 
     Parameters
     ----------
@@ -115,60 +117,56 @@ def feasible_root_mean_squared_error(
     return float(root_mean_squared_error(y_true, y_pred))
 
 
-def violation_rate_scorer(estimator, X, y=None) -> float:
-    """Score by minus the violation rate of an estimator, a pipeline or a search.
+# A class rather than closures, so that a search that holds a scorer can be pickled.
+@dataclass(frozen=True, repr=False)
+class _ViolationScorer:
+    """Scorer of an estimator, a pipeline or a search: minus a violation.
 
-    Parameters
+    Call it as ``scorer(estimator, X, y=None)``; greater is better. The ``lower_bound``
+    of the estimator is read, 0 if it has none, and `y` is ignored.
+
+    Attributes
     ----------
-    estimator : estimator
-        Its ``lower_bound`` is read, 0 if it has none.
-    X : array-like of shape (n_samples, n_features)
-    y : ignored
-
-    Returns
-    -------
-    float
-        Greater is better.
+    measure : callable
+        Takes predictions and the bound.
     """
-    return -violation_rate(estimator.predict(X), _bound_of(estimator))
+
+    measure: Callable[..., float]
+
+    def __repr__(self) -> str:
+        return f"{self.measure.__name__}_scorer"
+
+    def __call__(self, estimator, X, y=None) -> float:
+        """Score an estimator.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted.
+        X : array-like of shape (n_samples, n_features)
+        y : ignored
+
+        Returns
+        -------
+        float
+            Greater is better.
+        """
+        return -self.measure(estimator.predict(X), _bound_of(estimator))
 
 
-def max_violation_scorer(estimator, X, y=None) -> float:
-    """Score by minus the largest violation; see `violation_rate_scorer`.
+#: Minus the violation rate of an estimator, a pipeline or a search. Call it with
+#: ``(estimator, X)``; the ``lower_bound`` of the estimator is read, 0 if it has none.
+violation_rate_scorer = _ViolationScorer(violation_rate)
 
-    Parameters
-    ----------
-    estimator : estimator
-    X : array-like of shape (n_samples, n_features)
-    y : ignored
+#: Minus the largest violation, see `violation_rate_scorer`.
+max_violation_scorer = _ViolationScorer(max_violation)
 
-    Returns
-    -------
-    float
-        Greater is better.
-    """
-    return -max_violation(estimator.predict(X), _bound_of(estimator))
-
-
-def mean_violation_scorer(estimator, X, y=None) -> float:
-    """Score by minus the mean violation; see `violation_rate_scorer`.
-
-    Parameters
-    ----------
-    estimator : estimator
-    X : array-like of shape (n_samples, n_features)
-    y : ignored
-
-    Returns
-    -------
-    float
-        Greater is better.
-    """
-    return -mean_violation(estimator.predict(X), _bound_of(estimator))
+#: Minus the mean violation, see `violation_rate_scorer`.
+mean_violation_scorer = _ViolationScorer(mean_violation)
 
 
 def feasible_rmse_scorer(estimator, X, y) -> float:
-    """Score by minus `feasible_root_mean_squared_error`, without a tolerance.
+    """Minus `feasible_root_mean_squared_error`, without a tolerance.
 
     Parameters
     ----------
@@ -197,13 +195,18 @@ SCORERS = {
 
 
 def _bound_of(model):
-    return getattr(take_apart(model)[1], "lower_bound", 0.0)
+    """Bound of a regressor, of the last step of a pipeline, or of a search's best."""
+    while hasattr(model, "best_estimator_") or hasattr(model, "steps"):
+        # A search may wrap a pipeline and the other way round, at any depth.
+        best = getattr(model, "best_estimator_", None)
+        model = model.steps[-1][1] if best is None else best
+    return getattr(model, "lower_bound", 0.0)
 
 
 def best_feasible(
     tolerance: float = 0.0, score: str = "rmse", violation: str = "violation_rate"
 ) -> Callable[[dict], int]:
-    """Make a ``refit`` for a search: the best score among feasible candidates.
+    """Make a ``refit`` for a search: the best score among the feasible candidates.
 
     Parameters
     ----------
@@ -217,8 +220,8 @@ def best_feasible(
     Returns
     -------
     callable
-        Maps ``cv_results_`` to ``best_index_``. If no candidate is feasible it takes
-        the smallest violation, with a warning.
+        Maps ``cv_results_`` to ``best_index_``. If no candidate is feasible, it takes
+        one with the smallest violation and warns.
 
     Examples
     --------
@@ -230,7 +233,7 @@ def best_feasible(
 
 
 class _BestFeasible:
-    """A class, so that a search that holds it can be pickled."""
+    """Choice of the best feasible candidate; a class so that it can be pickled."""
 
     def __init__(self, tolerance: float, score: str, violation: str):
         self.tolerance = tolerance
@@ -240,29 +243,30 @@ class _BestFeasible:
     def __call__(self, cv_results: dict) -> int:
         score = mean_score(cv_results, self.score)
         violation = -mean_score(cv_results, self.violation)
+        # A failed fit scores NaN, which argmax would take for the best.
         failed = np.isnan(score) | np.isnan(violation)
-        violation[failed], score[failed] = np.inf, -np.inf
+        violation[failed] = np.inf
+        score[failed] = -np.inf
         smallest = violation.min()
         if smallest > self.tolerance:
-            warnings.warn(
+            warn_user(
                 f"no candidate has {self.violation} <= {self.tolerance}; the smallest "
-                f"is {smallest:.4g}, and its candidate is taken.",
-                UserWarning,
-                stacklevel=2,
+                f"is {smallest:.4g}, and the best candidate with that value is taken. "
+                "Raise tolerance or extend the search."
             )
         allowed = violation <= max(self.tolerance, smallest)
         return int(np.argmax(np.where(allowed, score, -np.inf)))
 
 
 def mean_score(cv_results: dict, name: str) -> np.ndarray:
-    """Return the mean test score of each candidate of a search.
+    """Mean test score of each candidate of a search.
 
     Parameters
     ----------
     cv_results : dict
         ``cv_results_`` of the search.
     name : str
-        Of the scorer.
+        Name of the scorer.
 
     Returns
     -------

@@ -1,15 +1,28 @@
 """Fixtures: one torch thread, every strategy, small data on which the bound bites."""
 
+import copy
 import functools
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from properties import assert_same_bits, global_state, untouched_random_state
+from properties import (
+    assert_same_bits,
+    global_state,
+    training_state,
+    untouched_random_state,
+)
 
 from sklpos import STRATEGIES, PositiveOutputRegressor
+
+HERE = Path(__file__).parent
+# helpers have no doctests, and one of them fits when it is imported
+collect_ignore = [
+    str(path) for path in HERE.rglob("*.py") if not path.name.startswith("test_")
+]
 
 EVERYWHERE = sorted(n for n, s in STRATEGIES.items() if s.guarantee == "everywhere")
 REPAIRED = sorted(set(STRATEGIES) - set(EVERYWHERE))
@@ -111,8 +124,26 @@ def small():
     def make(**params) -> PositiveOutputRegressor:
         defaults = {"lr": 0.1, "max_epochs": 5, "batch_size": -1, "random_state": 0}
         defaults["weight_decay"] = 0.0  # bounds bite where nothing shrinks
+        defaults["lr_schedule"] = None  # so that slices of training equal the whole
         if "module" not in params:
             defaults["module__hidden_layer_sizes"] = (8,)
         return PositiveOutputRegressor(**(defaults | params))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def fitted(small, data):
+    """Models that tests share: to look at, or to copy, but not to change."""
+    models = []
+
+    @functools.cache
+    def fit(strategy="augmented_lagrangian", **params) -> PositiveOutputRegressor:
+        model = small(strategy=strategy, **params).fit(data.X, data.Y)
+        state = copy.deepcopy(training_state(model)), model.predict(data.X_new)
+        models.append((model, state))
+        return model
+
+    yield fit
+    for model, state in models:
+        assert_same_bits((training_state(model), model.predict(data.X_new)), state)

@@ -30,6 +30,7 @@ def guarded(path, strategy, **params) -> PositiveOutputRegressor:
         "n_iter_no_change": 20,
         "batch_size": 8,
         "max_epochs": EPOCHS,
+        "lr_schedule": None,
         "random_state": 0,
     }
     return PositiveOutputRegressor(**(defaults | params))
@@ -72,6 +73,7 @@ def unguarded(strategy, max_epochs=10**6) -> PositiveOutputRegressor:
         module__dropout=0.1,
         batch_size=8,
         max_epochs=max_epochs,
+        lr_schedule=None,
         random_state=0,
     )
 

@@ -1,4 +1,4 @@
-"""Small problems with exact primal and dual solutions (mean convention, unit of y)."""
+"""Small problems: data that violate the bound, and some with exact solutions."""
 
 from dataclasses import dataclass
 
@@ -6,9 +6,20 @@ import numpy as np
 from scipy.optimize import nnls
 
 
+def make_data(n, slope, *, shift=0.0, noise=0.0, seed=0):
+    """Rows whose targets are often 0: those of a linear model, cut off below.
+
+    The slope has the shape (n_features,) or (n_features, n_outputs).
+    """
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, len(slope)))
+    raw = X @ np.asarray(slope) + shift
+    return X, np.maximum(raw + noise * rng.normal(size=raw.shape), 0)
+
+
 @dataclass(frozen=True)
 class Problem:
-    """A linear model under ``f >= 0`` and its solution.
+    """A linear model under ``f >= 0`` and its solution (mean convention, unit of y).
 
     `multipliers` is None where the dual solution is not unique.
     """

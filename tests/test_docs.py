@@ -1,6 +1,7 @@
 """The README, the pages and the examples run, and what they quote is true."""
 
 import importlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -151,6 +152,20 @@ def test_reference_lists_every_public_name():
     names = {name for module in PUBLIC for name in public_names(module)}
     public = {name for name in names if not name.startswith("_")}
     assert public - set(re.findall(r"\w+", reference)) == set()
+
+
+def test_names_of_the_reference_exist():
+    reference = (ROOT / "docs/reference/index.rst").read_text(encoding="utf-8")
+    unknown, module = [], "sklpos"
+    for line in reference.splitlines():
+        if line.startswith(".. currentmodule:: "):
+            module = line.split()[-1]
+        elif re.fullmatch(r"   [\w.]+", line) and line.strip() != "strategies":
+            try:
+                pkgutil.resolve_name(f"{module}.{line.strip()}")
+            except (ImportError, AttributeError):
+                unknown.append(f"{module}.{line.strip()}")
+    assert unknown == []
 
 
 def test_readme_lists_every_strategy_with_its_guarantee():

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import sklpos
 from sklpos import (
@@ -46,7 +47,7 @@ from sklpos.plotting import (
     PositivityDisplay,
     StrategyComparisonDisplay,
 )
-from sklpos.repair.summary import Repair
+from sklpos.repair import Repair, RepairedHead, repair_head
 from sklpos.training.callbacks import MultiplierAscent
 from sklpos.training.decay import NoiseScaledDecay
 from sklpos.training.kkt import KKTResiduals
@@ -109,6 +110,10 @@ def use(model: PositiveOutputRegressor, file: Path) -> None:
     print(low, high, radius, risk, smallest_shift(predictions, 0.0))
     domains: list[Domain] = [Box([0.0], [1.0]), Hull(X), Ball(X, 0.1)]
     print([certify_module(model.module_, domain) for domain in domains])
+    repaired: RepairedHead = repair_head(model.module_, X, y=y, lower_bound=[0.1])
+    print(certify(repaired.module, X=X), repaired.repair.cost_, repaired.margin)
+    rows = DataLoader(TensorDataset(torch.as_tensor(X)), batch_size=10)
+    assert_type(repair_head(repaired.module, rows).module, nn.Module)
     assert_type(to_torch(model), nn.Sequential)
     to_onnx(model, file)
 

@@ -1,15 +1,14 @@
-"""Certificates: what a module can do off its training rows, proved."""
+"""Certificates: proved bounds of a module's outputs beyond its training rows."""
 
 from sklpos.certificates.bounds.activations import (
     register_relaxation,
     unregister_relaxation,
 )
 from sklpos.certificates.certificate import Certificate
-from sklpos.certificates.certify import certify_module
+from sklpos.certificates.certify import certify, certify_module
 from sklpos.certificates.domains.shapes import All, Ball, Box, Domain, Hull
 from sklpos.certificates.risk import RiskCertificate, certify_risk, smallest_shift
 from sklpos.certificates.rows import certified_radius, output_bounds
-from sklpos.estimator.proofs import certify
 
 __all__ = [
     "All",

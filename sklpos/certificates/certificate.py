@@ -1,4 +1,4 @@
-"""The answer to whether a model can fall below its bound."""
+"""The answer to the question whether a model can fall below its bound."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Status = Literal["verified", "falsified", "unknown"]
 class Certificate:
     """What is proved, and what is disproved, about a model over a domain.
 
-    True in a boolean context only if it is verified.
+    A certificate is truthy only when it is verified.
 
     Attributes
     ----------
@@ -29,14 +29,14 @@ class Certificate:
     upper_bound_ : ndarray of shape (n_outputs,)
         Smallest prediction that was seen in the domain. Unit of y.
     counterexample_ : ndarray of shape (n_features,) or None
-        Input whose prediction is below the bound, unit of X.
+        Input whose prediction is below the bound. Unit of X.
     required_ : ndarray of shape (n_outputs,)
         The bound that was asked for.
     domain_ : Domain
     method_ : str
-        The method that settled it, or the last one tried.
+        The method that decided the question, or the last one tried.
     n_boxes_ : int
-        Boxes that were bounded.
+        Number of boxes that were bounded.
     time_ : float
         Seconds.
     numerical_slack_ : ndarray of shape (n_outputs,)
@@ -44,7 +44,7 @@ class Certificate:
     assumptions_ : tuple of str
         What the proof takes for granted.
     rows_ : ndarray of str of shape (n_samples,) or None
-        The status of each ball, where the domain is one of balls.
+        The status of each ball, if the domain consists of balls.
 
     Examples
     --------
@@ -91,8 +91,13 @@ class Certificate:
         )
         return "\n".join(lines)
 
-    def _repr_html_(self) -> str:
-        """Return a table, for notebooks."""
+    def to_html(self) -> str:
+        """Table for notebooks.
+
+        Returns
+        -------
+        str
+        """
         cells = {
             "domain": repr(self.domain_),
             "proved: every prediction at least": _show(self.lower_bound_),
@@ -111,8 +116,11 @@ class Certificate:
         )
         return f"<table><caption>Certificate: {self.status_}</caption>{rows}</table>"
 
+    _repr_html_ = to_html
+
 
 def _show(values: NDArray) -> str:
+    # Most models have one output, which has room for more digits.
     if len(values) == 1:
         return f"{values[0]:.6g}"
     shown = ", ".join(f"{value:.4g}" for value in values[:8])

@@ -1,7 +1,8 @@
-"""How often predictions fall below the bound, in the population: exact statistics."""
+"""Exact statistical bounds of how often predictions fall below the bound."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,20 +12,21 @@ from scipy.stats import beta
 
 @dataclass(frozen=True, eq=False)
 class RiskCertificate:
-    """What a holdout sample proves of ``P(prediction < lower_bound)``.
+    """What a holdout sample proves about ``P(prediction < lower_bound)``.
 
-    It needs no targets. It holds for rows drawn independently from the population
-    that the holdout was drawn from, if these were not used in fitting or tuning.
+    No targets are needed. The certificate holds for the population from which the rows
+    of the holdout were drawn independently, if they were not used in fitting or tuning.
 
     Attributes
     ----------
     violation_rate_ : ndarray of shape (n_outputs,)
-        Share of the sample, by output.
+        Share of the rows below the bound, per output.
     upper_confidence_bound_ : ndarray of shape (n_outputs,)
-        The probability of a violation is at most this, each at `confidence_`.
+        Largest plausible probability of a violation, each at `confidence_`.
     joint_violation_rate_ : float
         Share of the rows where any output is below its bound.
     joint_upper_confidence_bound_ : float
+        Largest plausible probability that any output is below its bound.
     n_samples_ : int
     risk_level_ : float
     confidence_ : float
@@ -51,6 +53,7 @@ class RiskCertificate:
         return self.controlled_
 
     def __repr__(self) -> str:
+        # A share times the number of rows may be off by a rounding.
         count = round(self.joint_violation_rate_ * self.n_samples_)
         verdict = "controlled" if self.controlled_ else "not controlled"
         return (
@@ -63,10 +66,10 @@ class RiskCertificate:
 
 
 def clopper_pearson_upper(count: ArrayLike, n_samples: int, confidence: float = 0.95):
-    """Return the exact one-sided upper confidence bound of a probability.
+    """Compute the exact one-sided upper confidence bound of a probability.
 
-    With k of n rows affected and ``delta = 1 - confidence``, the ``1 - delta``
-    quantile of Beta(k + 1, n - k), and 1 for k = n.
+    If k of n rows are affected and ``delta = 1 - confidence``, it is the ``1 - delta``
+    quantile of Beta(k + 1, n - k), and 1 if k = n.
 
     Parameters
     ----------
@@ -89,8 +92,10 @@ def clopper_pearson_upper(count: ArrayLike, n_samples: int, confidence: float = 
     0.01
     """
     count = np.asarray(count)
+    # Beta(n + 1, 0) does not exist; that case is replaced by 1 afterwards.
     rest = np.maximum(n_samples - count, 1)
     quantile = beta.ppf(confidence, count + 1, rest)
+    # [()] turns an array without dimensions into a number.
     return np.where(count == n_samples, 1.0, quantile)[()]
 
 
@@ -106,11 +111,11 @@ def certify_risk(
     Parameters
     ----------
     predictions : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        Of rows that took no part in fitting or tuning. Unit of y.
+        Predictions of rows that were not used in fitting or tuning. Unit of y.
     lower_bound : float or array-like of shape (n_outputs,), default=0.0
         Unit of y.
     risk_level : float, default=0.05
-        Probability that is acceptable.
+        Acceptable probability of a violation.
     confidence : float, default=0.95
 
     Returns
@@ -120,10 +125,12 @@ def certify_risk(
     Raises
     ------
     ValueError
-        If there are no predictions, or NaN; if a level is not between 0 and 1.
+        If there are no predictions, if they contain NaN, or if a level is not between
+        0 and 1.
     """
     below = _as_margins(predictions, lower_bound, risk_level, confidence) < 0
     n = len(below)
+    # Counted row by row, as adding up the bounds of the outputs would be looser.
     joint = below.any(axis=1)
     joint_bound = float(clopper_pearson_upper(joint.sum(), n, confidence))
     return RiskCertificate(
@@ -146,7 +153,7 @@ def smallest_shift(
     confidence: float = 0.95,
     scale: ArrayLike = 1.0,
 ) -> NDArray:
-    """Return the smallest upward shift after which the joint risk is controlled.
+    """Find the smallest upward shift after which the joint risk is controlled.
 
     If k is the largest count whose Clopper-Pearson bound is at most the risk level,
     the shift is ``t * scale`` with t the (k + 1)-th largest shortfall of the rows, in
@@ -167,12 +174,12 @@ def smallest_shift(
     Returns
     -------
     ndarray of shape (n_outputs,)
-        Unit of y; to be added to the predictions.
+        Unit of y; add it to the predictions.
 
     Raises
     ------
     ValueError
-        If the sample is too small for any shift to be enough.
+        If the sample is so small that no shift would be enough.
 
     Examples
     --------
@@ -183,33 +190,38 @@ def smallest_shift(
     n = len(margins)
     allowed = clopper_pearson_upper(np.arange(n), n, confidence) <= risk_level
     if not allowed.any():
-        needed = int(np.ceil(np.log1p(-confidence) / np.log1p(-risk_level)))
+        # n clean rows prove the risk once (1 - risk_level)**n <= 1 - confidence.
+        needed = math.ceil(np.log1p(-confidence) / np.log1p(-risk_level))
         raise ValueError(
             f"{n} rows prove no risk of {risk_level:g} at confidence {confidence:g}; "
             f"at least {needed} are needed."
         )
     scale = np.broadcast_to(np.asarray(scale, dtype=float), margins.shape[1:])
     shortfall = np.sort((-margins / scale).max(axis=1))[::-1]
+    # Counts 0 to k are allowed; the row at index k is the first that may not be below.
     return max(shortfall[np.count_nonzero(allowed) - 1], 0.0) * scale
 
 
 def _as_margins(predictions, lower_bound, risk_level, confidence) -> NDArray:
-    """Distance above the bound, of shape (n_samples, n_outputs)."""
+    """Distances above the bound, of shape (n_samples, n_outputs)."""
     for name, level in (("risk_level", risk_level), ("confidence", confidence)):
         if not 0 < level < 1:
             raise ValueError(f"{name}={level!r} must be between 0 and 1.")
     values = np.asarray(predictions, dtype=np.float64)
     if not values.size:
-        raise ValueError("the holdout is empty; at least one row is needed.")
+        raise ValueError("the holdout is empty; pass at least one row.")
     if values.ndim not in (1, 2):
-        raise ValueError("predictions must have shape (n_samples, n_outputs).")
+        raise ValueError(
+            f"predictions must have shape (n_samples, n_outputs); got {values.shape}."
+        )
     values = values.reshape(len(values), -1)
+    # NaN is not below anything, so such a row would count as a good one.
     if np.isnan(values).any():
         raise ValueError("the predictions contain NaN.")
     bound = np.asarray(lower_bound, dtype=np.float64)
     if bound.shape not in ((), (1,), values.shape[1:]):
         raise ValueError(
-            f"lower_bound has shape {bound.shape}; give a number or one for each of "
+            f"lower_bound has shape {bound.shape}; pass one number, or one for each of "
             f"the {values.shape[1]} outputs."
         )
     return values - bound

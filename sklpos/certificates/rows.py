@@ -1,4 +1,4 @@
-"""Questions asked row by row: how far outputs can go, how far inputs may move."""
+"""Bounds per row: how far outputs can go, and how far inputs may move."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from sklpos.certificates.bounds.network import Network, read_network
 from sklpos.certificates.bounds.rounding import numerical_slack
 from sklpos.certificates.domains.regions import Region
 
-_CHUNK = 512  # rows bounded at a time
+# Rows that are bounded together.
+_CHUNK = 512
+# They bring the radius to a millionth of the largest one.
 _BISECTIONS = 20
 
 
 def output_bounds(
     module: nn.Module, low: ArrayLike, high: ArrayLike
 ) -> tuple[NDArray, NDArray]:
-    """Bound the predictions over a box around each row, by CROWN and intervals.
+    """Bound the predictions over a box for each row, by CROWN and intervals.
 
     Parameters
     ----------
@@ -31,8 +33,8 @@ def output_bounds(
     Returns
     -------
     lower, upper : ndarray of shape (n_samples, n_outputs)
-        Unit of y; every prediction in the dtype of the module lies between. Not the
-        tightest bounds: see `certify_module` for these.
+        Unit of y; every prediction in the dtype of the module lies between them. They
+        are not the tightest bounds: `certify_module` finds tighter ones.
 
     Raises
     ------
@@ -70,10 +72,10 @@ def certified_radius(
     scale: ArrayLike = 1.0,
     max_radius: float = 10.0,
 ) -> NDArray:
-    """Return how far each row may move with its predictions proved above the bound.
+    """Find how far each row may move while its predictions provably obey the bound.
 
-    Bisection of the largest r such that CROWN proves the bound over the box
-    ``x - r * scale <= x' <= x + r * scale``. A smaller radius than the true one.
+    Bisection finds the largest r for which CROWN proves the bound over the box
+    ``x - r * scale <= x' <= x + r * scale``. The true radius may be larger.
 
     Parameters
     ----------
@@ -85,12 +87,12 @@ def certified_radius(
     scale : float or array-like of shape (n_features,), default=1.0
         Unit in which each feature moves, such as its standard deviation.
     max_radius : float, default=10.0
-        In scales; where the search ends.
+        Largest radius that is tried, in scales.
 
     Returns
     -------
     ndarray of shape (n_samples,)
-        In scales. 0 where the row itself is not proved.
+        In scales; 0 if the bound is not proved for the row itself.
 
     Raises
     ------
@@ -112,12 +114,14 @@ def certified_radius(
     unit = torch.as_tensor(np.array(scale, dtype=np.float64))
     if unit.shape not in ((), (1,), (network.n_features,)) or not (unit >= 0).all():
         raise ValueError(
-            f"scale must be non-negative: one number, or {network.n_features} of them."
+            f"scale={scale!r} must be non-negative: one number, or one for each of the "
+            f"{network.n_features} features."
         )
     required = torch.as_tensor(np.array(lower_bound, dtype=np.float64))
     if required.shape not in ((), (1,), (network.n_outputs,)) or required.isnan().any():
         raise ValueError(
-            f"lower_bound must be one number, or {network.n_outputs} of them."
+            f"lower_bound={lower_bound!r} must be one number, or one for each of the "
+            f"{network.n_outputs} outputs."
         )
     radii = [_bisect(network, x, required, unit, max_radius) for x in X.split(_CHUNK)]
     return torch.cat(radii).numpy()
@@ -131,6 +135,7 @@ def _bisect(network, X, required, unit, max_radius) -> Tensor:
 
     proved = X.new_zeros(len(X))
     refuted = X.new_full((len(X),), max_radius)
+    # Where the largest radius holds, both ends are equal and bisection changes nothing.
     proved = torch.where(holds(refuted), refuted, proved)
     for _ in range(_BISECTIONS):
         middle = (proved + refuted) / 2
@@ -149,7 +154,9 @@ def _proved_bounds(network: Network, low: Tensor, high: Tensor):
 def _as_rows(values: ArrayLike, name: str, network: Network) -> Tensor:
     rows = np.array(values, dtype=np.float64)
     if rows.ndim != 2 or not len(rows):
-        raise ValueError(f"{name} must have shape (n_samples, n_features).")
+        raise ValueError(
+            f"{name} must have shape (n_samples, n_features); got {rows.shape}."
+        )
     if rows.shape[1] != network.n_features:
         raise ValueError(
             f"{name} has {rows.shape[1]} features, but the module takes "

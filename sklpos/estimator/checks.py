@@ -1,15 +1,14 @@
-"""What comes in is checked here; each refusal is one clear sentence."""
+"""Validation of data and callbacks; each error is one clear sentence."""
 
 from __future__ import annotations
 
 import hashlib
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.base import clone
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_array,
@@ -18,8 +17,11 @@ from sklearn.utils.validation import (
 from skorch.callbacks import Callback
 
 from sklpos.nets.arrays import UNREADABLE, check_range, for_torch, naming, without_torch
-from sklpos.strategies import STRATEGIES, ConstraintStrategy
+from sklpos.nets.bounded import check_lower_bound
+from sklpos.nets.warnings import warn_user
 
+#: Attributes that scikit-learn's validation sets on an estimator.
+SEEN = ("n_features_in_", "feature_names_in_")
 _FLOATS = [np.float64, np.float32]
 
 
@@ -41,6 +43,9 @@ class TrainingData:
         Number of rows passed in.
     y_ndim : int
         1 if y came as a vector.
+    seen : dict
+        Attributes that scikit-learn's validation sets on an estimator:
+        ``n_features_in_``, and ``feature_names_in_`` if X has string column names.
     """
 
     X: np.ndarray
@@ -50,12 +55,14 @@ class TrainingData:
     kept: np.ndarray
     n_samples: int
     y_ndim: int
+    seen: dict[str, Any]
 
     @cached_property
     def key(self) -> str:
         """Hash of rows, targets, weights and bound: equal for the same problem."""
         digest = hashlib.blake2b(digest_size=16)
         for array in (self.X, self.y, self.weight, self.lower_bound, self.kept):
+            # The bytes alone do not tell (2, 3) from (3, 2), nor ints from floats.
             digest.update(repr((array.shape, array.dtype)).encode())
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
@@ -85,8 +92,9 @@ def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> Train
     """
     if issparse(y):
         raise ValueError("y is a sparse matrix; pass a dense array: y.toarray().")
-    X, y = _check_rows(estimator, X, y, reset)
-    y_ndim, y = y.ndim, y.reshape(len(y), -1)
+    X, y, seen = _check_rows(estimator, X, y, reset)
+    y_ndim = y.ndim
+    y = y.reshape(len(y), -1)
     with naming("sample_weight"):
         weight = _check_sample_weight(
             without_torch(sample_weight), X, dtype=np.float64, ensure_non_negative=True
@@ -94,12 +102,23 @@ def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> Train
     if not weight.any():
         raise ValueError("sample_weight is 0 in every row; at least one must be > 0.")
     lower_bound = check_lower_bound(estimator.lower_bound, y.shape[1])
-    n_samples, kept = len(y), np.flatnonzero(weight)
+    n_samples = len(y)
+    kept = np.flatnonzero(weight)
+    # A row of weight 0 must count as one that is not there, in the guarantee too.
     if len(kept) < n_samples:
         X, y, weight = X[kept], y[kept], weight[kept]
-    rows = (for_torch(X), y, weight / weight.max())
-    _report_low_targets(rows[1], lower_bound, estimator.on_negative_y)
-    return TrainingData(*rows, lower_bound, kept, n_samples, y_ndim)
+    _report_low_targets(y, lower_bound, estimator.on_negative_y)
+    return TrainingData(
+        X=for_torch(X),
+        y=y,
+        # Only ratios matter; a largest weight of 1 keeps sums of weights finite.
+        weight=weight / weight.max(),
+        lower_bound=lower_bound,
+        kept=kept,
+        n_samples=n_samples,
+        y_ndim=y_ndim,
+        seen=seen,
+    )
 
 
 def check_inputs(estimator, X) -> np.ndarray:
@@ -124,24 +143,31 @@ def check_inputs(estimator, X) -> np.ndarray:
 
 
 def is_valid_as_it_is(estimator, X) -> bool:
-    """Whether scikit-learn would look at X for long, and return it unchanged."""
+    """Whether scikit-learn's validation would be slow and return X unchanged."""
     if type(X) is not np.ndarray or hasattr(estimator, "feature_names_in_"):
         return False
     expected = X.ndim == 2 and len(X) and X.shape[1] == estimator.n_features_in_
     if not expected or X.dtype not in _FLOATS:
         return False
+    # Any NaN or infinity shows in the sum. A sum that overflows only costs the full
+    # validation.
     with np.errstate(all="ignore"):
         return for_torch(X) is X and bool(np.isfinite(X.sum()))
 
 
-def _check_rows(estimator, X, y, reset: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Let scikit-learn validate; where it names neither X nor y, name it."""
+def _check_rows(estimator, X, y, reset: bool) -> tuple[np.ndarray, np.ndarray, dict]:
+    """Let scikit-learn validate; add the name of X or y to errors that lack it."""
     how = {"dtype": _FLOATS, "multi_output": True, "y_numeric": True}
+    # Validation sets attributes at once, but a fit that fails must change nothing.
+    stand_in = object.__new__(type(estimator))
+    vars(stand_in).update(vars(estimator))
     try:
         rows = without_torch(X), without_torch(y)
-        X, y = validate_data(estimator, *rows, reset=reset, **how)
-        return X, np.asarray(y, dtype=np.float64)
+        X, y = validate_data(stand_in, *rows, reset=reset, **how)
+        noted = {name: vars(stand_in)[name] for name in SEEN if name in vars(stand_in)}
+        return X, np.asarray(y, dtype=np.float64), noted
     except UNREADABLE:
+        # X is validated first, so where X alone is fine it was y that failed.
         with naming("y" if _is_numeric(X) else "X"):
             raise
 
@@ -154,25 +180,6 @@ def _is_numeric(X) -> bool:
     return True
 
 
-def check_lower_bound(lower_bound, n_outputs: int) -> np.ndarray:
-    """Return the bound as a float64 array of shape (n_outputs,)."""
-    try:
-        bound = np.asarray(lower_bound, dtype=np.float64)
-    except (TypeError, ValueError):
-        bound = np.array(np.nan)
-    if bound.ndim > 1 or (bound.ndim == 1 and len(bound) != n_outputs):
-        raise ValueError(
-            f"lower_bound={lower_bound!r} has shape {bound.shape}; pass one number, or "
-            f"one for each of the {n_outputs} outputs."
-        )
-    if np.isnan(bound).any() or np.isposinf(bound).any():
-        raise ValueError(
-            f"lower_bound={lower_bound!r} must be a finite number, or -inf for no "
-            "bound; or one of these for each output, in their order."
-        )
-    return np.broadcast_to(bound, (n_outputs,)).copy()
-
-
 def _report_low_targets(y, lower_bound, on_negative_y: str) -> None:
     low = (y < lower_bound).any(axis=1)
     if on_negative_y == "ignore" or not low.any():
@@ -182,12 +189,8 @@ def _report_low_targets(y, lower_bound, on_negative_y: str) -> None:
         f"{len(y)} rows, which no feasible model can match"
     )
     if on_negative_y == "raise":
-        raise ValueError(f"{message}; set on_negative_y='warn' to fit all the same.")
-    warnings.warn(
-        f"{message}; set on_negative_y='ignore' to silence this.",
-        UserWarning,
-        stacklevel=5,  # whoever called fit
-    )
+        raise ValueError(f"{message}; set on_negative_y='warn' to fit anyway.")
+    warn_user(f"{message}; set on_negative_y='ignore' to silence this.")
 
 
 def check_callbacks(callbacks) -> None:
@@ -208,36 +211,5 @@ def check_callback_params(params: dict, callbacks: list[tuple]) -> None:
     for name, value in params.items():
         if value is not None and name.partition("__")[0] not in names:
             raise ValueError(
-                f"callbacks__{name} is the parameter of no callback; the callbacks are "
-                f"{names}."
+                f"callbacks__{name} belongs to no callback; the callbacks are {names}."
             )
-
-
-def check_strategy(strategy, alpha: float) -> ConstraintStrategy:
-    """Return a strategy of one's own for a registry name or an instance.
-
-    Parameters
-    ----------
-    strategy : str or ConstraintStrategy
-    alpha : float
-
-    Returns
-    -------
-    ConstraintStrategy
-        Without state.
-    """
-    if isinstance(strategy, str) and strategy in STRATEGIES:
-        made = STRATEGIES[strategy]()
-    elif isinstance(strategy, ConstraintStrategy):
-        made = clone(strategy)
-    else:
-        raise ValueError(
-            f"strategy={strategy!r} is unknown; choose one of {sorted(STRATEGIES)} or "
-            "pass an instance of ConstraintStrategy."
-        )
-    if made.needs_alpha and alpha == 0:
-        raise ValueError(
-            f"alpha=0 would switch strategy={strategy!r} off; pass alpha > 0, or "
-            "strategy='unconstrained'."
-        )
-    return made

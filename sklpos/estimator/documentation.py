@@ -1,4 +1,4 @@
-"""Where the documentation is: for the links in scikit-learn's HTML."""
+"""Address of the documentation, for the links in scikit-learn's HTML."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, metadata
 
 
 def documentation_url() -> str:
-    """Return the address of the documentation, as the package declares it.
+    """Address of the documentation, as the package declares it.
 
     Returns
     -------
@@ -15,18 +15,20 @@ def documentation_url() -> str:
     """
     try:
         declared = metadata("sklpos").get_all("Project-URL") or []
-    except PackageNotFoundError:  # run from a checkout
+    except PackageNotFoundError:
+        # Run from a checkout, without an installation.
         return ""
     urls = dict(entry.split(", ", 1) for entry in declared)
     return urls.get("Documentation", "").rstrip("/")
 
 
-class DocumentationLinkMixin:
-    """An estimator whose HTML links to its page in the reference."""
+def documentation_template() -> str:
+    """Address of an estimator's page, with a placeholder for its name.
 
-    _doc_link_module = "sklpos"
-
-    @property
-    def _doc_link_template(self) -> str:
-        url = documentation_url()
-        return url and f"{url}/reference/generated/sklpos.{{estimator_name}}.html"
+    Returns
+    -------
+    str
+        Empty if no documentation is declared.
+    """
+    url = documentation_url()
+    return url and f"{url}/reference/generated/sklpos.{{estimator_name}}.html"

@@ -1,12 +1,18 @@
-"""Parameters: their valid values, and skorch's double-underscore ones."""
+"""The estimator's parameters: valid values, and when they may change."""
 
 from __future__ import annotations
 
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any
 
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
 
+#: Parameters of skorch's net start with one of these and two underscores.
 PREFIXES = (
     "module",
     "optimizer",
@@ -17,107 +23,142 @@ PREFIXES = (
     "dataset",
     "compile",
 )
+#: Name of the var-keyword itself, which scikit-learn's checks pass like a parameter.
+OPEN_NAME = "net_params"
 
-#: scikit-learn's language of valid values.
-CONSTRAINTS = {
-    "alpha": [Interval(Real, 0, None, closed="left")],
-    "repair": [StrOptions({"head"}), None],
-    "balance": ["boolean"],
-    "criterion": [callable],
-    "optimizer": [callable],
-    "lr": [Interval(Real, 0, None, closed="neither")],
-    "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-    "max_epochs": [Interval(Integral, 0, None, closed="left")],
-    "batch_size": [
-        Interval(Integral, 1, None, closed="left"),
-        Options(Integral, {-1}),
-    ],
-    "early_stopping": ["boolean"],
-    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-    "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-    "tol": [Interval(Real, 0, None, closed="left")],
-    "callbacks": [list, tuple, None],
-    "scale_y": ["boolean"],
-    "on_negative_y": [StrOptions({"warn", "raise", "ignore"})],
-    "dtype": [StrOptions({"auto", "float32", "float64"})],
-    "warm_start": ["boolean"],
-    "verbose": ["verbose"],
-    "random_state": ["random_state"],
+# For scikit-learn: these are checked where they are read, with their own messages.
+_ANY = "no_validation"
+_NON_NEGATIVE = Interval(Real, 0, None, closed="left")
+_POSITIVE = Interval(Real, 0, None, closed="neither")
+
+#: Name -> valid values, in scikit-learn's language, and when it may change: "live"
+#: parameters do in a warm start, those "built in" the net do not, and all others are
+#: read anew by each `fit` and `partial_fit`.
+PARAMETERS: dict[str, tuple[list | str, str]] = {
+    "module": (_ANY, "built in"),
+    "strategy": (_ANY, ""),
+    "alpha": ([_NON_NEGATIVE], ""),
+    "lower_bound": (_ANY, ""),
+    "repair": ([StrOptions({"head"}), None], ""),
+    "balance": (["boolean"], ""),
+    "criterion": ([callable], "built in"),
+    "optimizer": ([callable], ""),
+    "lr": ([_POSITIVE], "live"),
+    "lr_schedule": ([StrOptions({"cosine"}), None], ""),
+    "weight_decay": ([_NON_NEGATIVE, StrOptions({"auto"})], "built in"),
+    "max_epochs": ([Interval(Integral, 0, None, closed="left")], "live"),
+    "batch_size": (
+        [Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})],
+        "live",
+    ),
+    "early_stopping": (["boolean"], "built in"),
+    "validation_fraction": ([Interval(Real, 0, 1, closed="neither")], "built in"),
+    "n_iter_no_change": ([Interval(Integral, 1, None, closed="left")], "built in"),
+    "tol": ([_NON_NEGATIVE], "built in"),
+    "callbacks": ([list, tuple, None], "built in"),
+    "scale_y": (["boolean"], "built in"),
+    "on_negative_y": ([StrOptions({"warn", "raise", "ignore"})], ""),
+    "dtype": ([StrOptions({"auto", "float32", "float64"})], "built in"),
+    "device": (_ANY, "built in"),
+    "warm_start": (["boolean"], ""),
+    "verbose": (["verbose"], "live"),
+    "random_state": (["random_state"], ""),
 }
+LIVE = tuple(name for name, (_, when) in PARAMETERS.items() if when == "live")
+BUILT_IN = tuple(name for name, (_, when) in PARAMETERS.items() if when == "built in")
 
 
 def is_net_param(name: str) -> bool:
-    """Whether a name belongs to the net, such as ``optimizer__weight_decay``."""
-    return name.startswith(tuple(f"{prefix}__" for prefix in PREFIXES))
+    """Whether a name belongs to the net, such as ``optimizer__weight_decay``.
 
+    Parameters
+    ----------
+    name : str
 
-class NetParamsMixin:
-    """``get_params`` and ``set_params`` over ``**net_params``, kept in one dict.
-
-    The dict is ``_net_params``; it is replaced, never changed in place.
+    Returns
+    -------
+    bool
     """
+    # `compile` is both a parameter of skorch and the prefix of others.
+    prefixed = name.startswith(tuple(f"{prefix}__" for prefix in PREFIXES))
+    return prefixed or name in (OPEN_NAME, "compile")
 
-    # The var-keyword's own name: scikit-learn's checks pass it like a parameter.
-    _open_name = "net_params"
 
-    def _take_net_params(self, net_params: dict) -> None:
-        unknown = [
-            name
-            for name in net_params
-            if not is_net_param(name) and name not in (self._open_name, "compile")
-        ]
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__} has no parameter {unknown[0]!r}; parameters of "
-                "the net start with one of "
-                f"{', '.join(f'{prefix}__' for prefix in PREFIXES)}."
-            )
-        self._net_params = dict(net_params)
+def check_names(params: dict[str, Any], owner: str) -> None:
+    """Refuse names that neither the estimator nor the net knows.
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters of the estimator and those of the net.
+    Parameters
+    ----------
+    params : dict
+        The open keyword arguments of the estimator.
+    owner : str
+        Class name of the estimator, for the message.
 
-        Parameters
-        ----------
-        deep : bool, default=True
-            Include the parameters of a strategy instance.
+    Raises
+    ------
+    TypeError
+    """
+    unknown = [name for name in params if not is_net_param(name)]
+    if unknown:
+        prefixes = ", ".join(f"{prefix}__" for prefix in PREFIXES)
+        raise TypeError(
+            f"{owner} has no parameter {unknown[0]!r}; parameters of the net start "
+            f"with one of {prefixes}."
+        )
 
-        Returns
-        -------
-        dict
-        """
-        return {**super().get_params(deep=deep), **self._net_params}
 
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters of the estimator and of the net.
+def check_params(estimator) -> None:
+    """Refuse invalid parameter values.
 
-        Parameters
-        ----------
-        **params : object
-            Names as in `get_params`, and any name with a prefix of the net.
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
 
-        Returns
-        -------
-        self
-        """
-        mine = {
-            name: value
-            for name, value in params.items()
-            if is_net_param(name) or name in (self._open_name, "compile")
-        }
-        rest = {name: value for name, value in params.items() if name not in mine}
-        super().set_params(**rest)
-        self._net_params = {**self._net_params, **mine}
-        return self
+    Raises
+    ------
+    ValueError or TypeError
+        With scikit-learn's own message.
+    """
+    params = estimator.get_params(deep=False)
+    # `set_params` must let it pass, so it is refused only here.
+    if OPEN_NAME in params:
+        raise TypeError(f"{type(estimator).__name__} has no parameter {OPEN_NAME!r}.")
+    constraints = {name: valid for name, (valid, _) in PARAMETERS.items()}
+    checked = {name: value for name, value in params.items() if name in constraints}
+    validate_parameter_constraints(constraints, checked, type(estimator).__name__)
 
-    def _check_net_params(self) -> None:
-        if self._open_name in self._net_params:
-            raise TypeError(f"{type(self).__name__} has no parameter 'net_params'.")
 
-    def _net_params_for(self, prefix: str) -> dict:
-        start = f"{prefix}__"
-        return {
-            name.removeprefix(start): value
-            for name, value in self._net_params.items()
-            if name.startswith(start)
-        }
+def net_params(estimator) -> dict[str, Any]:
+    """Parameters of the net that were given to an estimator.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+
+    Returns
+    -------
+    dict
+    """
+    params = estimator.get_params(deep=False)
+    return {name: value for name, value in params.items() if is_net_param(name)}
+
+
+def net_params_for(estimator, prefix: str) -> dict[str, Any]:
+    """Parameters of one part of the net, without their prefix.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+    prefix : str
+        One of `PREFIXES`.
+
+    Returns
+    -------
+    dict
+    """
+    start = f"{prefix}__"
+    return {
+        name.removeprefix(start): value
+        for name, value in net_params(estimator).items()
+        if name.startswith(start)
+    }

@@ -1,4 +1,4 @@
-"""Scalers before a net: read as one affine map, which can go into its first layer."""
+"""Scalers before a net, read as one affine map that fits into its first layer."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def split_model(model) -> tuple[list, Any]:
     Returns
     -------
     steps : list of transformer
-        What comes first, in order.
+        The transformers before the regressor, in order.
     regressor : estimator
-        What comes last.
+        The last step.
     """
     steps, regressor = take_apart(model)
     check_is_fitted(regressor)
@@ -70,18 +70,23 @@ def read_scalers(steps: Iterable, n_features: int) -> InputScale:
     >>> scale.gain.tolist(), scale.offset.tolist()
     ([0.5], [-1.0])
     """
-    gain, offset, size = np.ones(n_features), *np.zeros((2, n_features))
+    gain = np.ones(n_features)
+    offset = np.zeros(n_features)
+    # Sum of the magnitudes of all terms, which bounds their rounding.
+    size = np.zeros(n_features)
     scalers = list(_flat(steps))
     for scaler in scalers:
         check_is_fitted(scaler)
         factor, shift = _affine(scaler)
-        gain, offset = gain * factor, offset * factor + shift
+        gain = gain * factor
+        offset = offset * factor + shift
         size = size * np.abs(factor) + np.abs(shift)
     return InputScale(gain, offset, size, tuple(map(_without_names, scalers)))
 
 
 def is_affine(step) -> bool:
     """Whether a step is a scaler that `InputScale` understands."""
+    # Exact types only: a subclass may compute something else.
     return type(step) in _READERS and not getattr(step, "clip", False)
 
 
@@ -89,12 +94,13 @@ def _flat(steps: Iterable) -> Iterable:
     for step in steps:
         if isinstance(step, Pipeline):
             yield from _flat(inner for _, inner in step.steps)
-        elif step is not None and not isinstance(step, str):  # "passthrough"
+        # The only string that a fitted pipeline may hold is "passthrough".
+        elif step is not None and not isinstance(step, str):
             yield step
 
 
 def _affine(scaler) -> tuple[NDArray, NDArray]:
-    """Factor and shift; exact types count, a subclass may compute something else."""
+    """Factor and shift of a scaler."""
     if not is_affine(scaler):
         clips = " with clip=True" if getattr(scaler, "clip", False) else ""
         names = ", ".join(kind.__name__ for kind in _READERS)
@@ -110,18 +116,34 @@ def _center_and_scale(center, scale) -> tuple[NDArray, NDArray]:
     return factor, 0.0 if center is None else -np.asarray(center) * factor
 
 
+def _read_standard(scaler: StandardScaler) -> tuple[NDArray, NDArray]:
+    mean = scaler.mean_ if scaler.with_mean else None
+    return _center_and_scale(mean, scaler.scale_)
+
+
+def _read_min_max(scaler: MinMaxScaler) -> tuple[NDArray, NDArray]:
+    return scaler.scale_, scaler.min_
+
+
+def _read_robust(scaler: RobustScaler) -> tuple[NDArray, NDArray]:
+    return _center_and_scale(scaler.center_, scaler.scale_)
+
+
+def _read_max_abs(scaler: MaxAbsScaler) -> tuple[NDArray, NDArray]:
+    return _center_and_scale(None, scaler.scale_)
+
+
 _READERS = {
-    StandardScaler: lambda s: _center_and_scale(
-        s.mean_ if s.with_mean else None, s.scale_
-    ),
-    MinMaxScaler: lambda s: (s.scale_, s.min_),
-    RobustScaler: lambda s: _center_and_scale(s.center_, s.scale_),
-    MaxAbsScaler: lambda s: _center_and_scale(None, s.scale_),
+    StandardScaler: _read_standard,
+    MinMaxScaler: _read_min_max,
+    RobustScaler: _read_robust,
+    MaxAbsScaler: _read_max_abs,
 }
 
 
 def _without_names(scaler):
-    """Return a scaler that takes arrays without a warning, and gives arrays."""
+    """Copy a scaler that takes arrays without a warning and returns arrays."""
+    # A shallow copy will do: attributes are dropped, and none is changed.
     scaler = copy.copy(scaler)
     vars(scaler).pop("feature_names_in_", None)
     vars(scaler).pop("_sklearn_output_config", None)
@@ -129,7 +151,7 @@ def _without_names(scaler):
 
 
 def take_apart(model) -> tuple[list, object]:
-    """Return the steps before the last one, in order, and the last one.
+    """Split a model into the steps before the last one, in order, and the last one.
 
     Parameters
     ----------
@@ -171,7 +193,7 @@ def transform(steps: list, X: ArrayLike):
     Returns
     -------
     array-like of shape (n_samples, n_features_in)
-        What the regressor takes.
+        The input of the regressor.
     """
     for step in steps:
         if step not in (None, "passthrough"):

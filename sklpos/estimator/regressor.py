@@ -2,64 +2,63 @@
 
 from __future__ import annotations
 
-import warnings
-from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from operator import attrgetter
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 
-from sklpos.estimator.build import (
-    built_in_params,
-    check_built_in_params,
-    continue_net,
-    new_net,
+from sklpos.estimator.build import start_net
+from sklpos.estimator.checks import (
+    SEEN,
+    TrainingData,
+    check_inputs,
+    check_training_data,
 )
-from sklpos.estimator.checks import check_inputs, check_training_data
-from sklpos.estimator.documentation import DocumentationLinkMixin
-from sklpos.estimator.fitted import data_range, make_domain, read_model
-from sklpos.estimator.parameters import CONSTRAINTS, NetParamsMixin
-from sklpos.estimator.proofs import CertificatesMixin
-from sklpos.estimator.repairs import EnforceMixin
-from sklpos.estimator.row_summary import summarise_training
+from sklpos.estimator.documentation import documentation_template
+from sklpos.estimator.fit import Fit, evaluate, finish, preview
+from sklpos.estimator.guarantees import GuaranteeMixin
+from sklpos.estimator.parameters import check_names, check_params, is_net_param
 from sklpos.estimator.sklearn_callbacks import (
     CallbackSupportMixin,
-    EpochBridge,
+    fit_task,
     with_callbacks,
 )
 from sklpos.nets.modules import MLP
-from sklpos.nets.rows import feature_source, predict_rows
-from sklpos.repair.head import head_objective
-from sklpos.repair.provable import UnprovableError
-from sklpos.repair.summary import warn_of_error
-from sklpos.training.checkpoint import check_repeatable
-from sklpos.training.kkt import evaluate_training_state
-from sklpos.training.net import make_product, run_epochs
-from sklpos.training.randomness import draw_seed
+from sklpos.nets.rows import predict_rows
+from sklpos.training.loop import gradients_on, train
+from sklpos.training.schedule import schedule_callbacks
 from sklpos.training.storage import PlainState
 
 
+def _fitted(path: str) -> property:
+    """Fitted attribute, found along `path` from the `Fit`."""
+    read = attrgetter(path)
+
+    def get(self):
+        # An AttributeError, so that `hasattr` works as for any other estimator.
+        if not hasattr(self, "fitted_"):
+            name = type(self).__name__
+            raise AttributeError(f"{name} is not fitted; call fit first.")
+        return read(self.fitted_)
+
+    return property(get)
+
+
 class PositiveOutputRegressor(
-    CertificatesMixin,
-    EnforceMixin,
-    NetParamsMixin,
-    DocumentationLinkMixin,
-    PlainState,
-    CallbackSupportMixin,
-    RegressorMixin,
-    BaseEstimator,
+    GuaranteeMixin, PlainState, CallbackSupportMixin, RegressorMixin, BaseEstimator
 ):
     """Neural-network regression whose outputs obey a lower bound.
 
-    The weights of a net that ends in a plain ``nn.Linear`` are guided, by a constraint
-    strategy, to predictions of at least `lower_bound`; then the head is repaired so
-    that every training prediction obeys it exactly, and the mean prediction is the
-    mean target.
+    A constraint strategy trains a net that ends in a plain ``nn.Linear`` towards
+    predictions of at least `lower_bound`. Then the head is repaired so that every
+    training prediction obeys the bound exactly, and the mean prediction is the mean
+    target.
 
     Parameters
     ----------
@@ -85,14 +84,18 @@ class PositiveOutputRegressor(
         ``optimizer__foreach`` is given; they differ by rounding.
     lr : float, default=0.004
         Learning rate.
+    lr_schedule : {"cosine", None}, default="cosine"
+        Whether `fit` anneals the learning rate to 0 over `max_epochs`, so that training
+        settles at the optimum. `partial_fit` keeps it constant, and a learning-rate
+        scheduler among the `callbacks` takes its place.
     weight_decay : float or "auto", default="auto"
-        Weight decay of the optimizer. ``"auto"`` decays the more, the noisier the data
-        (`sklpos.decay.NoiseScaledDecay`), with AdamW, squared error and a module
-        that starts from scratch; otherwise it leaves the optimizer its own default.
+        Weight decay of the optimizer. With AdamW, squared error and a module that
+        starts from scratch, ``"auto"`` decays more for noisier data
+        (`sklpos.decay.NoiseScaledDecay`); otherwise the optimizer keeps its default.
     max_epochs : int, default=100
         0 trains nothing: a pretrained module is repaired as it is.
     batch_size : int, default=128
-        Rows a step; -1 for all of them.
+        Rows per step; -1 for all of them.
     early_stopping : bool, default=False
         Stop when the loss on held-out rows no longer improves, and keep the best
         epoch.
@@ -114,13 +117,13 @@ class PositiveOutputRegressor(
     device : str, default="cpu"
         ``"auto"`` takes an accelerator if there is one.
     warm_start : bool, default=False
-        Whether `fit` continues: weights, optimizer, order of batches and, for the same
-        rows, multipliers.
+        Whether `fit` continues with the weights, the optimizer, the order of batches
+        and, for the same rows, the multipliers of the last one.
     verbose : int, default=0
-        1 prints a line an epoch.
+        1 prints one line per epoch.
     random_state : int, RandomState instance or None, default=None
-        Of the first weights, the order of the batches and dropout. None is different
-        every time, whatever the global generators of numpy and torch are set to.
+        Seed of the initial weights, the order of the batches and dropout. None differs
+        on every call, whatever the seeds of the global generators of numpy and torch.
     **net_params : object
         skorch's parameters: ``module__*``, ``optimizer__*``, ``criterion__*``,
         ``callbacks__*``, ``iterator_train__*``, ``iterator_valid__*``, ``dataset__*``,
@@ -128,6 +131,8 @@ class PositiveOutputRegressor(
 
     Attributes
     ----------
+    fitted_ : Fit
+        The source of all attributes below, replaced as a whole.
     module_ : nn.Module
         The product, in the unit of y: what `predict` runs and what to export.
     net_ : ConstrainedNet
@@ -145,9 +150,9 @@ class PositiveOutputRegressor(
         Of the last repair on a domain, by `enforce` or by ``strategy="certified"``;
         None if something else changed the head since.
     loss_curve_ : list of float
-        Training loss with the constraint term, scaled units, one an epoch.
+        Training loss with the constraint term, in scaled units, one per epoch.
     history_ : skorch.history.History
-        One record an epoch, of `net_`, with the columns of `ConstraintHistory`.
+        One record per epoch of `net_`, with the columns of `ConstraintHistory`.
     optimizer_ : torch.optim.Optimizer
         That of `net_`.
     criterion_ : nn.Module
@@ -197,6 +202,7 @@ class PositiveOutputRegressor(
         criterion=torch.nn.MSELoss,
         optimizer=torch.optim.AdamW,
         lr=0.004,
+        lr_schedule="cosine",
         weight_decay="auto",
         max_epochs=100,
         batch_size=128,
@@ -223,6 +229,7 @@ class PositiveOutputRegressor(
         self.criterion = criterion
         self.optimizer = optimizer
         self.lr = lr
+        self.lr_schedule = lr_schedule
         self.weight_decay = weight_decay
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -238,7 +245,23 @@ class PositiveOutputRegressor(
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
-        self._take_net_params(net_params)
+        check_names(net_params, type(self).__name__)
+        self._net_params = dict(net_params)
+
+    module_ = _fitted("ending.model.module")
+    net_ = _fitted("net")
+    strategy_ = _fitted("net.strategy_")
+    multipliers_ = _fitted("multipliers")
+    kkt_ = _fitted("kkt")
+    repair_ = _fitted("ending.repair")
+    certificate_ = _fitted("ending.certificate")
+    loss_curve_ = _fitted("loss_curve")
+    history_ = _fitted("net.history")
+    optimizer_ = _fitted("net.optimizer_")
+    criterion_ = _fitted("net.criterion_")
+    callbacks_ = _fitted("net.callbacks_")
+    n_iter_ = _fitted("n_iter")
+    n_outputs_ = _fitted("n_outputs")
 
     @with_callbacks
     def fit(
@@ -251,7 +274,7 @@ class PositiveOutputRegressor(
         X : array-like of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative; rows of weight 0 are left out, of the guarantee too.
+            Non-negative; rows of weight 0 are left out, also of the guarantee.
 
         Returns
         -------
@@ -260,25 +283,13 @@ class PositiveOutputRegressor(
         Raises
         ------
         ValueError
-            For bad input, or when training diverges. What was fitted before stays.
+            For invalid input, or if training diverges. An earlier fit then stays.
         """
-        task = self._init_callback_context(max_subtasks=self.max_epochs)
-        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-        task.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
-        resume = self.warm_start and self.__sklearn_is_fitted__()
-        with self._all_or_nothing(resume) as fitted:
-            bridge = fitted._bridge(task, self, X=X, y=y, metadata=metadata)
-            data, rows = fitted._train(
-                X, y, sample_weight, self.max_epochs, resume, bridge
-            )
-            fitted._finish(data, rows)
-        task.call_on_fit_task_end(
-            estimator=self,
-            X=X,
-            y=y,
-            metadata=metadata,
-            reconstruction_attributes=lambda: vars(self),
-        )
+        context = self._init_callback_context(max_subtasks=self.max_epochs)
+        with fit_task(self, context, X, y, sample_weight) as task, gradients_on():
+            earlier = getattr(self, "fitted_", None) if self.warm_start else None
+            fit, data = self._train(X, y, sample_weight, self.max_epochs, earlier, task)
+            self.publish(finish(self, fit, data), data)
         return self
 
     def partial_fit(
@@ -298,11 +309,39 @@ class PositiveOutputRegressor(
         """
         if self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True.")
-        resume = self.__sklearn_is_fitted__()
-        with self._all_or_nothing(resume) as fitted:
-            data, rows = fitted._train(X, y, sample_weight, 1, resume)
-            fitted._publish(data, rows)
+        earlier = getattr(self, "fitted_", None)
+        with gradients_on():
+            fit, data = self._train(X, y, sample_weight, 1, earlier)
+        self.publish(replace(fit, kkt=None), data)
         return self
+
+    def _train(
+        self, X, y, sample_weight, epochs: int, earlier: Fit | None, task=None
+    ) -> tuple[Fit, TrainingData]:
+        """Train a new net or a fork of an earlier one; the estimator is not changed."""
+        check_params(self)
+        data = check_training_data(self, X, y, sample_weight, reset=earlier is None)
+        net, rows = start_net(self, data, earlier)
+        callbacks = []
+        # `partial_fit` does not know how many calls follow, so it has no schedule.
+        if task is not None:
+            callbacks = schedule_callbacks(self.lr_schedule, self.callbacks, epochs)
+            callbacks += task.net_callbacks(partial(preview, data))
+        n_iter = train(net, rows, epochs, callbacks)
+        return evaluate(self, net, rows, data, n_iter, earlier), data
+
+    def publish(self, fit: Fit, data: TrainingData) -> None:
+        """Adopt a complete fit in one assignment.
+
+        Parameters
+        ----------
+        fit : Fit
+        data : TrainingData
+            The data of the fit.
+        """
+        # Names of columns of an earlier fit must not outlive it.
+        unseen = {k: v for k, v in vars(self).items() if k not in SEEN}
+        self.__dict__ = {**unseen, **data.seen, "fitted_": fit}
 
     def predict(self, X: ArrayLike) -> NDArray[np.floating]:
         """Predict with `module_`.
@@ -316,140 +355,56 @@ class PositiveOutputRegressor(
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
             In the unit of y, in the dtype of the net.
         """
-        X = self._check_inputs(X)
-        predictions = predict_rows(self.module_, X)
-        return predictions.ravel() if self._y_ndim == 1 else predictions
-
-    def _check_inputs(self, X) -> np.ndarray:
         check_is_fitted(self)
-        return check_inputs(self, X)
+        predictions = predict_rows(self.module_, check_inputs(self, X))
+        return predictions.ravel() if self.fitted_.y_ndim == 1 else predictions
 
-    @contextmanager
-    def _all_or_nothing(self, resume: bool):
-        """Work on a shallow copy, so that a failure leaves what is fitted alone."""
-        undo = self.net_.snapshot() if resume else None
-        grad_enabled = torch.is_grad_enabled()
-        fitted = type(self).__new__(type(self))
-        fitted.__dict__.update(self.__dict__)
-        try:
-            yield fitted
-        except BaseException:
-            torch.set_grad_enabled(grad_enabled)  # Ctrl-C may have cut torch.no_grad
-            if resume:
-                self.net_.restore(undo)
-            raise
-        self.__dict__ = fitted.__dict__
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Get the parameters of the estimator and those of the net.
 
-    def _train(
-        self, X, y, sample_weight, epochs: int, resume: bool, bridge=(), build=new_net
-    ):
-        validate_parameter_constraints(
-            CONSTRAINTS, self.get_params(deep=False), type(self).__name__
-        )
-        self._check_net_params()
-        data = check_training_data(self, X, y, sample_weight, reset=not resume)
-        self._y_ndim, self.n_outputs_ = data.y_ndim, data.y.shape[1]
-        if resume:
-            check_built_in_params(self, self._built_in)
-            rows = continue_net(self, self.net_, data, data.key == self._data_key)
-        else:
-            self.net_, rows = build(self, data, draw_seed(self.random_state))
-            check_repeatable(self.net_, self.random_state)
-            self._built_in = built_in_params(self)
-        self._data_key = data.key
-        self._range = data_range(data.X, self._range if resume else None)
-        self.n_iter_ = run_epochs(self.net_, rows, epochs, bridge)
-        return data, rows
+        Parameters
+        ----------
+        deep : bool, default=True
+            Include the parameters of a strategy instance.
 
-    def _bridge(self, task, estimator, **data) -> list:
-        """Return what tells scikit-learn's callbacks, if there are any, of epochs.
-
-        They know the estimator that `fit` was called on, not the copy that is at work.
+        Returns
+        -------
+        dict
         """
-        if not getattr(self, "_skl_callbacks", None):
-            return []
+        return {**super().get_params(deep=deep), **self._net_params}
 
-        def so_far():
-            self.net_.product_ = make_product(self.net_)
-            return vars(self)
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters of the estimator and of the net.
 
-        return [("sklearn", EpochBridge(estimator, task, so_far, **data))]
+        Parameters
+        ----------
+        **params : object
+            Names as in `get_params`, and any name with a prefix of the net.
 
-    def _publish(self, data, rows):
-        """Set everything but the repair."""
-        multipliers, objective, kkt = evaluate_training_state(self.net_, rows.train)
-        targets = self.net_.targets
-        self.multipliers_ = np.zeros((data.n_samples, self.n_outputs_))
-        self.multipliers_[np.ix_(rows.index, targets.bounded)] = (
-            multipliers * targets.scale[targets.bounded]
-        )
-        self.kkt_, self.repair_, self.certificate_ = None, None, None
-        self._objective, self._kept, self._training = None, None, None
-        self.net_.product_ = make_product(self.net_)
-        return objective, kkt
-
-    def _finish(self, data, rows) -> None:
-        objective, self.kkt_ = self._publish(data, rows)
-        self._warn_of_divergence(objective)
-        if self.strategy_.guarantee != "everywhere":
-            self._finish_head(data)
-        self._training = summarise_training(self, data)
-        if self.repair_ is not None and self.certificate_ is None:
-            before, after = (rows.rmse for rows in self._training)
-            after = np.where(self.repair_.balanced_, after, before)
-            warn_of_error(before, after, self.net_.targets.scale)
-
-    def _finish_head(self, data) -> None:
-        features = feature_source(self.module_, self.net_.head, data.X)
-        self._objective = head_objective(self.net_, data, features)
-        if self.strategy_.guarantee == "domain":
-            self._hold_on_domain(data)
-        elif self.repair is not None:
-            rows = (data.X, data.kept, data.n_samples, data.weight)
-            self._repair(*rows, features)
-
-    def _warn_of_divergence(self, objective: float) -> None:
-        if objective > 10:
-            warnings.warn(
-                f"training diverged, or has hardly begun: the loss ends at "
-                f"{objective:.3g} times the variance of y; lower lr (now {self.lr}), "
-                "raise max_epochs or standardise X.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
-
-    def _hold_on_domain(self, data) -> None:
-        """Repair by intervals alone, which no time limit changes, and certify."""
-        own = self.strategy_
-        domain = make_domain(read_model(self), own.domain, data.X, margin=own.margin)
-        try:
-            if self.repair is not None:
-                self._repair_domain(domain, n_samples=data.n_samples, exchange=False)
-        except UnprovableError as error:
-            warnings.warn(str(error), ConvergenceWarning, stacklevel=4)
-            self._repair(data.X, data.kept, data.n_samples, data.weight)
-        if self.certificate_ is None:
-            self.certificate_ = self.certify(domain, method="crown")
+        Returns
+        -------
+        self
+        """
+        own = {name: value for name, value in params.items() if not is_net_param(name)}
+        super().set_params(**own)
+        net_params = {k: v for k, v in params.items() if k not in own}
+        # A new dict, because a shallow copy may share the present one.
+        self._net_params = {**self._net_params, **net_params}
+        return self
 
     def __sklearn_is_fitted__(self):
-        return hasattr(self, "net_") and hasattr(self.net_, "product_")
+        return hasattr(self, "fitted_")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
+        # scikit-learn's checks then use targets that the default bound allows.
         tags.target_tags.positive_only = True
         return tags
 
-    module_ = property(lambda self: self.net_.product_)
-    strategy_ = property(lambda self: self.net_.strategy_)
-    optimizer_ = property(lambda self: self.net_.optimizer_)
-    criterion_ = property(lambda self: self.net_.criterion_)
-    history_ = property(lambda self: self.net_.history)
-    callbacks_ = property(lambda self: self.net_.callbacks_)
+    # The HTML of an estimator links to its page in the reference.
+    _doc_link_module = "sklpos"
 
     @property
-    def loss_curve_(self):
-        """Training loss of each epoch."""
-        return [
-            float(row["train_loss"]) for row in self.net_.history if "train_loss" in row
-        ]
+    def _doc_link_template(self) -> str:
+        return documentation_template()

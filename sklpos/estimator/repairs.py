@@ -1,186 +1,194 @@
-"""Repairs of a fitted estimator: on rows, on a domain, for a share of a population."""
+"""Endings of a fit, and what `enforce` adds: for rows, a domain or a population."""
 
 from __future__ import annotations
 
-import copy
-from typing import Self
+from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
-from sklpos.estimator.fitted import make_domain, read_model
-from sklpos.repair.head import repaired_product
-from sklpos.repair.provable import provable_product
-from sklpos.repair.shift import shifted_product
-from sklpos.repair.summary import (
-    summarise,
-    summarise_change,
-    warn_of_limits,
-    warn_of_lost_balance,
+from sklpos.certificates.certify import certify
+from sklpos.certificates.domains.named import make_domain
+from sklpos.certificates.domains.shapes import Domain
+from sklpos.estimator.checks import TrainingData
+from sklpos.estimator.endings import (
+    Ending,
+    RepairPlan,
+    hold_on_domain,
+    hold_on_rows,
+    shift_on_rows,
 )
+from sklpos.nets.bounded import BoundedModel
+from sklpos.nets.rows import feature_source
+from sklpos.nets.warnings import warn_user
+from sklpos.repair.head import objective_of_rows
+from sklpos.repair.provable import UnprovableError
+from sklpos.repair.shift import Risk
 
-_METHODS = ("head", "bias")
-
-
-class EnforceMixin:
-    """The repairs after `fit`, and `enforce` for more of them."""
-
-    def enforce(
-        self,
-        X: ArrayLike | None = None,
-        *,
-        domain=None,
-        method: str = "head",
-        risk_level: float | None = None,
-        confidence: float = 0.95,
-        radius: ArrayLike | None = None,
-        categorical=None,
-        margin: float | None = None,
-        time_limit: float = 10.0,
-    ) -> Self:
-        """Repair the head so that predictions obey the bound, in place.
-
-        On the rows of X; or on a whole domain, provably, with the proof in
-        `certificate_`; or for all but a share of a population. Each call starts from
-        the head as trained ("head") or as it is ("bias"). It holds what this call asks
-        for, and the rows that held earlier repairs up; for a promise on all training
-        rows too, pass them stacked. No targets are needed. After `partial_fit` the
-        nearest head is measured on X or a sample of the domain, and without balance.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), optional
-            Rows to protect; the rows of a "hull" or "ball"; with `risk_level`, a
-            holdout, which is none for `certify_risk` afterwards.
-        domain : {"box", "hull", "ball", "all"} or (low, high), optional
-            As in `certify`; unit of X.
-        method : {"head", "bias"}, default="head"
-            The nearest head; or the smallest shift of the bias, which moves every
-            prediction and gives up the mean.
-        risk_level : float, optional
-            With ``method="bias"``: shift until the probability that a new prediction
-            is below the bound is at most this, with `confidence`.
-        confidence : float, default=0.95
-        radius, categorical, margin
-            Of the domain, as in `certify`.
-        time_limit : float, default=10.0
-            Seconds for the repair of a domain: the longer, the nearer the head. What is
-            found by then differs a little from run to run.
-
-        Returns
-        -------
-        self
-            Unchanged if the strategy's guarantee is ``"everywhere"``.
-
-        Raises
-        ------
-        ValueError
-            For a request that is not understood, or where no head does. What was
-            fitted stays.
-        """
-        inputs = None if X is None else self._check_inputs(X)
-        model = read_model(self)
-        _check_request(inputs, domain, method, risk_level)
-        with self._all_or_nothing(resume=True) as repaired:
-            if domain is not None:
-                region = make_domain(model, domain, X, radius, categorical, margin)
-                how = {"method": method, "time_limit": time_limit}
-                repaired._repair_domain(region, inputs, **how)
-            elif self.strategy_.guarantee != "everywhere":
-                if method == "bias":
-                    repaired._shift(inputs, risk_level, confidence)
-                else:
-                    rows = np.arange(len(inputs)), len(inputs)
-                    repaired._repair(inputs, *rows, promise=_rows_given(inputs))
-            if self._training is not None and repaired.repair_ is not None:
-                # the training rows are gone
-                repaired._training = (self._training[0], None)
-        return self
-
-    def _repair(
-        self,
-        X,
-        rows,
-        n_samples: int,
-        weights=None,
-        features=None,
-        promise="the training rows, by the repair",
-    ) -> None:
-        module, repair, margin = repaired_product(
-            self.net_,
-            X,
-            self._objective,
-            features=features,
-            balance=self.balance,
-            weights=weights,
-            kept=self._kept,
-        )
-        balance = self.balance and self._objective is not None
-        warn_of_limits(repair, balance=balance)
-        self.net_.product_, self._kept = module, repair.kept
-        self.repair_ = summarise(repair, margin, rows, n_samples, promise)
-        self.certificate_ = None
-
-    def _repair_domain(self, domain, X=None, *, n_samples: int = 0, **how) -> None:
-        if self.strategy_.guarantee == "everywhere":
-            self.certificate_ = self.certify(domain)
-            return
-        module, found = provable_product(
-            self.net_,
-            domain,
-            self._objective,
-            X=X,
-            kept=self._kept,
-            balance=self.balance,
-            **how,
-        )
-        kept_so_far = self.balance and self._objective is not None
-        if kept_so_far and how.get("method") != "bias":
-            warn_of_lost_balance(found.balanced)
-        n_samples = n_samples if X is None else len(X)
-        self.net_.product_, self.certificate_ = module, found.certificate
-        self.repair_ = summarise_change(
-            found.cost,
-            found.balanced,
-            found.margin,
-            n_samples,
-            found.n_counterexamples,
-            f"any input of {found.certificate.domain_!r}, proved",
-        )
-
-    def _shift(self, X, risk_level, confidence) -> None:
-        module, shift = shifted_product(
-            copy.deepcopy(self.module_),
-            self.net_.head,
-            X,
-            self.net_.targets,
-            risk_level=risk_level,
-            confidence=confidence,
-        )
-        balanced = np.zeros_like(shift, dtype=bool)
-        if self.repair_ is not None:
-            balanced = self.repair_.balanced_ & (shift == 0)
-        self.net_.product_, self.certificate_ = module, None
-        promise = _rows_given(X)
-        if risk_level is not None:
-            share = f"{risk_level:.3g} of a population"
-            promise = f"all but {share}, with confidence {confidence:.3g}"
-        self.repair_ = summarise_change(
-            shift**2, balanced, 0 * shift, len(X), 0, promise
-        )
+METHODS = ("head", "bias")
 
 
-def _rows_given(X) -> str:
-    return f"the {len(X):,} rows that enforce was given last"
+@dataclass(frozen=True, eq=False)
+class Request:
+    """The request of a call of `enforce`.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_samples, n_features) or None
+        Rows to protect, or a holdout.
+    domain : Domain or None
+        Inputs to protect.
+    method : {"head", "bias"}
+    risk : Risk or None
+        With "bias": the share of a population that may be below the bound.
+    time_limit : float
+        Seconds for the repair on a domain.
+    """
+
+    X: NDArray | None = None
+    domain: Domain | None = None
+    method: str = "head"
+    risk: Risk | None = None
+    time_limit: float = 10.0
 
 
-def _check_request(X, domain, method, risk_level) -> None:
-    if X is None and domain is None:
-        raise ValueError("enforce needs X, rows to protect, or domain, such as 'box'.")
-    if method not in _METHODS:
-        raise ValueError(f"method={method!r} is unknown; choose one of {_METHODS}.")
-    if risk_level is not None and (method != "bias" or domain is not None):
-        raise ValueError(
-            f"risk_level={risk_level!r} needs method='bias' and a holdout X, without "
-            "a domain."
-        )
+def finish_head(model: BoundedModel, data: TrainingData, plan: RepairPlan) -> Ending:
+    """End a fit as the guarantee of its strategy asks for.
+
+    Parameters
+    ----------
+    model : BoundedModel
+        As trained; not changed.
+    data : TrainingData
+    plan : RepairPlan
+
+    Returns
+    -------
+    Ending
+    """
+    return _ENDINGS[plan.strategy.guarantee](model, data, plan)
+
+
+def enforce_bound(
+    trained: BoundedModel, now: Ending, plan: RepairPlan, request: Request
+) -> Ending:
+    """Repair a model further, on request.
+
+    Parameters
+    ----------
+    trained : BoundedModel
+        The model as trained, from which method "head" starts.
+    now : Ending
+        The result of earlier repairs, from which method "bias" starts.
+    plan : RepairPlan
+    request : Request
+
+    Returns
+    -------
+    Ending
+
+    Raises
+    ------
+    ValueError
+        If no head does.
+    """
+    return _REPAIRS[plan.strategy.guarantee](trained, now, plan, request)
+
+
+def _certify_alone(
+    trained: BoundedModel, now: Ending, plan: RepairPlan, request: Request
+) -> Ending:
+    """Leave a model alone that obeys the bound by construction."""
+    return now if request.domain is None else _certified(now, request.domain)
+
+
+def _repair_further(
+    trained: BoundedModel, now: Ending, plan: RepairPlan, request: Request
+) -> Ending:
+    if request.domain is not None:
+        return _enforce_on_domain(trained, now, plan, request)
+    promise = f"the {len(request.X):,} rows that enforce was given last"
+    if request.method == "bias":
+        return shift_on_rows(now, request.X, request.risk, promise=promise)
+    # From the head as trained: repairs of repairs would drift away from it.
+    return hold_on_rows(replace(now, model=trained), request.X, plan, promise=promise)
+
+
+def _keep_head(model: BoundedModel, data: TrainingData, plan: RepairPlan) -> Ending:
+    """End a fit whose model obeys the bound by construction."""
+    return Ending(model)
+
+
+def _finish_on_rows(
+    model: BoundedModel, data: TrainingData, plan: RepairPlan
+) -> Ending:
+    features = feature_source(model.module, model.head, data.X)
+    trained = Ending(model, objective=objective_of_rows(model, features, data))
+    if not plan.repair:
+        return trained
+    return hold_on_rows(
+        trained,
+        data.X,
+        plan,
+        numbers=data.kept,
+        n_samples=data.n_samples,
+        weights=data.weight,
+        features=features,
+    )
+
+
+def _finish_on_domain(
+    model: BoundedModel, data: TrainingData, plan: RepairPlan
+) -> Ending:
+    """Repair the head on the domain of the strategy, and certify it."""
+    own = plan.strategy
+    domain = make_domain(model, own.domain, X=data.X, margin=own.margin)
+    ending = _finish_on_rows(model, data, replace(plan, repair=False))
+    if plan.repair:
+        # By intervals alone: a time limit would make fits differ from run to run.
+        try:
+            return hold_on_domain(
+                ending, domain, plan, n_samples=data.n_samples, exchange=False
+            )
+        except UnprovableError as error:
+            warn_user(str(error), ConvergenceWarning)
+            ending = _finish_on_rows(model, data, plan)
+    # A complete method could take longer than the training; `certify` offers it.
+    return _certified(ending, domain, method="crown")
+
+
+#: How a fit ends, by the guarantee that its strategy declares.
+_ENDINGS = {
+    "none": _finish_on_rows,
+    "training": _finish_on_rows,
+    "domain": _finish_on_domain,
+    "everywhere": _keep_head,
+}
+
+
+#: What `enforce` does, by the same guarantee.
+_REPAIRS = {
+    "none": _repair_further,
+    "training": _repair_further,
+    "domain": _repair_further,
+    "everywhere": _certify_alone,
+}
+
+
+def _certified(ending: Ending, domain: Domain, **how) -> Ending:
+    return replace(ending, certificate=certify(ending.model, domain, **how))
+
+
+def _enforce_on_domain(
+    trained: BoundedModel, now: Ending, plan: RepairPlan, request: Request
+) -> Ending:
+    start = now if request.method == "bias" else replace(now, model=trained)
+    return hold_on_domain(
+        start,
+        request.domain,
+        plan,
+        X=request.X,
+        n_samples=0 if request.X is None else len(request.X),
+        method=request.method,
+        time_limit=request.time_limit,
+    )

@@ -1,4 +1,4 @@
-"""What can be said of a fitted model, on one page."""
+"""A report on a fitted model, on one page."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike
 
 from sklpos.certificates.certificate import Certificate
 from sklpos.estimator.row_summary import RowSummary, fitted_regressor, summarise_rows
+from sklpos.nets.bounded import as_bounded_model
 from sklpos.nets.head import read_head
 from sklpos.repair import Repair
 from sklpos.training.kkt import KKTResiduals
-from sklpos.training.net import make_product
 
 _LEFT = "style='text-align:left'"
 
@@ -23,7 +23,7 @@ Pair = tuple[RowSummary, RowSummary | None]
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What holds for a fitted model; prints as text, and as HTML in notebooks.
+    """What holds for a fitted model, printed as text, and as HTML in notebooks.
 
     Pairs are a summary of the rows as trained, and one with the repaired head (None
     without a repair).
@@ -31,15 +31,15 @@ class Report:
     Attributes
     ----------
     model_ : str
-        The estimator, with what is not its default.
+        The estimator, with the parameters that are not the defaults.
     lower_bound_ : ndarray of shape (n_outputs,)
         Unit of y.
     guarantee_ : str
-        Of training, before any repair: that of the strategy.
+        The guarantee of the strategy, that is of training before any repair.
     promise_ : str
-        For which inputs no prediction is below the bound.
+        The inputs for which no prediction is below the bound.
     training_ : pair of RowSummary, or None
-        None after `partial_fit`; the second is None, too, after `enforce`.
+        None after `partial_fit`; after `enforce`, the second of them is None.
     rows_ : pair of RowSummary, or None
         Of the rows that the report was asked for.
     kkt_ : KKTResiduals or None
@@ -101,20 +101,20 @@ class Report:
         return "\n".join(blocks)
 
     def _repr_html_(self) -> str:
-        """Return the tables, for notebooks."""
+        """Tables for notebooks."""
         rows = "".join(_as_html(*table) for table in self._tables())
         proof = self.certificate_
-        after = "" if proof is None else proof._repr_html_()
+        after = "" if proof is None else proof.to_html()
         return f"<table>{rows}</table>{after}"
 
 
 def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Report:
-    """Say what holds for a fitted model, and what its repair cost.
+    """Report what holds for a fitted model, and what its repair cost.
 
     Parameters
     ----------
     model : PositiveOutputRegressor, Pipeline or search
-        Fitted; of a search its best estimator counts.
+        Fitted; for a search, its best estimator is used.
     X : array-like of shape (n_samples, n_features), optional
         Further rows to look at, such as a holdout.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs), optional
@@ -143,11 +143,12 @@ def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Rep
     if y is not None and X is None:
         raise ValueError("y needs X, the rows that it belongs to.")
     return Report(
+        # scikit-learn breaks long representations into lines.
         model_=" ".join(repr(regressor).split()),
         lower_bound_=regressor.net_.targets.lower_bound,
         guarantee_=regressor.strategy_.guarantee,
         promise_=_promise(regressor),
-        training_=regressor._training,
+        training_=regressor.fitted_.training,
         rows_=None if X is None else summarise_rows(model, X, y),
         kkt_=regressor.kkt_,
         repair_=regressor.repair_,
@@ -157,6 +158,7 @@ def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Rep
 
 
 def _promise(regressor) -> str:
+    # The strongest promise first.
     if regressor.strategy_.guarantee == "everywhere":
         return "any finite input, by construction"
     if regressor.certificate_:
@@ -166,7 +168,8 @@ def _promise(regressor) -> str:
     infeasible = np.flatnonzero(~regressor.repair_.feasible_)
     if infeasible.size:
         return f"nothing, no head does for outputs {infeasible.tolist()}"
-    repaired = (regressor._training or (None, None))[1]
+    # The predictions themselves have the last word.
+    repaired = (regressor.fitted_.training or (None, None))[1]
     if repaired is not None and repaired.violation_rate > 0:
         return "nothing exact, the repair was lost to rounding"
     return regressor.repair_.promise_
@@ -175,10 +178,9 @@ def _promise(regressor) -> str:
 def _head_change(regressor) -> float | None:
     if regressor.repair_ is None:
         return None
-    name = regressor.net_.head
     now, trained = (
-        read_head(module.get_submodule(name))
-        for module in (regressor.module_, make_product(regressor.net_))
+        read_head(model.module.get_submodule(model.head))
+        for model in (as_bounded_model(regressor), regressor.fitted_.as_trained)
     )
     return float(np.linalg.norm(now - trained) / np.linalg.norm(trained))
 
@@ -211,7 +213,7 @@ def _repair_lines(repair: Repair, head_change: float | None) -> list:
 
 
 def _numbers(values: np.ndarray) -> str:
-    """Write one number an output, to four digits."""
+    """Format one number per output, to four digits."""
     shown = ", ".join(f"{value:.4g}" for value in values[:8])
     return shown + (", ..." if len(values) > 8 else "")
 

@@ -1,4 +1,4 @@
-"""How predictions keep the bound on some rows, as trained and after the repair."""
+"""Violations and errors on some rows, as trained and after the repair."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_array, check_is_fitted
 
+from sklpos.estimator.checks import check_inputs
 from sklpos.estimator.pipelines import take_apart, transform
 from sklpos.metrics import violation_rate
 from sklpos.nets.rows import predict_rows
-from sklpos.training.net import make_product
+
+Pair = tuple[NDArray, NDArray | None]
 
 
 @dataclass(frozen=True, eq=False)
 class RowSummary:
-    """What is to be said of the predictions for some rows.
+    """Summary of the predictions for some rows.
 
     Attributes
     ----------
@@ -24,7 +26,7 @@ class RowSummary:
     violation_rate : float
         Share of the rows with a prediction below the bound.
     max_violation : ndarray of shape (n_outputs,)
-        Largest amount by which one misses it, at least 0. Unit of y.
+        Largest amount by which a prediction misses the bound, at least 0. Unit of y.
     rmse : ndarray of shape (n_outputs,) or None
         Root of the (weighted) mean squared error, unit of y; None without targets.
 
@@ -70,12 +72,13 @@ class RowSummary:
 
 def _root_mean_square(errors: NDArray, weight: NDArray | None) -> NDArray:
     largest = np.abs(errors).max(axis=0)
-    unit = np.where(largest > 0, largest, 1.0)  # so that squares stay finite
+    # In units of the largest error, so that squares stay finite.
+    unit = np.where(largest > 0, largest, 1.0)
     return unit * np.sqrt(np.average((errors / unit) ** 2, axis=0, weights=weight))
 
 
 def fitted_regressor(model) -> tuple[list, object]:
-    """Return the steps before a fitted `PositiveOutputRegressor`, and itself.
+    """Split a model into a fitted `PositiveOutputRegressor` and the steps before it.
 
     Parameters
     ----------
@@ -93,7 +96,7 @@ def fitted_regressor(model) -> tuple[list, object]:
     """
     before, regressor = take_apart(model)
     check_is_fitted(regressor)
-    if not hasattr(regressor, "net_"):
+    if not hasattr(regressor, "fitted_"):
         raise ValueError(
             f"model={model!r} must be a PositiveOutputRegressor, or a Pipeline or a "
             "search of one."
@@ -101,7 +104,7 @@ def fitted_regressor(model) -> tuple[list, object]:
     return before, regressor
 
 
-def predict_twice(model, X: ArrayLike) -> tuple[NDArray, NDArray | None]:
+def predict_twice(model, X: ArrayLike) -> Pair:
     """Predict with the head as trained, and with the repaired one.
 
     Parameters
@@ -114,37 +117,16 @@ def predict_twice(model, X: ArrayLike) -> tuple[NDArray, NDArray | None]:
     -------
     as_trained : ndarray of shape (n_samples, n_outputs)
     repaired : ndarray of shape (n_samples, n_outputs) or None
-        None if nothing was repaired. What is not None, the last one first, is what
-        `predict` returns, as a matrix.
+        None if nothing was repaired. Otherwise, these are what `predict` returns, as a
+        matrix.
     """
     steps, regressor = fitted_regressor(model)
-    return _predict_twice(regressor, regressor._check_inputs(transform(steps, X)))
-
-
-def _predict_twice(regressor, X: NDArray) -> tuple[NDArray, NDArray | None]:
-    now = predict_rows(regressor.module_, X)
-    if regressor.repair_ is None:
+    X = check_inputs(regressor, transform(steps, X))
+    fit = regressor.fitted_
+    now = predict_rows(fit.ending.model.module, X)
+    if fit.ending.repair is None:
         return now, None
-    return predict_rows(make_product(regressor.net_), X), now
-
-
-def summarise_training(regressor, data) -> tuple[RowSummary, RowSummary | None]:
-    """Summarise the predictions for the training rows.
-
-    Parameters
-    ----------
-    regressor : PositiveOutputRegressor
-        Fitted to them.
-    data : TrainingData
-
-    Returns
-    -------
-    as_trained : RowSummary
-    repaired : RowSummary or None
-        None if nothing was repaired.
-    """
-    predictions = _predict_twice(regressor, data.X)
-    return _summarise(predictions, data.lower_bound, data.y, data.weight)
+    return predict_rows(fit.as_trained.module, X), now
 
 
 def summarise_rows(
@@ -179,12 +161,34 @@ def summarise_rows(
                 f"y has shape {y.shape}, but the predictions for X have shape {shape}."
             )
         y = y.reshape(shape)
-    bound = fitted_regressor(model)[1].net_.targets.lower_bound
-    return _summarise(predictions, bound, y)
+    bound = fitted_regressor(model)[1].fitted_.ending.model.lower_bound
+    return summarise_pair(predictions, bound, y)
 
 
-def _summarise(predictions, *given):
-    return tuple(
-        None if rows is None else RowSummary.from_predictions(rows, *given)
+def summarise_pair(
+    predictions: Pair,
+    lower_bound: NDArray,
+    y: NDArray | None = None,
+    weight: NDArray | None = None,
+) -> tuple[RowSummary, RowSummary | None]:
+    """Summarise predictions as trained and repaired.
+
+    Parameters
+    ----------
+    predictions : pair of ndarray of shape (n_samples, n_outputs), or None
+    lower_bound, y, weight
+        As in `RowSummary.from_predictions`.
+
+    Returns
+    -------
+    as_trained : RowSummary
+    repaired : RowSummary or None
+        None without such predictions.
+    """
+    as_trained, repaired = (
+        None
+        if rows is None
+        else RowSummary.from_predictions(rows, lower_bound, y, weight)
         for rows in predictions
     )
+    return as_trained, repaired

@@ -7,6 +7,7 @@ import torch
 from sklearn.model_selection import train_test_split
 
 from sklpos.estimator.checks import TrainingData
+from sklpos.estimator.parameters import net_params_for
 from sklpos.nets.units import TargetScale
 from sklpos.training.randomness import derive_seed
 from sklpos.training.rows import RowDataset, TrainingRows
@@ -31,14 +32,16 @@ def split_rows(
     TrainingRows
     """
     y = targets.standardise(data.y)
-    params = estimator._net_params_for("dataset")
+    params = net_params_for(estimator, "dataset")
     if not estimator.early_stopping:
+        # An index of `...` makes views, where row numbers would copy X.
         return TrainingRows(_rows(data, y, ..., dtype, params), None, data.kept)
     if len(y) < 2:
         raise ValueError("early_stopping=True needs at least 2 samples.")
     train, valid = train_test_split(
         np.arange(len(y)),
         test_size=max(1, int(estimator.validation_fraction * len(y))),
+        # numpy's RandomState takes 32 bits.
         random_state=derive_seed(seed, 3) % 2**32,
     )
     train.sort()

@@ -1,4 +1,4 @@
-"""Layers of torch as nodes of an ONNX graph, without ONNX: names and arrays."""
+"""Layers of torch as nodes of an ONNX graph, written without the package onnx."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from sklpos.nets.modules import has_own_forward
 from sklpos.nets.outputs import BoundedOutput
 
-#: The names of what goes in and what comes out.
-INPUT, OUTPUT = "X", "y"
+#: Names of the input and the output of the graph.
+INPUT = "X"
+OUTPUT = "y"
 
 
 @dataclass(frozen=True)
 class Node:
-    """One operation: its type, the names of what it takes, its options."""
+    """One operation: its type, the names of its inputs and output, its options."""
 
     op_type: str
     inputs: tuple[str, ...]
@@ -30,12 +31,12 @@ class Node:
 
 @dataclass
 class Graph:
-    """A chain of operations, written from the input on.
+    """A chain of operations, in the order of their execution.
 
     Attributes
     ----------
     dtype : numpy dtype
-        Of the input, the output and all floating constants.
+        Dtype of the input, the output and all floating-point constants.
     nodes : list of Node
     constants : dict of str to ndarray
 
@@ -51,22 +52,23 @@ class Graph:
     constants: dict[str, NDArray] = field(default_factory=dict)
 
     def add(self, op_type: str, *inputs: str, **options: Any) -> str:
-        """Append an operation; return the name of its output."""
+        """Append an operation, and name its output."""
         name = f"{op_type}_{len(self.nodes)}"
         self.nodes.append(Node(op_type, inputs, name, options))
         return name
 
     def constant(self, value: Tensor | float) -> str:
-        """Add a constant; return its name."""
+        """Add a constant, and name it."""
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
         name = f"constant_{len(self.constants)}"
+        # Masks stay boolean, as Where needs them.
         kept = np.asarray(array)
         self.constants[name] = kept if kept.dtype == bool else kept.astype(self.dtype)
         return name
 
     @property
     def is_double(self) -> bool:
-        """Whether it computes in float64, in which onnxruntime lacks activations."""
+        """Whether it computes in float64, where onnxruntime lacks some activations."""
         return self.dtype == np.float64
 
 
@@ -85,12 +87,13 @@ def write_graph(net: nn.Sequential) -> Graph:
     Raises
     ------
     ValueError
-        For a layer that is not understood, by its name.
+        If a layer is not understood; the message names it.
     """
     graph = Graph(next(net.parameters()).detach().cpu().numpy().dtype)
     name = INPUT
     for layer in net:
         name = _writer(layer)(graph, name, layer)
+    # Names are given before it is known which operation is the last.
     last = graph.nodes.pop()
     graph.nodes.append(Node(last.op_type, last.inputs, OUTPUT, last.options))
     return graph
@@ -112,11 +115,13 @@ def _linear(graph: Graph, x: str, layer: nn.Linear) -> str:
     inputs = [x, graph.constant(layer.weight)]
     if layer.bias is not None:
         inputs.append(graph.constant(layer.bias))
+    # torch stores the weights as (n_outputs, n_inputs).
     return graph.add("Gemm", *inputs, transB=1)
 
 
 def _batch_norm(graph: Graph, x: str, layer: nn.BatchNorm1d) -> str:
     ones = torch.ones_like(layer.running_mean)
+    # BatchNormalization has no form without scale and shift.
     scale, shift = (layer.weight, layer.bias) if layer.affine else (ones, 0 * ones)
     parts = scale, shift, layer.running_mean, layer.running_var
     constants = [graph.constant(part) for part in parts]
@@ -138,6 +143,7 @@ def _leaky_relu(graph: Graph, x: str, layer: nn.LeakyReLU) -> str:
 def _elu(graph: Graph, x: str, layer: nn.ELU) -> str:
     if not graph.is_double:
         return graph.add("Elu", x, alpha=layer.alpha)
+    # exp of min(x, 0), so that a large x cannot overflow.
     decay = graph.add("Exp", graph.add("Neg", _negative_part(graph, x)))
     below = graph.add("Sub", decay, graph.constant(1.0))
     below = graph.add("Mul", graph.constant(layer.alpha), below)
@@ -154,6 +160,7 @@ def _softplus(graph: Graph, x: str, layer: nn.Softplus) -> str:
 def _softplus_of(graph: Graph, x: str) -> str:
     if not graph.is_double:
         return graph.add("Softplus", x)
+    # max(x, 0) + log(1 + exp(-|x|)), which does not overflow.
     decay = graph.add("Exp", graph.add("Neg", graph.add("Abs", x)))
     rest = graph.add("Log", graph.add("Add", graph.constant(1.0), decay))
     return graph.add("Add", graph.add("Relu", x), rest)
@@ -166,7 +173,10 @@ def _silu(graph: Graph, x: str, layer: nn.SiLU) -> str:
 def _gelu(graph: Graph, x: str, layer: nn.GELU) -> str:
     if not graph.is_double or layer.approximate != "none":
         return graph.add("Gelu", x, approximate=layer.approximate)
-    single, double = 1, 11  # onnx.TensorProto.FLOAT, DOUBLE
+    # onnxruntime has Erf in float32 only. The numbers are FLOAT and DOUBLE of
+    # onnx.TensorProto.
+    single = 1
+    double = 11
     scaled = graph.add("Mul", x, graph.constant(0.5**0.5))
     erf = graph.add("Erf", graph.add("Cast", scaled, to=single))
     share = graph.add("Cast", erf, to=double)
@@ -179,6 +189,7 @@ def _negative_part(graph: Graph, x: str) -> str:
 
 
 def _bounded_output(graph: Graph, z: str, layer: BoundedOutput) -> str:
+    # Where picks a value, so an overflow in a free output is dropped.
     if layer.has_free:
         bounded = graph.constant(layer.bounded)
         value = graph.add("Where", bounded, _OUTPUTS[layer.function](graph, z), z)
@@ -188,11 +199,23 @@ def _bounded_output(graph: Graph, z: str, layer: BoundedOutput) -> str:
     return graph.add("Add", graph.constant(layer.offset), scaled)
 
 
+def _exp_of(graph: Graph, z: str) -> str:
+    return graph.add("Exp", z)
+
+
+def _relu_of(graph: Graph, z: str) -> str:
+    return graph.add("Relu", z)
+
+
+def _square_of(graph: Graph, z: str) -> str:
+    return graph.add("Mul", z, z)
+
+
 _OUTPUTS: dict[str, Callable[[Graph, str], str]] = {
     "softplus": _softplus_of,
-    "exp": lambda graph, z: graph.add("Exp", z),
-    "relu": lambda graph, z: graph.add("Relu", z),
-    "square": lambda graph, z: graph.add("Mul", z, z),
+    "exp": _exp_of,
+    "relu": _relu_of,
+    "square": _square_of,
 }
 
 _WRITERS: dict[type[nn.Module], Callable] = {

@@ -1,4 +1,4 @@
-"""Arrays on their way to torch: tensors of any kind in, arrays it can read out."""
+"""Conversions between tensors and arrays: what users pass in, what torch can read."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-#: What numpy, torch and scikit-learn raise of values that they cannot read.
+#: Errors that numpy, torch and scikit-learn raise for values they cannot read.
 UNREADABLE = (TypeError, ValueError, OverflowError, NotImplementedError)
-_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
+_NUMPY_DTYPES = (torch.float16, torch.float32, torch.float64)
 
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Let every error be a ValueError or TypeError that names the parameter.
+    """Turn every conversion error into one that names the parameter.
 
     Parameters
     ----------
     name : str
-        Put before a message that names neither X nor y nor sample_weight.
+        Put in front of a message that names none of X, y and sample_weight.
+
+    Raises
+    ------
+    ValueError, TypeError
 
     Examples
     --------
@@ -35,9 +39,11 @@ def naming(name: str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
+        # scikit-learn's own messages name the parameter already.
         known = isinstance(error, (TypeError, ValueError))
         if known and re.search(r"\b(X|y|sample_weight)\b", str(error)):
             raise
+        # Callers expect one of these two; torch and numpy raise others as well.
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{name}: {error}") from error
 
@@ -55,8 +61,10 @@ def check_range(X: NDArray, dtype: torch.dtype) -> None:
     ------
     ValueError
     """
+    # A type that is no wider holds nothing that the net's dtype cannot.
     if X.dtype.itemsize <= dtype.itemsize:
         return
+    # Both ends and not abs(), which would copy X.
     if (size := float(max(X.max(), -X.min()))) > torch.finfo(dtype).max:
         name = str(dtype).removeprefix("torch.")
         raise ValueError(
@@ -66,10 +74,10 @@ def check_range(X: NDArray, dtype: torch.dtype) -> None:
 
 
 def without_torch(values: ArrayLike) -> ArrayLike:
-    """Return a tensor as an array, and all else as it is.
+    """Convert a tensor to an array; anything else is returned as it is.
 
-    scikit-learn's validation reads tensors on the CPU, without a gradient, of a dtype
-    that numpy knows; these are no reasons to refuse one.
+    scikit-learn's validation only reads tensors that are on the CPU, have no gradient
+    and have a dtype that numpy knows. This function lifts these restrictions.
 
     Parameters
     ----------
@@ -88,13 +96,14 @@ def without_torch(values: ArrayLike) -> ArrayLike:
     if not isinstance(values, Tensor):
         return values
     values = values.detach().cpu()
-    if values.is_floating_point() and values.dtype not in _OF_NUMPY:
-        values = values.float()  # bfloat16 and the dtypes of 8 bits
+    if values.is_floating_point() and values.dtype not in _NUMPY_DTYPES:
+        # numpy has neither bfloat16 nor the floating dtypes of 8 bits.
+        values = values.float()
     return values.numpy()
 
 
 def for_torch(X: NDArray) -> NDArray:
-    """Return an array that torch reads: writeable, native, of no negative stride.
+    """Make an array readable for torch: writeable, native, without negative strides.
 
     Parameters
     ----------
@@ -103,7 +112,7 @@ def for_torch(X: NDArray) -> NDArray:
     Returns
     -------
     ndarray of shape (n_samples, n_features)
-        X itself where it will do.
+        X itself if torch can read it, otherwise a copy.
 
     Examples
     --------
@@ -111,6 +120,41 @@ def for_torch(X: NDArray) -> NDArray:
     >>> for_torch(np.ones((3, 2), dtype=">f4")[::-1]).dtype.isnative
     True
     """
+    # torch warns of read-only memory, and raises for the other two.
     if X.flags.writeable and X.dtype.isnative and min(X.strides) >= 0:
         return X
     return np.array(X, dtype=X.dtype.newbyteorder("="), order="C")
+
+
+def finite_rows(X: ArrayLike, name: str = "X") -> NDArray:
+    """Validate rows of finite numbers, as a float64 array.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+    name : str, default="X"
+        Name of the parameter in error messages.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features)
+
+    Raises
+    ------
+    ValueError
+        If X has another shape, no rows, NaN or infinity.
+
+    Examples
+    --------
+    >>> finite_rows([[1, 2]])
+    array([[1., 2.]])
+    """
+    with naming(name):
+        rows = np.array(without_torch(X), dtype=np.float64)
+    if rows.ndim != 2 or not rows.size:
+        raise ValueError(
+            f"{name} must have shape (n_samples, n_features); got {rows.shape}."
+        )
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{name} contains NaN or infinity.")
+    return rows

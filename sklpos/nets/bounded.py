@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import singledispatch
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from sklpos.nets.arrays import finite_rows
 from sklpos.nets.rows import predict_rows
 from sklpos.nets.units import InputScale
 
 
+# No __eq__: arrays compare element by element, so the generated one would raise.
 @dataclass(frozen=True, eq=False)
 class BoundedModel:
     """A module in the unit of y, the bounds of its outputs and what comes before it.
@@ -23,8 +25,8 @@ class BoundedModel:
     module : nn.Module
         In eval mode.
     head : str or None
-        Dotted name of its last ``nn.Linear``; None if that is not the output, or is
-        not known.
+        Dotted name of its last ``nn.Linear``; None if that layer is not the output,
+        or is not known.
     lower_bound : ndarray of shape (n_outputs,) or ()
         Unit of y; ``-inf`` leaves an output free.
     scale : ndarray of shape (n_outputs,) or ()
@@ -33,8 +35,8 @@ class BoundedModel:
         The affine scalers before the module.
     input_range : ndarray of shape (2, n_features) or None
         Smallest and largest value of each training feature, as the module takes them.
-    entry : estimator or None
-        What takes the data first and knows their features; None is the module.
+    reader : callable or None
+        Validates rows as the model's own ``predict`` does; None for a bare module.
 
     Examples
     --------
@@ -48,7 +50,21 @@ class BoundedModel:
     scale: NDArray = field(default_factory=lambda: np.array(1.0))
     inputs: InputScale | None = None
     input_range: NDArray | None = None
-    entry: Any = None
+    reader: Callable[[ArrayLike], NDArray] | None = None
+
+    def check_rows(self, X: ArrayLike) -> NDArray:
+        """Validate rows as the model's own ``predict`` does.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            float64.
+        """
+        return finite_rows(X) if self.reader is None else self.reader(X)
 
     def predict(self, X: NDArray) -> NDArray:
         """Predict in the dtype of the module, behind the scalers.
@@ -63,19 +79,22 @@ class BoundedModel:
         ndarray of shape (n_samples, n_outputs)
             float64, unit of y.
         """
+        # Through the scalers themselves: folded into the net they round differently.
         X = X if self.inputs is None else self.inputs.transform(X)
         return predict_rows(self.module, X).astype(np.float64)
 
 
+# Rooms above this one register their models here, so that the core needs neither
+# skorch nor scikit-learn's estimators.
 @singledispatch
 def as_bounded_model(model) -> BoundedModel:
-    """Read a model; each kind of model registers its own reader.
+    """Read a model together with its bounds; each kind of model registers a reader.
 
     Parameters
     ----------
     model : nn.Module, PositiveOutputRegressor, Pipeline or search
-        Fitted. A bare module is in the unit of y, has the lower bound 0, and nothing
-        comes before it.
+        Fitted. A bare module predicts in the unit of y, has the lower bound 0, and no
+        scalers come before it.
 
     Returns
     -------
@@ -84,7 +103,7 @@ def as_bounded_model(model) -> BoundedModel:
     Raises
     ------
     ValueError
-        For anything else.
+        If no reader is registered for the model.
     """
     raise ValueError(
         f"model={model!r} must be an nn.Module, a PositiveOutputRegressor, or a "
@@ -100,3 +119,41 @@ def _(model: nn.Module) -> BoundedModel:
 @as_bounded_model.register
 def _(model: BoundedModel) -> BoundedModel:
     return model
+
+
+def check_lower_bound(lower_bound: ArrayLike, n_outputs: int) -> NDArray:
+    """Validate a bound and expand it to one number per output.
+
+    Parameters
+    ----------
+    lower_bound : float or array-like of shape (n_outputs,)
+        Unit of y; ``-inf`` leaves an output free.
+    n_outputs : int
+
+    Returns
+    -------
+    ndarray of shape (n_outputs,)
+        float64.
+
+    Raises
+    ------
+    ValueError
+        If the bound has NaN, ``inf`` or the wrong length.
+    """
+    try:
+        bound = np.asarray(lower_bound, dtype=np.float64)
+    except (TypeError, ValueError):
+        # What cannot be read gets the message for NaN below.
+        bound = np.array(np.nan)
+    if bound.ndim > 1 or (bound.ndim == 1 and len(bound) != n_outputs):
+        raise ValueError(
+            f"lower_bound={lower_bound!r} has shape {bound.shape}; pass one number, or "
+            f"one for each of the {n_outputs} outputs."
+        )
+    if np.isnan(bound).any() or np.isposinf(bound).any():
+        raise ValueError(
+            f"lower_bound={lower_bound!r} must be a finite number, or -inf for no "
+            "bound; or one of these for each output, in order."
+        )
+    # broadcast_to repeats one number in read-only memory.
+    return np.broadcast_to(bound, (n_outputs,)).copy()

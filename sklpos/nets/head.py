@@ -1,4 +1,4 @@
-"""The head of a module, its last ``nn.Linear``: found, looked into, replaced."""
+"""Find, read, write and replace the head of a module, its last ``nn.Linear``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+# Their outputs are at least 0 for every input.
 _NONNEGATIVE = (
     nn.ReLU,
     nn.ReLU6,
@@ -18,6 +19,7 @@ _NONNEGATIVE = (
     nn.Softplus,
     nn.Softmax,
 )
+# In eval mode they pass on their input.
 _SIGN_PRESERVING = (nn.Identity, nn.Dropout, nn.Flatten)
 
 
@@ -50,8 +52,9 @@ def trace(module: nn.Module, X: Tensor) -> tuple[Tensor, list[Call]]:
     calls: list[Call] = []
     with ExitStack() as hooks:
         for name, layer in module.named_modules():
+            # Containers are left out: their last layer has the same output.
             if not list(layer.children()):
-
+                # A default argument, as a closure would see the last name only.
                 def record(layer, args, output, name=name):
                     if args and isinstance(args[0], Tensor):
                         calls.append(Call(name, layer, args[0], output))
@@ -60,6 +63,7 @@ def trace(module: nn.Module, X: Tensor) -> tuple[Tensor, list[Call]]:
         try:
             output = module.eval()(X)
         except RuntimeError as error:
+            # torch names the shapes of matrices, not the argument that is wrong.
             raise ValueError(
                 f"module cannot take X with {X.shape[1]} features: {error}"
             ) from error
@@ -95,18 +99,20 @@ def find_head(module: nn.Module, X: Tensor, n_outputs: int) -> str:
     Raises
     ------
     ValueError
-        If the module ends in something else, or is of another width.
+        If the module ends in something else, or has another number of outputs.
     """
     output, calls = trace(module, X)
     check_output(output, n_outputs)
+    # The same object, not equal values: an operation after the head must be noticed.
     last = next((call for call in reversed(calls) if call.output is output), None)
     if last is None or type(last.layer) is not nn.Linear:
         ending = "an operation" if last is None else type(last.layer).__name__
         raise ValueError(
             f"module must end in a plain nn.Linear with {n_outputs} outputs, but it "
             f"ends in {ending}; drop what follows the last nn.Linear "
-            "(strategy='activation' puts an activation of its own there)."
+            "(strategy='activation' puts an activation there itself)."
         )
+    # A head that is also a hidden layer would change its own features when repaired.
     if sum(call.layer is last.layer for call in calls) > 1 or last.input.dim() != 2:
         raise ValueError(
             "module must apply its last nn.Linear once, to (n_samples, n_hidden) "
@@ -116,7 +122,7 @@ def find_head(module: nn.Module, X: Tensor, n_outputs: int) -> str:
 
 
 def check_nonnegative_features(module: nn.Module, head: str, X: Tensor) -> None:
-    """Raise ValueError unless what enters the head cannot be negative.
+    """Raise ValueError if the features that enter the head can be negative.
 
     Parameters
     ----------
@@ -130,6 +136,8 @@ def check_nonnegative_features(module: nn.Module, head: str, X: Tensor) -> None:
     """
     _, calls = trace(module, X)
     source = next(call for call in calls if call.name == head).input
+    # Identity and dropout return their very input in eval mode, so several calls may
+    # have the same output; backwards, they come in the right order.
     for call in reversed(calls):
         if call.output is source and isinstance(call.layer, _NONNEGATIVE):
             return
@@ -144,7 +152,7 @@ def check_nonnegative_features(module: nn.Module, head: str, X: Tensor) -> None:
 
 
 def replace_layer(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """Put a layer in the place of another, in place.
+    """Replace a layer of a module, in place.
 
     Parameters
     ----------
@@ -156,7 +164,7 @@ def replace_layer(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     Returns
     -------
     nn.Module
-        The module, or the layer if it replaced the whole module.
+        The module, or the new layer if it replaces the whole module.
     """
     if not name:
         return layer
@@ -167,7 +175,7 @@ def replace_layer(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
 
 @contextmanager
 def head_input(module: nn.Module, head: str) -> Iterator[list[Tensor]]:
-    """Collect what enters the head while the context is open.
+    """Collect the features that enter the head while the context is open.
 
     Parameters
     ----------
@@ -178,7 +186,7 @@ def head_input(module: nn.Module, head: str) -> Iterator[list[Tensor]]:
     Yields
     ------
     list of torch.Tensor of shape (batch, n_hidden)
-        Grows by one tensor a forward pass.
+        Grows by one tensor per forward pass.
     """
     seen: list[Tensor] = []
     hook = module.get_submodule(head).register_forward_pre_hook(
@@ -191,7 +199,7 @@ def head_input(module: nn.Module, head: str) -> Iterator[list[Tensor]]:
 
 
 def read_head(head: nn.Linear) -> NDArray:
-    """Return the weights of a head, and its bias last if it has one.
+    """Read the weights of a head, with the bias as last column if it has one.
 
     Parameters
     ----------
@@ -203,13 +211,14 @@ def read_head(head: nn.Linear) -> NDArray:
         float64.
     """
     parts = [head.weight] if head.bias is None else [head.weight, head.bias]
+    # To the CPU before float64, which some accelerators do not have.
     parts = [part.detach().cpu().double().reshape(len(part), -1) for part in parts]
     return torch.cat(parts, dim=1).numpy()
 
 
 @torch.no_grad()
 def write_head(head: nn.Linear, coef: NDArray) -> None:
-    """Set the weights of a head, and its bias, in place.
+    """Set the weights and the bias of a head, in place.
 
     Parameters
     ----------

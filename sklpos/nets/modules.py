@@ -1,4 +1,4 @@
-"""Networks of the package: its MLP, and a module behind an output activation."""
+"""The package's own network, and how modules are built and taken apart."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class MLP(nn.Module):
     hidden_layer_sizes : int or iterable of int, default=(100,)
         Width of each hidden layer; ``()`` is a linear model.
     activation : str or callable, default="relu"
-        A name of `ACTIVATIONS`, or a callable that returns an ``nn.Module``.
+        A key of `ACTIVATIONS`, or a callable that returns an ``nn.Module``.
     dropout : float, default=0.0
         Probability of dropping a hidden unit.
     bias : bool, default=True
@@ -95,7 +95,7 @@ def make_module(module, n_features_in: int, n_outputs: int, **kwargs) -> nn.Modu
     Parameters
     ----------
     module : callable
-        Receives ``n_features_in`` and ``n_outputs`` if its signature has them.
+        Called with ``n_features_in`` and ``n_outputs`` if its signature has them.
     n_features_in, n_outputs : int
         Sizes of the data.
     **kwargs : object
@@ -108,18 +108,20 @@ def make_module(module, n_features_in: int, n_outputs: int, **kwargs) -> nn.Modu
     Raises
     ------
     TypeError
-        If it returns something else, or the arguments do not fit.
+        If the callable returns something else or does not accept the arguments.
     """
     signature = inspect.signature(module)
     for name, size in (("n_features_in", n_features_in), ("n_outputs", n_outputs)):
         if name in signature.parameters:
+            # A size that the user passes as module__... wins.
             kwargs.setdefault(name, size)
+    # Bound before the call: a TypeError from inside the constructor is another error.
     try:
         signature.bind(**kwargs)
     except TypeError as error:
         raise TypeError(
-            f"module={module!r} {error}; its arguments are n_features_in, n_outputs "
-            "and what is passed as module__name=value."
+            f"module={module!r} {error}; it is called with n_features_in, n_outputs "
+            "and the parameters passed as module__name=value."
         ) from error
     made = module(**kwargs)
     if not isinstance(made, nn.Module):
@@ -131,14 +133,15 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def has_own_forward(module: nn.Module) -> bool:
-    """Whether a module computes something else than its type does: a hook, say."""
+    """Whether a module may compute something other than its type does."""
+    # An instance may have a forward assigned to it; hooks can replace input and output.
     return "forward" in vars(module) or any(getattr(module, hook) for hook in _HOOKS)
 
 
 def layers_of(module: nn.Module, name: str = "") -> Iterator[tuple[nn.Module, str]]:
-    """Take nested ``nn.Sequential`` and `MLP` apart, in the order they are called.
+    """Take nested ``nn.Sequential`` and `MLP` apart, in the order of their calls.
 
-    Types count exactly, and one with a hook is not taken apart.
+    Subclasses and modules with a hook are not taken apart.
 
     Parameters
     ----------
@@ -151,8 +154,9 @@ def layers_of(module: nn.Module, name: str = "") -> Iterator[tuple[nn.Module, st
     layer : nn.Module
     name : str
     """
+    # An exact type, as the forward of a subclass may call its children differently.
     if type(module) in (nn.Sequential, MLP) and not has_own_forward(module):
-        # not named_children(), which skips a layer that is used twice
+        # named_children() skips the second use of a layer that is used twice.
         for child_name, child in module._modules.items():
             yield from layers_of(child, f"{name}.{child_name}".lstrip("."))
     else:

@@ -9,19 +9,24 @@ from torch import Tensor, nn
 
 
 def _inverse_softplus(value: Tensor) -> Tensor:
+    # log(exp(value) - 1) without overflow for large values, and precise for small ones.
     return value + torch.log(-torch.expm1(-value))
+
+
+def _same(value: Tensor) -> Tensor:
+    return value
 
 
 OUTPUT_ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
     "softplus": (nn.functional.softplus, _inverse_softplus),
     "exp": (torch.exp, torch.log),
-    "relu": (torch.relu, lambda value: value),
+    "relu": (torch.relu, _same),
     "square": (torch.square, torch.sqrt),
 }
 
 
 def output_activation(name: str) -> tuple[Callable, Callable]:
-    """Return an output activation and its inverse.
+    """Look up an output activation and its inverse.
 
     Parameters
     ----------
@@ -34,7 +39,7 @@ def output_activation(name: str) -> tuple[Callable, Callable]:
     Raises
     ------
     ValueError
-        For another name.
+        If the name is unknown.
     """
     if name not in OUTPUT_ACTIVATIONS:
         raise ValueError(
@@ -56,23 +61,27 @@ class BoundedOutput(nn.Module):
     function : {"softplus", "exp", "relu", "square"}
         The activation.
     lower_bound : torch.Tensor of shape (n_outputs,)
-        Bound, in the unit of the output.
+        Unit of the output; ``-inf`` leaves an output free.
     """
 
     def __init__(self, module: nn.Module, function: str, lower_bound: Tensor):
         super().__init__()
+        # An unknown name raises here, not in the first forward pass.
         output_activation(function)
         self.module = module
         self.function = function
         self.register_buffer("bounded", torch.isfinite(lower_bound))
-        self.has_free = not bool(self.bounded.all())  # torch.export needs a plain bool
+        # A plain bool: torch.export cannot branch on the value of a tensor.
+        self.has_free = not bool(self.bounded.all())
         self.register_buffer("offset", torch.where(self.bounded, lower_bound, 0.0))
         self.register_buffer("scale", torch.ones_like(lower_bound))
 
     def forward(self, X: Tensor) -> Tensor:  # noqa: D102
         z = self.module(X)
         act, _ = output_activation(self.function)
-        if self.has_free:  # exp of a free output may overflow
+        if self.has_free:
+            # Masked before act as well: exp of a free output may overflow, and where()
+            # would pass its gradient on as 0 * inf = NaN.
             bounded = torch.where(self.bounded, z, 0.0)
             return self.offset + self.scale * torch.where(self.bounded, act(bounded), z)
         return self.offset + self.scale * act(z)

@@ -11,7 +11,7 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def check_device(device) -> torch.device:
-    """Return a device that works here; ``"auto"`` takes an accelerator if there is one.
+    """Validate a device; ``"auto"`` is an accelerator if there is one, else the CPU.
 
     Parameters
     ----------
@@ -20,6 +20,11 @@ def check_device(device) -> torch.device:
     Returns
     -------
     torch.device
+
+    Raises
+    ------
+    ValueError
+        If the device cannot be used on this machine.
     """
     if device == "auto":
         usable = {
@@ -29,6 +34,7 @@ def check_device(device) -> torch.device:
         return torch.device(next((name for name, ok in usable.items() if ok), "cpu"))
     try:
         made = torch.device(device)
+        # The name of a device that is missing is accepted; a tensor on it is not.
         torch.empty(1, device=made).cpu()
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise ValueError(
@@ -39,12 +45,12 @@ def check_device(device) -> torch.device:
 
 
 def check_dtype(dtype, X: np.ndarray, device: torch.device) -> torch.dtype:
-    """Return the dtype to compute in, if it can hold X.
+    """Choose the dtype to compute in, and check that it can hold X.
 
     Parameters
     ----------
     dtype : {"auto", "float32", "float64"}
-        ``"auto"`` follows X on the CPU and is float32 on an accelerator.
+        ``"auto"`` is the dtype of X on the CPU, and float32 on an accelerator.
     X : ndarray
     device : torch.device
 
@@ -53,6 +59,7 @@ def check_dtype(dtype, X: np.ndarray, device: torch.device) -> torch.dtype:
     torch.dtype
     """
     if dtype == "auto":
+        # Accelerators are slow in float64, and MPS does not have it.
         on_cpu = device.type == "cpu"
         dtype = "float64" if on_cpu and X.dtype == np.float64 else "float32"
     check_range(X, _DTYPES[dtype])

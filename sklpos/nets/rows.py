@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from sklpos.nets.head import head_input
 
-_ROWS = 4096  # rows of one forward pass
+# Rows per forward pass.
+_CHUNK = 4096
+# Bytes of features that are kept in memory between the rounds of a repair.
+_MAX_CACHE = 2**25
+# Rows near the bound that are predicted one by one.
+_MAX_SINGLES = 256
 
 
-_CACHED = 2**25  # bytes of features held in memory between the rounds of a repair
+class RowChunks(Protocol):
+    """Rows in chunks, the same in each iteration; ``len`` is the number of rows."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[NDArray]: ...
 
 
-_SINGLES = 256
-
-
-def predict_rows(module: nn.Module, X: np.ndarray, rows: int = _ROWS) -> np.ndarray:
-    """Return the outputs of a module, computed in its own dtype.
+def predict_rows(module: nn.Module, X: np.ndarray, rows: int = _CHUNK) -> np.ndarray:
+    """Predict rows in the dtype of the module, chunk by chunk.
 
     Parameters
     ----------
     module : nn.Module
     X : ndarray of shape (n_samples, n_features)
     rows : int
-        Rows of one forward pass.
+        Rows per forward pass.
 
     Returns
     -------
@@ -37,7 +47,8 @@ def predict_rows(module: nn.Module, X: np.ndarray, rows: int = _ROWS) -> np.ndar
     first = _outputs(module, X[:rows])
     if len(X) <= rows:
         return first
-    # filled at once: to keep the parts would leave holes in the heap, of all features
+    # One array, allocated beforehand: a list of parts would keep the memory of the
+    # features between them from being reused.
     predictions = np.empty((len(X), first.shape[1]), first.dtype)
     predictions[:rows] = first
     for start in range(rows, len(X), rows):
@@ -47,63 +58,98 @@ def predict_rows(module: nn.Module, X: np.ndarray, rows: int = _ROWS) -> np.ndar
 
 
 def _outputs(module, X) -> np.ndarray:
+    # The module's own dtype and device: a guarantee is about what it really predicts.
     weight = next(module.parameters())
     with torch.inference_mode():
         inputs = torch.as_tensor(X, dtype=weight.dtype, device=weight.device)
         return module(inputs).cpu().numpy()
 
 
-def _hidden(module, head: str, X) -> Iterator[np.ndarray]:
+def chunks_of(rows: NDArray | RowChunks) -> Iterator[NDArray]:
+    """Iterate over rows once, chunk by chunk.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_samples, n_features) or RowChunks
+
+    Yields
+    ------
+    ndarray of shape (n_rows, n_features)
+    """
+    if not isinstance(rows, np.ndarray):
+        yield from rows
+        return
+    for start in range(0, len(rows), _CHUNK):
+        yield rows[start : start + _CHUNK]
+
+
+def _hidden(module, head: str, rows) -> Iterator[np.ndarray]:
     with head_input(module, head) as seen:
-        for start in range(0, len(X), _ROWS):
-            _outputs(module, X[start : start + _ROWS])
+        for chunk in chunks_of(rows):
+            _outputs(module, chunk)
+            # Popped, so that one chunk is held at a time.
             yield seen.pop().cpu().numpy()
 
 
 def _features(hidden: np.ndarray, has_bias: bool) -> np.ndarray:
     n_rows, width = hidden.shape
+    # The bias is the weight of a last feature that is always 1.
     features = np.ones((n_rows, width + has_bias))
     features[:, :width] = hidden
     return features
 
 
-def feature_source(module, head: str, X) -> Callable[[], Iterator[np.ndarray]]:
-    """Return a function that goes through the head's features, in chunks.
+def feature_source(
+    module: nn.Module, head: str, rows: NDArray | RowChunks
+) -> Callable[[], Iterator[np.ndarray]]:
+    """Make a function that iterates over the head's features in chunks.
 
     Parameters
     ----------
     module : nn.Module
     head : str
         Dotted name of the head.
-    X : ndarray of shape (n_samples, n_features)
+    rows : ndarray of shape (n_samples, n_features) or RowChunks
 
     Returns
     -------
     callable
         Returns an iterator over float64 arrays (rows, n_hidden), with a last column of
-        ones if the head has a bias. Kept in memory, in the module's dtype, if few.
+        ones if the head has a bias. Small sets of features are kept in memory, in the
+        dtype of the module; others are computed anew in each iteration.
     """
     linear = module.get_submodule(head)
-    has_bias, row = linear.bias is not None, linear.weight[:1]
-    if len(X) * row.numel() * row.element_size() <= _CACHED:
-        held = list(_hidden(module, head, X))
+    has_bias = linear.bias is not None
+    row = linear.weight[:1]
+    if len(rows) * row.numel() * row.element_size() <= _MAX_CACHE:
+        held = list(_hidden(module, head, rows))
         return lambda: (_features(hidden, has_bias) for hidden in held)
-    return lambda: (_features(part, has_bias) for part in _hidden(module, head, X))
+    return lambda: (_features(part, has_bias) for part in _hidden(module, head, rows))
 
 
-def rounding_margin(module, X, features, coef, targets) -> np.ndarray:
-    """Bound the rounding of predictions: by magnitude, and in float32 by some rows.
+def rounding_margin(
+    module: nn.Module,
+    rows: NDArray | RowChunks,
+    features: Callable[[], Iterator[np.ndarray]],
+    coef: NDArray,
+    *,
+    lower_bound: NDArray,
+    scale: NDArray,
+) -> NDArray:
+    """Bound the rounding of predictions: by their size, and in float32 by measuring.
 
     Parameters
     ----------
     module : nn.Module
-    X : ndarray of shape (n_samples, n_features)
+    rows : ndarray of shape (n_samples, n_features) or RowChunks
     features : callable
-        Of X, see `feature_source`.
+        Iterates over the features of the rows, see `feature_source`.
     coef : ndarray of shape (n_outputs, d1)
         The head.
-    targets : TargetScale
-        Predictions will be at least of the size of its bound.
+    lower_bound : ndarray of shape (n_outputs,)
+        Predictions near it have its size at least. Unit of y.
+    scale : ndarray of shape (n_outputs,)
+        Unit of y.
 
     Returns
     -------
@@ -112,35 +158,65 @@ def rounding_margin(module, X, features, coef, targets) -> np.ndarray:
     """
     dtype = next(module.parameters()).dtype
     sizes = [np.max(np.abs(part) @ np.abs(coef).T, axis=0) for part in features()]
-    sizes.append(np.where(targets.bounded, np.abs(targets.lower_bound), 0))
+    # Infinite where an output is free, which has no bound to fall below.
+    sizes.append(np.where(np.isfinite(lower_bound), np.abs(lower_bound), 0))
     rounding = 8 * torch.finfo(dtype).eps * np.max(sizes, axis=0)
-    margin = 1e-9 * targets.scale + rounding
+    # 1e-9 standard deviations keep float64 predictions off the bound; float32 needs
+    # more.
+    margin = 1e-9 * scale + rounding
     if dtype != torch.float64:
+        # Hidden layers round as well, which the size of the last sum does not show;
+        # on the CPU, as some accelerators have no float64.
         exact = copy.deepcopy(module).cpu().double()
-        some = X[:: -(-len(X) // _ROWS)]
+        some = _spread(rows)
         rounding = np.abs(_outputs(module, some) - _outputs(exact, some))
+        # The factor is for the rows that were not measured.
         margin = margin + 4 * rounding.max(axis=0)
     return margin
 
 
-def obeys(module, X, bound, margin) -> bool:
-    """Whether all predictions obey the bound, in large batches and row by row.
+def _spread(rows) -> NDArray:
+    """Evenly spaced rows, as many as one forward pass takes."""
+    step = math.ceil(len(rows) / _CHUNK)
+    if isinstance(rows, np.ndarray):
+        return rows[::step]
+    start = 0
+    parts = []
+    for chunk in rows:
+        # The first multiple of step in this chunk is -start % step rows in.
+        parts.append(chunk[-start % step :: step])
+        start += len(chunk)
+    return np.concatenate(parts)
+
+
+def obeys(
+    module: nn.Module, rows: NDArray | RowChunks, bound: NDArray, margin: NDArray
+) -> bool:
+    """Whether all predictions obey the bound, both in large batches and row by row.
 
     Parameters
     ----------
     module : nn.Module
-    X : ndarray of shape (n_samples, n_features)
+    rows : ndarray of shape (n_samples, n_features) or RowChunks
     bound : ndarray of shape (n_outputs,)
         In the unit of y.
     margin : ndarray of shape (n_outputs,)
-        Rows within 8 margins of the bound are predicted alone, too.
+        Rows within 8 margins of the bound are also predicted one by one.
 
     Returns
     -------
     bool
     """
-    predictions = predict_rows(module, X)
-    if not (predictions >= bound).all():  # NaN does not obey
-        return False
-    near = np.flatnonzero((predictions < bound + 8 * margin).any(axis=1))[:_SINGLES]
-    return not near.size or not (predict_rows(module, X[near], rows=1) < bound).any()
+    left = _MAX_SINGLES
+    for chunk in chunks_of(rows):
+        predictions = _outputs(module, chunk)
+        # Written so that NaN does not obey.
+        if not (predictions >= bound).all():
+            return False
+        # Matrix products sum in another order for one row than for many, so a row near
+        # the bound may obey it in a batch and not alone.
+        near = np.flatnonzero((predictions < bound + 8 * margin).any(axis=1))[:left]
+        if near.size and (predict_rows(module, chunk[near], rows=1) < bound).any():
+            return False
+        left -= len(near)
+    return True

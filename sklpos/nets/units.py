@@ -1,4 +1,4 @@
-"""Affine units of inputs and targets, folded into the first and the last layer."""
+"""Affine scaling of inputs and targets, folded into the first and the last layer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, eq=False)
 class TargetScale:
-    """Per-output shift and scale of the targets, with the bound.
+    """Shift and scale of the targets, and the bound, per output.
 
     Attributes
     ----------
     shift : ndarray of shape (n_outputs,)
-        Weighted mean of y; 0 where the head has no bias to carry it. Unit of y.
+        Weighted mean of y; 0 if the head has no bias to hold it. Unit of y.
     scale : ndarray of shape (n_outputs,)
         Weighted root mean square of ``y - shift``; 1 where that is 0. Unit of y.
     lower_bound : ndarray of shape (n_outputs,)
@@ -38,7 +38,7 @@ class TargetScale:
 
     @classmethod
     def from_data(cls, y, weight, lower_bound, *, shifted=True, scaled=True):
-        """Measure the scaling.
+        """Compute shift and scale from targets.
 
         Parameters
         ----------
@@ -56,15 +56,18 @@ class TargetScale:
         TargetScale
         """
         n_outputs = y.shape[1]
-        shift, scale = np.zeros(n_outputs), np.ones(n_outputs)
+        shift = np.zeros(n_outputs)
+        scale = np.ones(n_outputs)
         if scaled:
             largest = np.abs(y).max(axis=0)
-            unit = np.where(largest > 0, largest, 1.0)  # so that squares stay finite
+            # Divided by the largest value, so that no square overflows or underflows.
+            unit = np.where(largest > 0, largest, 1.0)
             share = weight / weight.sum()
             if shifted:
                 shift = unit * (share @ (y / unit))
             deviation = np.sqrt(share @ ((y / unit - shift / unit) ** 2))
-            rounding = 4 * np.finfo(np.float64).eps  # of a constant's own mean
+            # The mean of a constant is rounded: what is left is not a scale.
+            rounding = 4 * np.finfo(np.float64).eps
             scale = np.where(deviation > rounding, deviation * unit, 1.0)
         return cls(shift, scale, lower_bound)
 
@@ -75,9 +78,11 @@ class TargetScale:
         ----------
         y : ndarray of shape (n_samples, n_outputs)
         dtype : torch.dtype
-            What the net computes in.
+            Dtype that the net computes in.
         """
-        limit, smallest = min(1e150, torch.finfo(dtype).max / 1e3), self.scale.min()
+        # Squares of 1e150 still fit into float64, in which the scale is computed.
+        limit = min(1e150, torch.finfo(dtype).max / 1e3)
+        smallest = self.scale.min()
         if np.abs(y).max() > limit or smallest < 1 / limit:
             raise ValueError(
                 f"y has a size of {np.abs(y).max():.3g} and a standard deviation of "
@@ -91,11 +96,14 @@ class TargetScale:
         Parameters
         ----------
         dtype : torch.dtype
-            What the net computes in.
+            Dtype that the net computes in.
         """
-        limit, bound = torch.finfo(dtype).max / 1e3, self.lower_bound
+        limit = torch.finfo(dtype).max / 1e3
+        bound = self.lower_bound
+        # An overflow to infinity is one of the cases that are looked for.
         with np.errstate(over="ignore"):
             far = (np.abs(self.bound) > limit**0.5) | (np.abs(bound) > limit)
+        # A free output has the bound -inf, which is meant to be far away.
         if (far := far & self.bounded).any():
             raise ValueError(
                 f"lower_bound={np.unique(bound[far]).tolist()} is too far from y for "
@@ -109,9 +117,11 @@ class TargetScale:
         return self.standardise(self.lower_bound)
 
     def bound_for(self, like: torch.Tensor) -> torch.Tensor:
-        """Return the bound in the dtype of a tensor, rounded up, never below it."""
-        exact = torch.as_tensor(self.lower_bound)  # some devices have no float64
+        """Bound in the dtype and on the device of a tensor, rounded up."""
+        # On the CPU until the end, as some devices have no float64.
+        exact = torch.as_tensor(self.lower_bound)
         bound = exact.to(like.dtype)
+        # A bound that is rounded down would let a head fall below the exact one.
         above = torch.nextafter(bound, torch.full_like(bound, torch.inf))
         bound = torch.where(bound.to(exact.dtype) < exact, above, bound)
         return bound.to(like.device)
@@ -122,7 +132,7 @@ class TargetScale:
         return np.isfinite(self.lower_bound)
 
     def standardise(self, y: np.ndarray) -> np.ndarray:
-        """Return ``(y - shift) / scale``."""
+        """Compute ``(y - shift) / scale``."""
         return (y - self.shift) / self.scale
 
     def fold(self, head: nn.Linear) -> None:
@@ -144,7 +154,7 @@ class TargetScale:
 
 @dataclass(frozen=True, eq=False)
 class InputScale:
-    """``x -> gain * x + offset``, feature by feature: what some scalers amount to.
+    """``x -> gain * x + offset`` per feature: the effect of a chain of affine scalers.
 
     Attributes
     ----------
@@ -154,7 +164,7 @@ class InputScale:
     offset_size : ndarray of shape (n_features,)
         Sum of the absolute terms that make the offset.
     steps : tuple of transformer
-        The scalers, first one first; they take and return arrays.
+        The scalers in the order of their use; they take and return arrays.
 
     Examples
     --------
@@ -171,7 +181,7 @@ class InputScale:
 
     @classmethod
     def identity(cls, n_features: int) -> InputScale:
-        """Scale nothing.
+        """Make a scale that changes nothing.
 
         Parameters
         ----------
@@ -184,7 +194,7 @@ class InputScale:
         return cls(np.ones(n_features), *np.zeros((2, n_features)))
 
     def transform(self, X: NDArray) -> NDArray:
-        """Scale rows with the scalers themselves, rounding and all.
+        """Scale rows with the scalers themselves, including their rounding.
 
         Parameters
         ----------
@@ -195,13 +205,14 @@ class InputScale:
         ndarray of shape (n_samples, n_features)
         """
         for step in self.steps:
-            X = np.asarray(step.transform(X.copy()))  # a scaler may work in place
+            # A scaler with copy=False works in place.
+            X = np.asarray(step.transform(X.copy()))
         return X
 
     def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the linear layer that does the scaling, too.
+        """Fold the scaling into a linear layer.
 
-        ``weight @ (gain * x + offset) + bias``, in terms of x.
+        The result is ``weight @ (gain * x + offset) + bias`` as a layer of x.
 
         Parameters
         ----------
@@ -216,7 +227,7 @@ class InputScale:
         return weight * gain, bias + weight @ offset
 
     def range_before(self, low: NDArray, high: NDArray) -> tuple[NDArray, NDArray]:
-        """Return a range of scaled features in the unit before, rounded outwards.
+        """Undo the scaling of a range of features, rounded outwards.
 
         Parameters
         ----------
@@ -226,7 +237,9 @@ class InputScale:
         -------
         low, high : ndarray of shape (n_features,)
         """
+        # A negative gain swaps the ends.
         ends = np.sort([(end - self.offset) / self.gain for end in (low, high)], axis=0)
+        # Relative to the terms and not to their sum, in which they may cancel.
         size = np.abs(ends) + np.abs(self.offset_size / self.gain)
         rounding = 4 * np.finfo(np.float64).eps * len(self.steps) * size
         return ends[0] - rounding[0], ends[1] + rounding[1]

@@ -1,4 +1,4 @@
-"""Pictures of a fit and of a search, in the manner of scikit-learn's displays."""
+"""Plots of a fit and of a search, in the style of scikit-learn's displays."""
 
 from sklpos.plotting.comparison import StrategyComparisonDisplay
 from sklpos.plotting.history import ConstraintHistoryDisplay

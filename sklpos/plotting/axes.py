@@ -1,21 +1,27 @@
-"""What the displays share: where to draw, and in which colours."""
+"""Axes, colours and line styles that the displays share."""
 
 from __future__ import annotations
 
-# Okabe & Ito (2008): told apart by all kinds of colour vision, and in grey.
-BLUE, VERMILLION, ORANGE = "#0072B2", "#D55E00", "#E69F00"
-GREEN, SKY, PURPLE = "#009E73", "#56B4E9", "#CC79A7"
-BLACK, GREY = "#000000", "#888888"
+# The palette of Okabe & Ito (2008), which can be told apart with any kind of colour
+# vision, and in grey.
+BLUE = "#0072B2"
+VERMILLION = "#D55E00"
+ORANGE = "#E69F00"
+GREEN = "#009E73"
+SKY = "#56B4E9"
+PURPLE = "#CC79A7"
+BLACK = "#000000"
+GREY = "#888888"
 
 
 def get_axes(ax=None, figsize: tuple[float, float] = (6.4, 4.4)):
-    """Return the axes to draw on, new ones if there are none.
+    """Choose the axes to draw on: the given ones, or those of a new figure.
 
     Parameters
     ----------
     ax : matplotlib Axes, optional
     figsize : tuple of float
-        Of a new figure, in inches.
+        Size of a new figure, in inches.
 
     Returns
     -------
@@ -24,8 +30,9 @@ def get_axes(ax=None, figsize: tuple[float, float] = (6.4, 4.4)):
     Raises
     ------
     ImportError
-        Without matplotlib.
+        If matplotlib is not installed.
     """
+    # Imported here, as matplotlib is an optional dependency.
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
@@ -39,12 +46,12 @@ def get_axes(ax=None, figsize: tuple[float, float] = (6.4, 4.4)):
 
 
 def style(given: dict, **defaults) -> dict:
-    """Return the look of a line: what is given, under any of its names, wins.
+    """Combine the defaults of a line with the user's options, which win.
 
     Parameters
     ----------
     given : dict
-        For ``Axes.plot``; aliases such as ``lw`` are understood.
+        Options of ``Axes.plot``; aliases such as ``lw`` are understood.
     **defaults : object
 
     Returns
@@ -54,21 +61,22 @@ def style(given: dict, **defaults) -> dict:
     from matplotlib.cbook import normalize_kwargs
     from matplotlib.lines import Line2D
 
+    # matplotlib raises if it gets both an option and its alias.
     looks = [normalize_kwargs(look, Line2D) for look in (defaults, given)]
     return {**looks[0], **looks[1]}
 
 
 def draw_bound(ax, lower_bound: float, *, vertical: bool = False) -> None:
-    """Draw the bound, and shade what lies below it up to the limit of the axes.
+    """Draw the bound, and shade the area below it up to the limit of the axes.
 
     Parameters
     ----------
     ax : matplotlib Axes
-        With its limits as they shall stay.
+        Its limits are kept.
     lower_bound : float
         Unit of y; nothing is drawn for ``-inf``.
     vertical : bool, default=False
-        Whether predictions run along x.
+        Whether the predictions are on the x axis.
     """
     low, high = ax.get_xlim() if vertical else ax.get_ylim()
     if not low < lower_bound < high:
@@ -76,4 +84,5 @@ def draw_bound(ax, lower_bound: float, *, vertical: bool = False) -> None:
     line, span = (ax.axvline, ax.axvspan) if vertical else (ax.axhline, ax.axhspan)
     line(lower_bound, color=BLACK, lw=0.8, zorder=1)
     span(low, lower_bound, color=VERMILLION, alpha=0.08, lw=0, zorder=0)
+    # Spans make matplotlib recompute the limits.
     (ax.set_xlim if vertical else ax.set_ylim)(low, high)

@@ -1,4 +1,4 @@
-"""The candidates of a search: error against violation."""
+"""The candidates of a search, by error and violation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sklpos.plotting.axes import (
     style,
 )
 
-# Shape and colour both tell: strategies differ in either.
+# Strategies differ in shape and in colour, so that either is enough to read the plot.
 _LOOKS = [
     ("o", BLUE),
     ("s", VERMILLION),
@@ -37,11 +37,11 @@ _LOOKS = [
 
 
 class StrategyComparisonDisplay:
-    """Error against violation on held-out rows, a point a candidate of a search.
+    """Error against violation on held-out rows, with one point per candidate.
 
-    The feasible set, where `best_feasible` chooses, is shaded.
+    The feasible set, from which `best_feasible` chooses, is shaded.
 
-    Make one by `from_estimator` or `from_cv_results`.
+    Create one with `from_estimator` or `from_cv_results`.
 
     Parameters
     ----------
@@ -54,14 +54,14 @@ class StrategyComparisonDisplay:
     best_index : int, optional
         The candidate that was chosen.
     labels : tuple of str
-        What is along the axes: the names of error and violation.
+        Names of the error and the violation, for the labels of the axes.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
     points_ : dict of matplotlib Line2D
-        Those of each strategy.
+        The points of each strategy.
     best_ : matplotlib Line2D or None
 
     Examples
@@ -102,11 +102,11 @@ class StrategyComparisonDisplay:
 
         Parameters
         ----------
-        search : GridSearchCV or like it
-            Fitted; with scorers of error and violation, such as
+        search : GridSearchCV or another search
+            Fitted, with scorers of error and violation, such as
             `sklpos.metrics.SCORERS`.
         **options : object
-            Those of `from_cv_results`.
+            Options of `from_cv_results`.
 
         Returns
         -------
@@ -135,16 +135,16 @@ class StrategyComparisonDisplay:
         cv_results : dict
             As ``cv_results_`` of a search.
         score : str, default="rmse"
-            Name of the scorer of the error, negated.
+            Name of the scorer of the negated error.
         violation : str, default="violation_rate"
-            Name of the scorer of the violation, negated.
+            Name of the scorer of the negated violation.
         tolerance : float, default=0.0
             Violation that still counts as feasible, as in `best_feasible`.
         best_index : int, optional
             The candidate to mark.
         ax : matplotlib Axes, optional
         **kwargs : object
-            For the points.
+            Options of the points.
 
         Returns
         -------
@@ -158,6 +158,7 @@ class StrategyComparisonDisplay:
         names = [_strategy(candidate) for candidate in cv_results["params"]]
         display = cls(
             names,
+            # Scorers are negated, as a search maximises them.
             -mean_score(cv_results, score),
             -mean_score(cv_results, violation),
             tolerance=tolerance,
@@ -167,14 +168,14 @@ class StrategyComparisonDisplay:
         return display.plot(ax, **kwargs)
 
     def plot(self, ax=None, **kwargs) -> StrategyComparisonDisplay:
-        """Draw.
+        """Draw the candidates.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            By default that of a new figure.
+            By default the axes of a new figure.
         **kwargs : object
-            For the points.
+            Options of the points.
 
         Returns
         -------
@@ -183,6 +184,7 @@ class StrategyComparisonDisplay:
         self.ax_ = get_axes(ax, figsize=(7.2, 4.4))
         self.figure_ = self.ax_.figure
         self.points_ = {}
+        # One call per strategy, so that the legend has one entry for each.
         for number, name in enumerate(dict.fromkeys(self.names)):
             mine = [other == name for other in self.names]
             marker, color = _LOOKS[number % len(_LOOKS)]
@@ -205,6 +207,7 @@ class StrategyComparisonDisplay:
     def _shade(self) -> None:
         """Shade the feasible set; it has a width even at tolerance 0."""
         finite = self.violation[np.isfinite(self.violation)]
+        # Any width will do if no candidate violates its bound.
         widest = max(finite.max(initial=0.0), self.tolerance) or 1.0
         low = -0.06 * widest
         self.ax_.axvspan(low, self.tolerance, color=GREEN, alpha=0.12, lw=0, zorder=0)
@@ -228,7 +231,8 @@ class StrategyComparisonDisplay:
 
 
 def _strategy(candidate: dict) -> str:
-    """Return the name of a candidate's strategy, or its parameters if it has none."""
+    """Name of a candidate's strategy, or its parameters if it has none."""
+    # In a pipeline or another wrapper, the name has a prefix.
     for name, value in candidate.items():
         if name.split("__")[-1] == "strategy":
             return value if isinstance(value, str) else type(value).__name__

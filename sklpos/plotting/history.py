@@ -1,4 +1,4 @@
-"""How a fit went: the objective against the constraint."""
+"""The course of a fit: objective, violation, multipliers and alpha."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sklpos.plotting.axes import (
     style,
 )
 
-# Column of the history, label, colour; one tuple a panel.
+# Column of the history, label, colour and line style of each line, by panel.
 _PANELS = {
     "objective": [
         ("objective", "training", BLUE, "-"),
@@ -34,21 +34,22 @@ _PANELS = {
     ],
     "alpha": [("alpha", "", BLUE, "-")],
 }
-_LINEAR_BELOW = 1e-3  # so that a violation of 0 is on the logarithmic axis, too
+# The axis is linear below, so that a violation of 0 has a place on it.
+_LINEAR_BELOW = 1e-3
 
 
 class ConstraintHistoryDisplay:
     """Objective, violation, multipliers and alpha over the epochs, in four panels.
 
-    Everything is in scaled units (standard deviations of y), as the batches saw it
-    while the weights moved, before any repair.
+    Everything is in scaled units (standard deviations of y), measured on the batches
+    during training, before any repair.
 
-    Make one by `from_estimator` or `from_history`.
+    Create one with `from_estimator` or `from_history`.
 
     Parameters
     ----------
     history : list of dict
-        One dictionary an epoch, with the columns of `ConstraintHistory`.
+        One dictionary per epoch, with the columns of `ConstraintHistory`.
 
     Attributes
     ----------
@@ -110,12 +111,12 @@ class ConstraintHistoryDisplay:
         return cls(history).plot(ax, **kwargs)
 
     def plot(self, ax=None, **kwargs) -> ConstraintHistoryDisplay:
-        """Draw.
+        """Draw the four panels.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Divided into the four panels; by default that of a new figure.
+            Divided into the four panels; by default the axes of a new figure.
         **kwargs : object
             For the lines.
 
@@ -126,13 +127,14 @@ class ConstraintHistoryDisplay:
         Raises
         ------
         ValueError
-            If `ax` stands alone, outside of a grid.
+            If `ax` is not part of a grid of subplots.
         """
         self.ax_ = get_axes(ax, figsize=(7.2, 5.0))
         self.figure_ = self.ax_.figure
         place = self.ax_.get_subplotspec()
         if place is None:
             raise ValueError("ax must be a subplot, which can be divided into panels.")
+        # Only the frame is divided; its own ticks would lie behind the panels.
         self.ax_.set_axis_off()
         grid = place.subgridspec(2, 2)
         self.axes_ = {}
@@ -147,6 +149,7 @@ class ConstraintHistoryDisplay:
 
     def _draw(self, panel, columns, **kwargs) -> None:
         for name, label, color, line in columns:
+            # Not every epoch has every column: held-out losses need a validation split.
             epochs = [e for e, row in enumerate(self.history, 1) if name in row]
             values = [row[name] for row in self.history if name in row]
             if values:
@@ -159,7 +162,8 @@ class ConstraintHistoryDisplay:
 
 
 def _scale(axes: dict) -> None:
-    """Logarithmic where values span decades; a violation may be 0."""
+    """Make axes logarithmic where values span decades."""
+    # A violation may be 0, which a plain logarithm cannot show.
     axes["violation"].set_yscale("symlog", linthresh=_LINEAR_BELOW)
     axes["violation"].set_ylim(bottom=0)
     for name in ("objective", "alpha"):

@@ -12,9 +12,9 @@ _KINDS = ("sorted", "actual_vs_predicted")
 
 
 class PositivityDisplay:
-    """Predictions of one output around its bound; those below it are marked.
+    """Predictions of one output around its bound, with those below it marked.
 
-    Make one by `from_estimator` or `from_predictions`.
+    Create one with `from_estimator` or `from_predictions`.
 
     Parameters
     ----------
@@ -23,14 +23,14 @@ class PositivityDisplay:
     y_before : ndarray of shape (n_samples,), optional
         Predictions before the repair of the head.
     lower_bound : float, default=0.0
-        Same unit as y.
+        Unit of y.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
     points_, before_, below_ : matplotlib Line2D or None
-        The predictions; those before the repair; those that are below the bound.
+        The predictions, the ones before the repair, and those below the bound.
 
     Examples
     --------
@@ -67,7 +67,7 @@ class PositivityDisplay:
         ax=None,
         **kwargs,
     ) -> PositivityDisplay:
-        """Predict, with the head as trained and as repaired, and draw.
+        """Predict with the head as trained and as repaired, and draw both.
 
         Parameters
         ----------
@@ -121,7 +121,7 @@ class PositivityDisplay:
         y_before : array-like of shape (n_samples,), optional
             Other predictions to compare with, such as those before a repair.
         lower_bound : float, default=0.0
-            Same unit as y.
+            Unit of y.
         kind : {"sorted", "actual_vs_predicted"}, optional
             See `plot`.
         ax : matplotlib Axes, optional
@@ -135,7 +135,7 @@ class PositivityDisplay:
         Raises
         ------
         ValueError
-            If the arrays do not have one value a row each.
+            If the arrays do not have one value per row.
         """
         columns = {"y_pred": y_pred, "y_true": y_true, "y_before": y_before}
         for name, values in columns.items():
@@ -148,15 +148,15 @@ class PositivityDisplay:
         return cls(**columns, lower_bound=lower_bound).plot(ax, kind=kind, **kwargs)
 
     def plot(self, ax=None, *, kind: str | None = None, **kwargs) -> PositivityDisplay:
-        """Draw.
+        """Draw the predictions.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            By default that of a new figure.
+            By default the axes of a new figure.
         kind : {"sorted", "actual_vs_predicted"}, optional
-            Predictions in the order of the ones before the repair; or the targets
-            against them. By default the second if there are targets.
+            Predictions in the order of those before the repair, or the targets against
+            the predictions. By default the latter if there are targets.
         **kwargs : object
             For the points.
 
@@ -167,7 +167,7 @@ class PositivityDisplay:
         Raises
         ------
         ValueError
-            For another kind, or where targets are needed and there are none.
+            If the kind is unknown, or needs targets and there are none.
         """
         kind = kind or ("sorted" if self.y_true is None else "actual_vs_predicted")
         if kind not in _KINDS:
@@ -178,6 +178,7 @@ class PositivityDisplay:
         self.figure_ = self.ax_.figure
         place = self._by_rank() if kind == "sorted" else self._by_target()
         self._draw(place, **kwargs)
+        # After the points, which set the limits that the shading fills.
         draw_bound(self.ax_, self.lower_bound, vertical=kind != "sorted")
         self.ax_.legend(edgecolor="none", fontsize="small")
         self.ax_.spines[["top", "right"]].set_visible(False)
@@ -185,6 +186,7 @@ class PositivityDisplay:
 
     def _by_rank(self):
         first = self.y_pred if self.y_before is None else self.y_before
+        # The order of an argsort is the rank of each row.
         rank = np.argsort(np.argsort(first, kind="stable"), kind="stable")
         self.ax_.set(xlabel="rows, in order of prediction", ylabel="prediction")
         return lambda values, rows: (rank[rows], values[rows])
@@ -199,6 +201,7 @@ class PositivityDisplay:
             return self.ax_.plot(*place(values, rows), marker, **look)[0]
 
         rows = np.arange(len(self.y_pred))
+        # Negated, so that NaN counts as below the bound.
         below = rows[~(self.y_pred >= self.lower_bound)]
         alone = self.y_before is None
         count = self._count(self.y_pred)

@@ -1,32 +1,36 @@
-"""A head that shall obey the bound on a domain: what is given, and what is proved."""
+"""A head that must obey the bound on a domain: what is given, and what is proved."""
 
 from __future__ import annotations
 
+import copy
 import time
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from sklpos.certificates.bounds.features import feature_bounds
 from sklpos.certificates.bounds.network import read_network
 from sklpos.certificates.certificate import Certificate
-from sklpos.certificates.certify import predict_exactly
 from sklpos.certificates.domains.regions import Region
 from sklpos.certificates.domains.shapes import All, Domain
-from sklpos.certificates.goal import Goal
-from sklpos.certificates.proof import Proof
+from sklpos.certificates.methods import run
+from sklpos.certificates.proof import Goal, Proof
 from sklpos.certificates.search.attack import local_minima
+from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.head import read_head, write_head
 from sklpos.nets.rows import feature_source, obeys, rounding_margin
 from sklpos.repair.nearest import HeadObjective
 from sklpos.repair.robust import lifted_head
 
-_MOST_POINTS = 32  # counterexamples taken in at a time
-_SAMPLE = 1000  # inputs that stand for unknown training rows
+# Counterexamples added per round.
+_MAX_NEW_POINTS = 32
+# Inputs that stand for unknown training rows.
+_SAMPLE = 1000
+# Relative rounding of a lifted head: a product and a sum, with a reserve.
 _ROUNDING = 4 * np.finfo(np.float64).eps
 
 
@@ -46,7 +50,7 @@ class ProvableHead:
     margin : ndarray of shape (n_outputs,)
         Distance kept from the bound, unit of y.
     n_counterexamples : int
-        Points that the exchange method took in.
+        Points that the exchange method added.
     """
 
     coef: NDArray
@@ -63,33 +67,34 @@ class DomainTask:
 
     Parameters
     ----------
-    net : ConstrainedNet
-    module : nn.Module
-        Its product; the head is changed in place.
+    model : BoundedModel
+        Copied: the head of the copy is changed in place.
     domain : Domain
     given : HeadObjective or None
         Of the training rows, if they are known.
     X : ndarray of shape (n_samples, n_features) or None
-        Rows that shall obey the bound, too.
+        Rows that must obey the bound as well.
     kept : ndarray of shape (n_kept, d1) or None
         Features of more such rows.
     balance : bool
     """
 
-    net: object
-    module: nn.Module
+    model: BoundedModel
     domain: Domain
-    given: HeadObjective | None
-    X: NDArray | None
-    kept: NDArray | None
-    balance: bool
+    given: HeadObjective | None = None
+    X: NDArray | None = None
+    kept: NDArray | None = None
+    balance: bool = False
 
     def __post_init__(self):
         self.begun = time.monotonic()
-        self.head = self.module.get_submodule(self.net.head)
+        self.module = copy.deepcopy(self.model.module)
+        self.model = replace(self.model, module=self.module)
+        self.head = self.module.get_submodule(self.model.head)
         self.start = read_head(self.head)
         self.has_bias = self.head.bias is not None
-        self.bound, self.scale = self.net.targets.lower_bound, self.net.targets.scale
+        self.bound = np.broadcast_to(self.model.lower_bound, len(self.start))
+        self.scale = np.broadcast_to(self.model.scale, len(self.start))
         network = read_network(self.module)
         self.domain.check_features(network.n_features)
         self.region = self.domain.region()
@@ -101,11 +106,16 @@ class DomainTask:
         if self.given is not None:
             return self.given
         rows = self._sample() if self.X is None else self.X
-        chunks = feature_source(self.module, self.net.head, rows)()
+        chunks = self.features_of(rows)()
         return HeadObjective.from_rows(chunks, has_bias=self.has_bias)
+
+    def features_of(self, rows: NDArray) -> Callable[[], Iterator[NDArray]]:
+        """Make a function that iterates over the head's features of rows, in chunks."""
+        return feature_source(self.module, self.model.head, rows)
 
     def _sample(self) -> NDArray:
         one = torch.ones_like(self.region.low)
+        # Nothing can be drawn evenly from all inputs, so [-1, 1] stands for them.
         infinite = isinstance(self.domain, All)
         region = Region(-one, one) if infinite else self.region
         points = region.sample(_SAMPLE, torch.Generator().manual_seed(0))
@@ -113,35 +123,37 @@ class DomainTask:
 
     @cached_property
     def rows(self) -> NDArray:
-        """Features of the rows that shall obey the bound, (n_rows, d1)."""
+        """Features of the rows that must obey the bound, (n_rows, d1)."""
         parts = [self.start[:0] if self.kept is None else self.kept]
         if self.X is not None:
-            parts += feature_source(self.module, self.net.head, self.X)()
+            parts += self.features_of(self.X)()
         return np.vstack(parts)
 
     @cached_property
     def margin(self) -> NDArray:
-        """What rounding may cost, and a little more, (n_outputs,)."""
+        """Distance from the bound that covers rounding, (n_outputs,)."""
         margin = 1e-9 * self.scale
         if self.X is not None:
-            rows = feature_source(self.module, self.net.head, self.X)
-            start = self.start
-            margin = rounding_margin(self.module, self.X, rows, start, self.net.targets)
+            margin = rounding_margin(
+                self.module,
+                self.X,
+                self.features_of(self.X),
+                self.start,
+                lower_bound=self.bound,
+                scale=self.scale,
+            )
         if isinstance(self.domain, All):
             return margin
+        # Twice the rounding of the present head, as the one to come is not known yet.
         return margin + 2 * self.prove(self.start).slack.max(axis=0)
 
     def prove_present(
         self, method="auto", *, deadline=np.inf, seed=0, tolerance=None, to_bound=False
     ) -> Proof:
-        """Prove what a method can of the head that is in place, see `Goal`."""
+        """Prove as much of the head in place as a method can, see `Goal`."""
         goal = Goal(self.bound, self.scale, tolerance, deadline, seed, to_bound)
-        predict = partial(predict_exactly, self.module)
-        proof = Proof(predict, read_network(self.module), self.domain, goal)
-        if isinstance(self.domain, All):
-            proof.everywhere()
-        else:
-            proof.run(method)
+        proof = Proof(self.model.predict, read_network(self.module), self.domain, goal)
+        run(proof, method)
         return proof
 
     def can_hold(self, coef: NDArray) -> bool:
@@ -149,12 +161,12 @@ class DomainTask:
         return bool((np.abs(coef) <= torch.finfo(self.head.weight.dtype).max).all())
 
     def prove(self, coef: NDArray) -> Proof:
-        """Put a head in place, and prove what is cheap."""
+        """Put a head in place, and prove what CROWN can, which is cheap."""
         write_head(self.head, coef)
         return self.prove_present("crown")
 
     def low_points(self, wanted: NDArray, *, seed: int = 0) -> NDArray:
-        """Search for inputs of the domain predicted below `wanted`, the worst of them.
+        """Search the domain for inputs predicted below `wanted`, and take the worst.
 
         Returns
         -------
@@ -163,18 +175,19 @@ class DomainTask:
         network = read_network(self.module)
         points, values = local_minima(network, self.region, seed=seed)
         missing = torch.as_tensor(wanted)[:, None] - values
-        worst = missing.flatten().topk(min(_MOST_POINTS, missing.numel()))
+        worst = missing.flatten().topk(min(_MAX_NEW_POINTS, missing.numel()))
         return points.flatten(0, 2)[worst.indices[worst.values > 0]].numpy()
 
     def lift(self, coef, lowest, required) -> tuple[NDArray, NDArray]:
-        """Raise heads, and with them what is proved of the domain, to what is required.
+        """Raise heads, and their proved minima on the domain, to what is required.
 
-        The rows count as the domain does. Without a bias, nothing can be raised.
+        The minima include the rows. Without a bias, nothing can be raised.
         """
         if not self.has_bias:
             return coef, lowest
         least = np.minimum(lowest, (self.rows @ coef.T).min(axis=0, initial=np.inf))
-        coef, lowest = coef.copy(), lowest.copy()
+        coef = coef.copy()
+        lowest = lowest.copy()
         for j in np.flatnonzero((least < required) & np.isfinite(least)):
             how = required[j] - least[j], least[j], self._constant(j, required[j])
             coef[j] = lifted_head(coef[j], *how)
@@ -182,18 +195,18 @@ class DomainTask:
         return coef, lowest
 
     def _constant(self, j: int, required: float) -> float | None:
-        """Mean that an output keeps, if there is one that can be kept."""
+        """Mean that an output keeps, if it has one that obeys the bound."""
         if not self.balance or self.objective.mean_target is None:
             return None
         mean = self.objective.mean_target[j]
         return mean if mean >= required else None
 
     def size(self, cost: NDArray) -> float:
-        """Return a cost of all outputs together, without unit."""
+        """Cost of all outputs together, without unit."""
         return float(np.sum(cost / self.scale**2))
 
     def distance(self, one: NDArray, other: NDArray) -> NDArray:
-        """Bound how far two heads' predictions are apart, rounding of `lift` included.
+        """Bound the distance of two heads' predictions, rounding of `lift` included.
 
         Returns
         -------
@@ -204,8 +217,9 @@ class DomainTask:
         return (np.abs(one - other) + _ROUNDING * np.abs(other)) @ reach
 
     def finish(self, proof: Proof, margin, n_found: int = 0) -> ProvableHead | None:
-        """Return the head that is in place, if it is proved and the rows obey."""
-        certificate, coef = proof.certificate(self.begun), read_head(self.head)
+        """Describe the head in place if it is proved and the rows obey, else None."""
+        certificate = proof.certificate(self.begun)
+        coef = read_head(self.head)
         if not certificate or not self._rows_obey(coef, margin):
             return None
         change = coef - self.start
@@ -219,6 +233,7 @@ class DomainTask:
         )
 
     def _rows_obey(self, coef: NDArray, margin) -> bool:
+        # Of kept rows only the features are known, so their predictions are float64.
         if ((self.rows @ coef.T).min(axis=0, initial=np.inf) < self.bound).any():
             return False
         return self.X is None or obeys(self.module, self.X, self.bound, margin)

@@ -40,15 +40,17 @@ from sklpos.repair.programme import HeadProgramme
 
 Rows = Callable[[], Iterable[NDArray]]
 
-#: Variance of the jitter of a feature, in units of its own. Without it, a head with
-#: as many weights as there are rows can be near on these, and far off on all others.
+#: Variance of the jitter of a feature, in units of its own. Without it, a head with as
+#: many weights as rows can be near on these and far off on all others: on such data it
+#: raised the test R2 from .229 to .676, on real data it cost .001.
 JITTER = 0.03
-RIDGE = 1e-8  # of features without a variance, in units of the mean squared feature
+# For features without a variance, in units of the mean squared feature.
+RIDGE = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
 class HeadObjective:
-    """What a repair must know of the training rows, whatever their number.
+    """What a repair must know of the training rows; its size does not depend on them.
 
     Attributes
     ----------
@@ -89,7 +91,10 @@ class HeadObjective:
         has_bias : bool, default=True
             Whether the last feature is the constant 1.
         """
-        gram, features, total, start = 0.0, 0.0, 0.0, 0
+        gram = 0.0
+        features = 0.0
+        total = 0.0
+        start = 0
         for chunk in chunks:
             stop = start + len(chunk)
             weight = np.ones(len(chunk))
@@ -97,13 +102,15 @@ class HeadObjective:
                 weight = np.asarray(weights[start:stop], dtype=np.float64)
             gram = gram + (chunk.T * weight) @ chunk
             features = features + weight @ chunk
-            total, start = total + weight.sum(), stop
+            total = total + weight.sum()
+            start = stop
         if targets is not None:
             targets = np.average(targets, axis=0, weights=weights)
         return cls(gram / total, features / total, targets, has_bias)
 
     def mean_square(self, heads: NDArray) -> NDArray:
-        """Return the mean squared prediction, for heads of shape (n_outputs, d1)."""
+        """Mean squared prediction of heads of shape (n_outputs, d1)."""
+        # Rounding can make the form of a tiny head negative.
         return np.maximum(np.sum(heads @ self.gram * heads, axis=1), 0.0)
 
     @property
@@ -111,7 +118,7 @@ class HeadObjective:
         """Matrix of the squared distance of two heads: how differently they predict.
 
         A mean over the rows, with features that also vary a little on their own, as
-        those of other rows do: what regularises a least squares problem as a ridge.
+        those of other rows do; it regularises like the ridge of least squares.
         Positive definite, of shape (d1, d1).
         """
         variance = np.maximum(np.diag(self.gram) - self.mean_features**2, 0.0)
@@ -197,7 +204,7 @@ def nearest_feasible_head(
     objective : HeadObjective
         The distance between heads, and the balance.
     rows : callable returning an iterable of float64 ndarray of shape (b, d1)
-        The features to hold the bound on, in row order. Called once a round.
+        The features to hold the bound on, in row order. Called once per round.
     lower_bound : array-like of shape (n_outputs,)
         In the unit of y; `-inf` leaves an output free of the bound, not of the balance.
     margin : array-like of shape (n_outputs,)
@@ -206,18 +213,18 @@ def nearest_feasible_head(
     scale : array-like of shape (n_outputs,)
         Unit of each output. All tolerances are relative to it.
     balance : bool, default=True
-        Whether the mean prediction shall equal the mean target. Dropped for an output
-        where no feasible head can, see `HeadRepair.balanced`.
+        Whether to keep the mean prediction at the mean target. Dropped for an output
+        for which no feasible head can, see `HeadRepair.balanced`.
     weights : array-like of shape (n_samples,), optional
         Positive weights of `rows`, used for the unit of the multipliers only.
     kept : ndarray of shape (m, d1), optional
-        Features of more rows to hold the bound on, as `HeadRepair.kept`. They have the
-        mean weight.
+        Features of more rows to hold the bound on, as `HeadRepair.kept`. Each counts
+        with the mean weight.
 
     Notes
     -----
-    With a bias there is always a feasible head. Without, a bound of at most 0 leaves
-    the zero head as last resort, and a positive one may be out of reach.
+    With a bias there is always a feasible head. Without one, a bound of at most 0
+    leaves the zero head as a last resort, and a positive bound may be out of reach.
     """
     coef = np.asarray(coef, dtype=np.float64)
     kept = np.empty((0, coef.shape[1])) if kept is None else kept
@@ -238,9 +245,11 @@ def nearest_feasible_head(
         )
         for j in range(len(coef))
     ]
-    n_rounds, pending = 0, programmes
+    n_rounds = 0
+    pending = programmes
     while pending:
         n_rounds += 1
+        # One pass serves all outputs: the features are what is expensive.
         n_rows = _offer_rows(pending, chain([kept], rows()), first=-len(kept))
         pending = [programme for programme in pending if not programme.advance()]
     share = np.ones(n_rows) if weights is None else np.asarray(weights)
@@ -254,7 +263,7 @@ def _whitener(metric: NDArray) -> NDArray:
 
 
 def _offer_rows(programmes, chunks, first):
-    """Show all rows to all programmes in one pass; return the number of rows."""
+    """Show all rows to all programmes in one pass, and count them."""
     heads = np.array([programme.head for programme in programmes])
     for chunk in chunks:
         predictions = chunk @ heads.T
@@ -273,6 +282,7 @@ def _in_unit_of_y(programmes, coef, objective, scale, share, kept, n_rounds):
     values = [p.multipliers[a] for p, a in zip(programmes, active, strict=True)]
     features = [p.features[a] for p, a in zip(programmes, active, strict=True)]
     return HeadRepair(
+        # The scale must not round what has not changed.
         coef=np.where(head == start, coef, head * scale[:, None]),
         cuts=tuple(cuts),
         multipliers=tuple(

@@ -2,64 +2,117 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog, nnls
 
+# More cuts per round mean fewer passes over the rows, but larger problems for `nnls`.
 CUTS_PER_ROUND = 64
-# In units of the scale: an accepted violation, and that of a linear programme.
+# Accepted violation in scales, below the smallest margin of 1e-9 scales.
 TOLERANCE = 2e-10
+# The same for the solution of a linear programme, which is far less accurate.
 LINPROG_TOLERANCE = 1e-6
-# Relative: a direction of less is rounding noise; a head that is farther away would
-# live on the rounding noise of collinear features.
+# Relative size below which a direction is nothing but rounding.
 NOISE = 1e-12
+# A head that is farther away than this, in scales, would rely on the rounding errors
+# of collinear features.
 REACH = 1e4
+
+
+class Outcome(Enum):
+    """What kind of head a stage finds."""
+
+    NEAREST = "the nearest feasible head"
+    FEASIBLE = "a feasible head, as a last resort"
+    INFEASIBLE = "the head with the least violation, as none is feasible"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One way to find a head for the present cuts.
+
+    Attributes
+    ----------
+    find : callable
+        Takes the target; returns a head, or None if it finds none.
+    target : float or None
+        Mean prediction to keep, in scales; None gives up the balance.
+    outcome : Outcome
+    """
+
+    find: Callable[[float | None], NDArray | None]
+    target: float | None
+    outcome: Outcome
 
 
 class HeadProgramme:
     """The quadratic programme of one output, in units of its scale.
 
-    `stages` are the ways to find a head for the present cuts, best first, each with the
-    target of the balance or None. One that finds none, or misses its own cuts by
-    rounding, gives way to the next.
+    `stages` are the ways to find a head, best first. A stage that finds none, or misses
+    its own cuts by rounding, gives way to the next.
     """
 
     def __init__(self, start, objective, whitener, *, lower_bound, margin, target):
-        self.start, self.head = start, start
-        self.mean_features, self.whitener = objective.mean_features, whitener
-        self.margin, self.tolerance = margin, TOLERANCE
+        self.start = start
+        self.head = start
+        self.mean_features = objective.mean_features
+        self.whitener = whitener
+        self.margin = margin
+        self.tolerance = TOLERANCE
         self.required = lower_bound + margin
-        self.allowance = 0.0  # how far below `required` a last resort may stay
-        self.rows, self.features = np.empty(0, int), np.empty((0, len(start)))
+        # How far below `required` a last resort may stay.
+        self.allowance = 0.0
+        self.rows = np.empty(0, int)
+        self.features = np.empty((0, len(start)))
         self.offers = np.empty(0), self.rows, self.features
         self.stages = self._stages(objective.has_bias, target, lower_bound)
         self._solve()
 
-    def _stages(self, has_bias, target, lower_bound):
+    def _stages(self, has_bias, target, lower_bound) -> list[Stage]:
         if target is not None and target < self.required:
-            within = target >= lower_bound  # y constant at the bound, say
+            # A mean inside the margin, as of a constant y at the bound, moves up by
+            # less than the margin. A mean below the bound is out of reach.
+            within = target >= lower_bound
             target = self.required if within else None
+        nearest = Stage(self._nearest, target, Outcome.NEAREST)
+        # With a bias, a constant head is always feasible.
         if has_bias:
-            stages = self._nearest, self._towards_constant, self._constant
-            return [(stage, target) for stage in stages]
-        last = self._zero if lower_bound <= 0 else self._least_violation
-        targets = dict.fromkeys([target, None])
-        return [*((self._nearest, target) for target in targets), (last, None)]
+            return [
+                nearest,
+                Stage(self._towards_constant, target, Outcome.FEASIBLE),
+                Stage(self._constant, target, Outcome.FEASIBLE),
+            ]
+        stages = [nearest]
+        if target is not None:
+            stages.append(Stage(self._nearest, None, Outcome.NEAREST))
+        # Without a bias, the only constant head is 0.
+        if lower_bound <= 0:
+            return [*stages, Stage(self._zero, None, Outcome.FEASIBLE)]
+        return [*stages, Stage(self._least_violation, None, Outcome.INFEASIBLE)]
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the present head is."""
+        return self.stages[0].outcome if self.stages else Outcome.INFEASIBLE
 
     @property
     def feasible(self) -> bool:
         """Whether the head obeys the bound."""
-        return bool(self.stages) and self.stages[0][0] != self._least_violation
+        return self.outcome is not Outcome.INFEASIBLE
 
     @property
     def nearest(self) -> bool:
         """Whether the head is the nearest feasible one."""
-        return self.feasible and self.stages[0][0] == self._nearest
+        return self.outcome is Outcome.NEAREST
 
     @property
     def balanced(self) -> bool:
         """Whether the mean prediction is the mean target."""
-        return self.feasible and self.stages[0][1] is not None
+        return self.feasible and self.stages[0].target is not None
 
     @property
     def smallest_violation(self) -> float:
@@ -75,6 +128,7 @@ class HeadProgramme:
         worst = worst[violation[worst] - zero * self.margin > self.tolerance]
         chunk = violation[worst], first + worst, features[worst]
         merged = [np.concatenate(pair) for pair in zip(self.offers, chunk, strict=True)]
+        # Ties go to the lower row number, so that the chunks have no influence.
         order = np.lexsort((merged[1], -merged[0]))[:CUTS_PER_ROUND]
         self.offers = tuple(part[order] for part in merged)
 
@@ -85,7 +139,8 @@ class HeadProgramme:
             return True
         self.offers = tuple(part[:0] for part in self.offers)
         new = ~np.isin(rows, self.rows)
-        if not new.any():  # the stage misses its own cuts
+        # Only known cuts are violated: the stage misses them by rounding.
+        if not new.any():
             self.stages.pop(0)
         self.rows = np.append(self.rows, rows[new])
         self.features = np.vstack([self.features, features[new]])
@@ -95,8 +150,8 @@ class HeadProgramme:
     def _solve(self) -> None:
         self.multipliers = np.zeros(len(self.rows))
         while self.stages:
-            stage, target = self.stages[0]
-            head = stage(target)
+            stage = self.stages[0]
+            head = stage.find(stage.target)
             if head is not None:
                 self.head = head
                 return
@@ -113,10 +168,13 @@ class HeadProgramme:
         if target is not None:
             normal = self.mean_features @ self.whitener
             length = np.linalg.norm(normal)
+            # Hardly any head changes the mean, so the one that does is far away.
             if length * REACH < 1:
                 return None
             missing = target - self.mean_features @ self.start
+            # Not over length**2, which may underflow.
             shift = normal / length * (missing / length)
+            # Move onto the plane of the balance first, then only within it.
             needed = needed - rows @ shift
             rows = _project_out(rows, normal / length)
         solution = _least_distance(rows, needed)
@@ -136,6 +194,7 @@ class HeadProgramme:
     def _constant(self, target):
         """With a bias: the mean target, or clearly above the bound."""
         if target is None:
+            # A scale higher than needed, so that steps towards it are finite.
             target = 1.0 + max(self.required, self.mean_features @ self.start)
         return np.append(np.zeros(len(self.start) - 1), target)
 
@@ -147,7 +206,10 @@ class HeadProgramme:
     def _least_violation(self, _):
         """No head is feasible: least largest violation, by linear programming."""
         rows, needed = self._whitened_cuts()
-        n_variables, reach = len(self.start) + 1, REACH * np.abs(needed).max()
+        # The last variable is the largest violation.
+        n_variables = len(self.start) + 1
+        # Bounded, because along collinear features heads could grow without limit.
+        reach = REACH * np.abs(needed).max()
         result = linprog(
             np.arange(n_variables) == n_variables - 1,
             A_ub=-np.column_stack([rows, np.ones(len(rows))]),
@@ -156,7 +218,8 @@ class HeadProgramme:
         )
         if not result.success:
             return None
-        self.allowance, self.tolerance = result.x[-1], LINPROG_TOLERANCE
+        self.allowance = result.x[-1]
+        self.tolerance = LINPROG_TOLERANCE
         return self.start + self.whitener @ result.x[:-1]
 
 
@@ -164,6 +227,7 @@ def _project_out(rows: NDArray, direction: NDArray) -> NDArray:
     """Rows without their part along a unit vector; exactly 0 where nothing is left."""
     along = rows @ direction
     rest = rows - np.outer(along, direction)
+    # `nnls` would blow up the rounding that is left of a parallel row.
     rest[np.linalg.norm(rest, axis=1) < NOISE * np.abs(along)] = 0.0
     return rest
 
@@ -181,16 +245,21 @@ def _least_distance(rows: NDArray, needed: NDArray) -> tuple[NDArray, NDArray] |
         return np.zeros(rows.shape[1]), multipliers
     norms = np.linalg.norm(rows, axis=1)
     norms[norms == 0] = 1.0
-    rows, needed = rows / norms[:, None], needed / norms
+    # `nnls` only has to find the active rows, so any unit will do: unit length and
+    # needs of at most 1 suit its absolute tolerances.
+    rows = rows / norms[:, None]
+    needed = needed / norms
     system = np.vstack([rows.T, needed / needed.max()])
     unit_vector = np.append(np.zeros(rows.shape[1]), 1.0)
     try:
         x, residual = nnls(system, unit_vector, maxiter=30 * len(rows))
     except RuntimeError:
+        # Out of iterations: the next stage takes over.
         return None
+    # The length of u is about 1 / residual; a residual of 0 means that none exists.
     if residual * REACH < 1:
         return None
-    # nnls names the active rows; meet them to machine precision.
+    # `nnls` names the active rows; solve for them to machine precision.
     active = x > 0
     inverse = np.linalg.pinv(rows[active], rcond=NOISE)
     change = inverse @ needed[active]

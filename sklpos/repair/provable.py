@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from itertools import chain, count
+from itertools import chain
 
 import numpy as np
 import torch
@@ -13,26 +12,29 @@ from torch import nn
 
 from sklpos.certificates.domains.shapes import All, Domain
 from sklpos.certificates.proof import Proof
+from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.head import read_head, write_head
-from sklpos.nets.rows import feature_source
 from sklpos.repair.domain_task import DomainTask, ProvableHead
 from sklpos.repair.nearest import HeadObjective, HeadRepair, nearest_feasible_head
 from sklpos.repair.robust import nearest_robust_head, worst_case
-from sklpos.training.net import make_product
 
 _ATTEMPTS = 8
-_GAP = 1e-3  # in scales, to which the smallest prediction is found for a shift
-_ROOM = 1e-2  # in scales: distance from the bound that lets a complete method close
-_SLICES = 30  # of the time limit: how long the verifier works at first
-_ENOUGH = 1.05  # of the smallest cost possible
+# Accuracy in scales of the smallest prediction that a shift of the bias relies on.
+_SHIFT_TOLERANCE = 1e-3
+# Distance from the bound in scales; without it a complete method would hardly finish.
+_SEARCH_MARGIN = 1e-2
+# The verifier first works for this fraction of the time limit.
+_N_SLICES = 30
+# The search ends at a cost this close to the smallest one possible.
+_MAX_COST_RATIO = 1.05
 
 
 class UnprovableError(ValueError):
     """No head was proved to obey the bound on a domain."""
 
 
-def provable_product(
-    net,
+def repair_on_domain(
+    model: BoundedModel,
     domain: Domain,
     objective: HeadObjective | None = None,
     *,
@@ -43,35 +45,35 @@ def provable_product(
     exchange: bool = True,
     time_limit: float = 10.0,
 ) -> tuple[nn.Module, ProvableHead]:
-    """Return the product with a head that provably obeys the bound on a domain.
+    """Copy a module with a head that provably obeys the bound on a domain.
 
-    Two ways, of which the one with the smaller change counts. *Certified intervals of
-    the features* turn the bound into one linear constraint on the head; the nearest
-    such head is found in milliseconds, and always exists if there is a bias. The
-    *exchange method* [1]_ is nearer: the nearest head for some points of the domain is
-    given to the complete verifier, whose counterexamples become points of the next
-    round, until there are none. What is not proved when the time is up is closed by a
-    mix with a constant head, or by the bias without balance. For networks this is
+    Two methods are tried, and the smaller change is kept. *Certified intervals of the
+    features* turn the bound into one linear constraint on the head; the nearest such
+    head is found in milliseconds, and always exists if there is a bias. The *exchange
+    method* [1]_ stays nearer: the nearest head for some points of the domain is given
+    to the complete verifier, whose counterexamples become points of the next round,
+    until there are none. If the time is up before all is proved, a mix with a constant
+    head closes the gap, or the bias if there is no balance. For networks this is
     *provable polytope repair* [2]_, restricted to the last layer.
 
     Parameters
     ----------
-    net : ConstrainedNet
+    model : BoundedModel
+        With a known head, and no scalers before the module.
     domain : Domain
     objective : HeadObjective, optional
         Of the training rows; by default that of X or a sample of the domain, without
         balance.
     X : ndarray of shape (n_samples, n_features), optional
-        Rows to hold the bound on, too.
+        Rows to hold the bound on as well.
     kept : ndarray of shape (n_kept, d1), optional
         Features of further rows.
     balance : bool, default=True
         Keep the mean prediction at the mean target, where that is above the bound.
     method : {"head", "bias"}, default="head"
-        "bias" adds to the bias of the present product alone, what a complete method
-        finds to be missing.
+        "bias" adds to the bias alone what a complete method finds to be missing.
     exchange : bool, default=True
-        Whether to try the exchange method, too.
+        Whether to try the exchange method as well.
     time_limit : float, default=10.0
         Seconds.
 
@@ -85,7 +87,7 @@ def provable_product(
     ValueError
         If a layer is not understood.
     UnprovableError
-        If no head is proved, which takes a head without bias or an infinite domain.
+        If no head is proved, as may happen without a bias or on an infinite domain.
 
     References
     ----------
@@ -95,13 +97,13 @@ def provable_product(
        networks", doi:10.1145/3453483.3454064.
     """
     deadline = time.monotonic() + time_limit
-    if method == "bias":
-        module, balance = copy.deepcopy(net.product_), False
-    else:
-        module = make_product(net)
-    task = DomainTask(net, module, domain, objective, X, kept, balance)
-    if method == "bias":
+    by_bias = method == "bias"
+    task = DomainTask(
+        model, domain, objective, X=X, kept=kept, balance=balance and not by_bias
+    )
+    if by_bias:
         found = [_by_bias(task, deadline)]
+    # An infinite domain has no corners to start from, and cannot be split.
     elif exchange and not isinstance(domain, All):
         found = [_by_intervals(task), _by_exchange(task, deadline)]
     else:
@@ -119,7 +121,8 @@ def provable_product(
 
 def _by_intervals(task: DomainTask) -> ProvableHead | None:
     """Take the nearest head for certified intervals of the features."""
-    margin, balance = task.margin, task.balance
+    margin = task.margin
+    balance = task.balance
     for _ in range(_ATTEMPTS):
         required = task.bound + margin
         coef = nearest_robust_head(
@@ -135,48 +138,87 @@ def _by_intervals(task: DomainTask) -> ProvableHead | None:
         found = task.finish(task.prove(coef), margin)
         if found is not None:
             return found
-        margin, balance = 4 * margin, balance and task.has_bias
-    free = np.isneginf(task.bound)[:, None]  # without a bias: 0, if that is enough
+        # Rounding to the dtype of the head took more than the margin.
+        margin = 4 * margin
+        # Without a bias, only the mean may stand in the way of the bound.
+        balance = balance and task.has_bias
+    # The zero head is the last resort, and enough for a bound of at most 0.
+    free = np.isneginf(task.bound)[:, None]
     return task.finish(task.prove(np.where(free, task.start, 0.0)), margin)
 
 
 def _by_exchange(task: DomainTask, deadline: float) -> ProvableHead | None:
-    """Take the nearest head for points of the domain, until none is below.
+    """Take the nearest head for points of the domain, until none is below."""
+    exchange = _Exchange(task, deadline)
+    while exchange.round():
+        pass
+    return exchange.best
 
-    Gradient descent finds most points, the complete verifier the others: it works in
-    slices of time, that grow when one ends without any. The nearest head for points is
-    nearer than any for the domain, so the search may end when the lifted one is hardly
-    farther away.
+
+class _Exchange:
+    """The exchange method: points of the domain, and the best head proved so far.
+
+    Gradient descent finds most points. The complete verifier finds the others: it works
+    in slices of time, which grow when one ends without a point. The nearest head for
+    points is nearer than any for the domain, so the search can end when the lifted one
+    is hardly farther away.
     """
-    margin = task.margin + _ROOM * task.scale
-    points = task.region.candidates(torch.zeros_like(task.region.low))
-    points, best, n_first = points.flatten(0, 1).numpy(), None, points[..., 0].numel()
-    slice_ = max(deadline - time.monotonic(), 0.0) / _SLICES
-    for seed in count():
-        nearest = _nearest_for_points(task, points, margin)
+
+    def __init__(self, task: DomainTask, deadline: float):
+        corners = task.region.candidates(torch.zeros_like(task.region.low))
+        self.task = task
+        self.deadline = deadline
+        self.margin = task.margin + _SEARCH_MARGIN * task.scale
+        self.points = corners.flatten(0, 1).numpy()
+        self.n_corners = len(self.points)
+        self.n_rounds = 0
+        self.slice = max(deadline - time.monotonic(), 0.0) / _N_SLICES
+        self.best: ProvableHead | None = None
+
+    def round(self) -> bool:
+        """Fit the head to the points and look for more; False if that was the last."""
+        task = self.task
+        nearest = _nearest_for_points(task, self.points, self.margin)
         if not nearest.feasible.all() or not task.can_hold(nearest.coef):
-            return best
+            return False
         write_head(task.head, nearest.coef)
-        found, now = (
-            task.low_points(task.bound + margin / 2, seed=seed),
-            time.monotonic(),
-        )
-        if now > deadline or not len(found):
-            proof = task.prove_present(
-                deadline=min(now + slice_, deadline),
-                seed=seed,
-                tolerance=_ROOM / 2,
-                to_bound=True,
-            )
+        # A new seed each round, or the descent would find the same points again.
+        found = task.low_points(task.bound + self.margin / 2, seed=self.n_rounds)
+        now = time.monotonic()
+        goes_on = True
+        # The verifier is slow: it only sees heads that gradient descent cannot break.
+        if now > self.deadline or not len(found):
+            proof = self._verify(now)
             found = proof.open_witnesses(task.bound + task.margin)
-            slice_ = slice_ if len(found) else 2 * slice_
-            lifted = _lifted(task, proof, margin, len(points) - n_first)
-            best = _nearer(task, best, lifted)
-            enough = best and task.size(best.cost) <= _ENOUGH * task.size(nearest.cost)
-            if enough or proof.finished or time.monotonic() > deadline:
-                return best
-        points = np.vstack([points, found])
-    return None
+            goes_on = self._close(proof, nearest, found)
+        self.points = np.vstack([self.points, found])
+        self.n_rounds += 1
+        return goes_on
+
+    def _verify(self, now: float) -> Proof:
+        return self.task.prove_present(
+            deadline=min(now + self.slice, self.deadline),
+            seed=self.n_rounds,
+            tolerance=_SEARCH_MARGIN / 2,
+            to_bound=True,
+        )
+
+    def _close(self, proof: Proof, nearest: HeadRepair, found: NDArray) -> bool:
+        """Lift what is not proved; False if a nearer head is not worth the time."""
+        # The slice was too short to decide anything.
+        if not len(found):
+            self.slice *= 2
+        n_found = len(self.points) - self.n_corners
+        lifted = _lifted(self.task, proof, self.margin, n_found)
+        self.best = _nearer(self.task, self.best, lifted)
+        if proof.finished or time.monotonic() > self.deadline:
+            return False
+        # No head for the whole domain costs less than the nearest one for some points.
+        smallest = self.task.size(nearest.cost)
+        return (
+            self.best is None
+            or self.task.size(self.best.cost) > _MAX_COST_RATIO * smallest
+        )
 
 
 def _nearer(task: DomainTask, *heads: ProvableHead | None) -> ProvableHead | None:
@@ -186,12 +228,14 @@ def _nearer(task: DomainTask, *heads: ProvableHead | None) -> ProvableHead | Non
 
 def _by_bias(task: DomainTask, deadline: float) -> ProvableHead | None:
     """Raise the bias by what the smallest predictions are missing."""
-    proof = task.prove_present(deadline=deadline, tolerance=_GAP, to_bound=True)
+    proof = task.prove_present(
+        deadline=deadline, tolerance=_SHIFT_TOLERANCE, to_bound=True
+    )
     return _lifted(task, proof, task.margin, 0)
 
 
 def _nearest_for_points(task: DomainTask, points: NDArray, margin) -> HeadRepair:
-    features = feature_source(task.module, task.net.head, points)
+    features = task.features_of(points)
     return nearest_feasible_head(
         task.start,
         task.objective,
@@ -212,6 +256,7 @@ def _lifted(
     if not task.can_hold(lifted):
         return None
     write_head(task.head, lifted)
+    # Writing has rounded the head to its dtype, so the bounds carry over less a bit.
     cast = read_head(task.head)
     closed = task.prove(cast)
     closed.inherit(proof, raised - task.distance(cast, lifted))

@@ -25,11 +25,12 @@ from scipy.optimize import nnls
 
 from sklpos.repair.nearest import HeadObjective
 
-_WEIGHT = 1e5  # of the constraint's row, relative to the objective's
+# Weight of the constraint's row, relative to the objective's.
+_WEIGHT = 1e5
 
 
 def worst_case(coef: NDArray, low: NDArray, high: NDArray) -> NDArray:
-    """Return the smallest predictions over a box of features.
+    """Smallest predictions over a box of features.
 
     Parameters
     ----------
@@ -42,8 +43,10 @@ def worst_case(coef: NDArray, low: NDArray, high: NDArray) -> NDArray:
     -------
     ndarray of shape (n_outputs,)
     """
-    weight, bias = coef[:, : len(low)], coef[:, len(low) :].sum(axis=1)
+    weight = coef[:, : len(low)]
+    bias = coef[:, len(low) :].sum(axis=1)
     corner = np.where(weight > 0, low, high)
+    # An infinite corner times a weight of 0 would be NaN.
     return bias + np.sum(weight * np.where(weight == 0, 0.0, corner), axis=1)
 
 
@@ -70,20 +73,21 @@ def nearest_robust_head(
         The bound, unit of y; ``-inf`` leaves an output free of the bound, not of the
         balance.
     balance : bool
-        Whether to keep the mean prediction at the mean target, where that is at least
+        Whether to keep the mean prediction at the mean target, if that is at least
         `required`.
 
     Returns
     -------
     ndarray of shape (n_outputs, d1)
-        To about 1e-9 of their size; see `lifted_head` for the rest. Without a bias a
-        head may not exist: check `worst_case`.
+        Accurate to about 1e-9 of their size; `lifted_head` does the rest. Without a
+        bias such a head may not exist: check `worst_case`.
     """
     root = cholesky(objective.metric)
     heads = coef.copy()
     held = worst_case(coef, low, high) >= required
     for j in range(len(coef)):
         target = objective.mean_target[j] if balance else None
+        # The mean of what obeys the bound cannot be below it.
         if target is not None and target < required[j]:
             target = None
         if target is not None or not held[j]:
@@ -96,22 +100,28 @@ def _solve(start, root, objective, low, high, required, target) -> NDArray:
 
     s is the slack of the constraint, whose rows have the size of the objective's.
     """
-    d, has_bias = len(low), len(start) > len(low)
+    d = len(low)
+    has_bias = len(start) > len(low)
     ends = np.concatenate([low, -high])
+    # A weight towards an infinite end must stay 0, so it is no variable.
     usable = np.isfinite(ends)
     split = np.hstack([np.eye(len(start), d), -np.eye(len(start), d)])[:, usable]
     if has_bias:
+        # The bias has any sign, so it is a difference of two variables.
         bias = np.eye(len(start))[:, -1:]
         split = np.hstack([split, bias, -bias])
         ends = np.concatenate([ends[usable], [1.0, -1.0]])
     else:
         ends = ends[usable]
-    rows, values = np.empty((0, len(ends) + 1)), np.empty(0)
+    rows = np.empty((0, len(ends) + 1))
+    values = np.empty(0)
     if np.isfinite(required):
-        rows, values = np.append(ends, -1.0)[None], np.append(values, required)
+        rows = np.append(ends, -1.0)[None]
+        values = np.append(values, required)
     if target is not None:
         mean = np.append(objective.mean_features @ split, 0.0)
-        rows, values = np.vstack([rows, mean]), np.append(values, target)
+        rows = np.vstack([rows, mean])
+        values = np.append(values, target)
     system = np.hstack([root @ split, np.zeros((len(root), 1))])
     solution = _least_squares(system, root @ start, rows, values)
     return split @ solution[:-1]
@@ -124,27 +134,31 @@ def _least_squares(system, wanted, rows, values) -> NDArray:
     weighted = np.vstack([system, weight[:, None] * rows])
     aims = np.append(wanted, weight * values)
     rough, _ = nnls(weighted, aims, maxiter=30 * system.shape[1])
-    # The weights cost half of the digits: nnls names the positive variables only.
+    # The weight costs half of the digits, so only the choice of positive variables is
+    # taken over, and they are solved for within the plane of the constraints.
     active = rough > 0
     if not active.any():
         return rough
-    inverse, plane = np.linalg.pinv(rows[:, active]), null_space(rows[:, active])
+    inverse = np.linalg.pinv(rows[:, active])
+    plane = null_space(rows[:, active])
     exact = inverse @ values
     within = system[:, active]
     change = lstsq(within @ plane, wanted - within @ exact)[0]
     solution = np.zeros_like(rough)
     solution[active] = exact + plane @ change
+    # A variable close to 0 may have changed its sign, which the rough one has not.
     return solution if (solution >= 0).all() else rough
 
 
 def lifted_head(
     head: NDArray, missing: float, lowest: float, constant: float | None
 ) -> NDArray:
-    """Raise the smallest prediction of a head over a domain, whatever the domain.
+    """Raise the smallest prediction of a head over any domain.
 
-    Every prediction of a mix with a constant head is the mix of the predictions. So
-    the smallest one rises by `missing` for the share
-    ``missing / (constant - lowest)``, and the mean stays if it is the constant.
+    A mix of a head with a constant one predicts the mix of their predictions. So the
+    smallest prediction rises by `missing` for a share of
+    ``missing / (constant - lowest)``, and the mean stays the same if it is the
+    constant.
 
     Parameters
     ----------
@@ -168,6 +182,7 @@ def lifted_head(
     elif missing > 0:
         share = missing / (constant - lowest)
         lifted *= 1 - share
+        # The constant 0 needs no bias, so a head without one can be lifted to it.
         if constant:
             lifted[-1] += share * constant
     return lifted

@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from sklpos.certificates.risk import certify_risk, smallest_shift
+from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.head import read_head, write_head
 from sklpos.nets.rows import predict_rows
-from sklpos.nets.units import TargetScale
 
+# The allowance for rounding grows fourfold after each attempt.
 _ATTEMPTS = 8
 
 
-def shifted_product(
-    module: nn.Module,
-    head: str,
-    X: NDArray,
-    targets: TargetScale,
-    *,
-    risk_level: float | None = None,
-    confidence: float = 0.95,
-) -> tuple[nn.Module, NDArray]:
-    """Raise the bias as little as possible.
+@dataclass(frozen=True)
+class Risk:
+    """The share of a population that may be below the bound.
 
-    Without a risk level by the largest violation of each output; with one, see
-    `smallest_shift`. The predictions in the module's own dtype are what counts.
+    Attributes
+    ----------
+    level : float
+        Probability that is acceptable.
+    confidence : float
+    """
+
+    level: float
+    confidence: float = 0.95
+
+
+def shift_bias(
+    model: BoundedModel, X: NDArray, risk: Risk | None = None
+) -> tuple[nn.Module, NDArray]:
+    """Copy a module and raise its bias as little as possible.
+
+    Without a risk, the shift is the largest violation of each output; with one, see
+    `smallest_shift`. What counts are the predictions in the module's own dtype.
 
     Parameters
     ----------
-    module : nn.Module
-        The product; changed in place.
-    head : str
-        Dotted name of its head.
+    model : BoundedModel
+        With a known head.
     X : ndarray of shape (n_samples, n_features)
         Rows, or a holdout.
-    targets : TargetScale
-    risk_level : float, optional
-    confidence : float, default=0.95
+    risk : Risk, optional
 
     Returns
     -------
@@ -51,34 +60,51 @@ def shifted_product(
     ValueError
         If the head has no bias, or the holdout is too small for any shift.
     """
-    linear, bound = module.get_submodule(head), targets.lower_bound
+    module = copy.deepcopy(model.module)
+    linear = module.get_submodule(model.head)
     if linear.bias is None:
         raise ValueError("method='bias' needs a head with a bias; use method='head'.")
-    risk = {"risk_level": risk_level, "confidence": confidence}
     start = read_head(linear)
-    predictions = predict_rows(module, X).astype(np.float64)
-    if risk_level is None:
-        shift = np.maximum(bound - predictions.min(axis=0), 0.0)
-    else:
-        shift = smallest_shift(predictions, bound, scale=targets.scale, **risk)
-        shift = np.where(targets.bounded, shift, 0.0)
-    rounding = np.finfo(predict_rows(module, X[:1]).dtype).eps
-    rounding = rounding * (np.abs(predictions).max(axis=0) + np.abs(start[:, -1]))
-    rounding = np.where(shift > 0, rounding, 0.0)
+    predictions = predict_rows(module, X)
+    shift = _wanted_shift(model, predictions.astype(np.float64), risk)
+    size = np.abs(predictions).max(axis=0) + np.abs(start[:, -1])
+    # An output that needs no shift must not get one.
+    rounding = np.where(shift > 0, np.finfo(predictions.dtype).eps * size, 0.0)
     for _ in range(_ATTEMPTS):
         shifted = start.copy()
         shifted[:, -1] += shift
         write_head(linear, shifted)
-        if _holds(predict_rows(module, X), bound, risk):
+        # The sum with the new bias rounds, so only a new prediction can tell.
+        if _holds(predict_rows(module, X), model.lower_bound, risk):
             return module, shift
-        shift, rounding = shift + rounding, 4 * rounding
+        shift = shift + rounding
+        rounding = 4 * rounding
     raise ValueError(
-        "no shift of the bias survives its rounding: the predictions are too large for "
+        "no shift of the bias survives rounding: the predictions are too large for "
         "their dtype; use dtype='float64'."
     )
 
 
-def _holds(predictions: NDArray, bound: NDArray, risk: dict) -> bool:
-    if risk["risk_level"] is None:
+def _wanted_shift(model: BoundedModel, predictions: NDArray, risk) -> NDArray:
+    """Smallest shift in exact arithmetic."""
+    bound = model.lower_bound
+    if risk is None:
+        return np.maximum(bound - predictions.min(axis=0), 0.0)
+    shift = smallest_shift(
+        predictions,
+        bound,
+        risk_level=risk.level,
+        confidence=risk.confidence,
+        scale=model.scale,
+    )
+    # The shift of a free output is not defined.
+    return np.where(np.isfinite(bound), shift, 0.0)
+
+
+def _holds(predictions: NDArray, bound: NDArray, risk: Risk | None) -> bool:
+    if risk is None:
         return bool((predictions >= bound).all())
-    return bool(certify_risk(predictions, bound, **risk))
+    found = certify_risk(
+        predictions, bound, risk_level=risk.level, confidence=risk.confidence
+    )
+    return bool(found)

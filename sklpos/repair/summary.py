@@ -1,15 +1,16 @@
-"""What a repair of the head did, for the user: a summary, and warnings."""
+"""What a repair of the head did: a summary and warnings for the user."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
+from sklpos.nets.warnings import warn_user
 from sklpos.repair.nearest import HeadRepair
 
-_DEAR = 0.25  # deviations of y that a repair may add to the root mean squared error
+# Deviations of y that a repair may add to the root mean squared error.
+_MAX_ERROR_GROWTH = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class Repair:
     n_cuts_ : ndarray of shape (n_outputs,)
         Rows that hold the head up, earlier cuts included; counterexamples of a domain.
     feasible_ : ndarray of bool of shape (n_outputs,)
-        False: no head obeys the bound, and the output is as trained.
+        False if no head obeys the bound; the output is then left as trained.
     balanced_ : ndarray of bool of shape (n_outputs,)
         Whether the mean prediction equals the mean target.
     smallest_violation_ : ndarray of shape (n_outputs,)
@@ -34,7 +35,8 @@ class Repair:
     margin_ : ndarray of shape (n_outputs,)
         Distance kept from the bound against rounding, unit of y.
     promise_ : str
-        For what no prediction is below the bound, where a head is feasible.
+        The inputs for which no prediction is below the bound, in words. Applies to
+        outputs with a feasible head.
 
     Examples
     --------
@@ -75,6 +77,7 @@ def summarise(repair: HeadRepair, margin, rows, n_samples: int, promise: str) ->
     for j, (cuts, values) in enumerate(
         zip(repair.cuts, repair.multipliers, strict=True)
     ):
+        # Negative numbers are rows of earlier repairs, which are no samples here.
         multipliers[rows[cuts[cuts >= 0]], j] = values[cuts >= 0]
     return Repair(
         multipliers_=multipliers,
@@ -125,20 +128,16 @@ def summarise_change(
 def warn_of_limits(repair: HeadRepair, *, balance: bool) -> None:
     """Warn of outputs without a feasible or nearest head, and of dropped balance."""
     for output in np.flatnonzero(~repair.feasible):
-        warnings.warn(
+        warn_user(
             f"no head without bias obeys lower_bound for output {output}: the smallest "
             f"achievable violation is {repair.smallest_violation[output]:.6g}; the "
             "output is left as trained. Give the head a bias or lower the bound.",
-            UserWarning,
-            stacklevel=4,
         )
     makeshift = np.flatnonzero(repair.feasible & ~repair.nearest)
     if len(makeshift):
-        warnings.warn(
-            f"the nearest head of outputs {makeshift.tolist()} was lost to rounding; a "
-            "flatter one that obeys lower_bound was taken. Standardise X.",
-            UserWarning,
-            stacklevel=4,
+        warn_user(
+            f"the nearest head of outputs {makeshift.tolist()} was lost to rounding, "
+            "and a flatter one that obeys lower_bound was taken; standardise X.",
         )
     if balance:
         warn_of_lost_balance(repair.balanced | ~repair.feasible)
@@ -148,16 +147,14 @@ def warn_of_lost_balance(balanced: np.ndarray) -> None:
     """Warn of outputs whose mean prediction could not be kept at the mean of y."""
     dropped = np.flatnonzero(~balanced)
     if len(dropped):
-        warnings.warn(
+        warn_user(
             f"balance was dropped for outputs {dropped.tolist()}: no feasible head has "
             "the mean of y as its mean prediction (is lower_bound above that mean?).",
-            UserWarning,
-            stacklevel=5,
         )
 
 
 def warn_of_error(before: np.ndarray, after: np.ndarray, scale: np.ndarray) -> None:
-    """Warn where the repair took much of the fit to keep the mean near the bound.
+    """Warn if keeping a mean near the bound made the training error much larger.
 
     Parameters
     ----------
@@ -166,13 +163,11 @@ def warn_of_error(before: np.ndarray, after: np.ndarray, scale: np.ndarray) -> N
     scale : ndarray of shape (n_outputs,)
         Standard deviations of y.
     """
-    worse = np.flatnonzero(after - before > _DEAR * scale)
+    worse = np.flatnonzero(after - before > _MAX_ERROR_GROWTH * scale)
     if len(worse):
         j = worse[0]
-        warnings.warn(
+        warn_user(
             f"the repair raised the training error of output {j} from {before[j]:.3g} "
-            f"to {after[j]:.3g} (root mean square): the mean of y, which it keeps, is "
-            "near lower_bound; balance=False costs less.",
-            UserWarning,
-            stacklevel=6,
+            f"to {after[j]:.3g} (root mean square), because it keeps the mean of y, "
+            "which is near lower_bound; balance=False costs less.",
         )

@@ -1,38 +1,38 @@
-"""Constraint strategies and their registry."""
+"""Constraint strategies, and a strategy as a term of any training loop."""
 
-from __future__ import annotations
-
-from sklpos.strategies.architecture import Activation, NonnegativeWeights
-from sklpos.strategies.base import ConstraintStrategy, StrategyState
-from sklpos.strategies.certified import Certified
+from sklpos.strategies.architecture import (
+    Activation,
+    Architecture,
+    NonnegativeWeights,
+)
+from sklpos.strategies.base import ConstraintStrategy, DomainTerm, StrategyState
+from sklpos.strategies.certified import Certified, IntervalBounds
+from sklpos.strategies.constraint import OutputConstraint
+from sklpos.strategies.domain import DomainConstraint
 from sklpos.strategies.lagrangian import AugmentedLagrangian, Lagrangian
 from sklpos.strategies.penalties import ExactPenalty, QuadraticPenalty, Unconstrained
+from sklpos.strategies.record import ConstraintSummary
+from sklpos.strategies.registry import STRATEGIES, make_strategy
 from sklpos.strategies.slack import SlackMultipliers
-
-#: Name in ``PositiveOutputRegressor(strategy=...)`` -> class.
-STRATEGIES: dict[str, type[ConstraintStrategy]] = {
-    "unconstrained": Unconstrained,
-    "penalty": QuadraticPenalty,
-    "exact_penalty": ExactPenalty,
-    "slack": SlackMultipliers,
-    "lagrangian": Lagrangian,
-    "augmented_lagrangian": AugmentedLagrangian,
-    "certified": Certified,
-    "nonnegative_weights": NonnegativeWeights,
-    "activation": Activation,
-}
 
 __all__ = [
     "STRATEGIES",
     "Activation",
+    "Architecture",
     "AugmentedLagrangian",
     "Certified",
     "ConstraintStrategy",
+    "ConstraintSummary",
+    "DomainConstraint",
+    "DomainTerm",
     "ExactPenalty",
+    "IntervalBounds",
     "Lagrangian",
     "NonnegativeWeights",
+    "OutputConstraint",
     "QuadraticPenalty",
     "SlackMultipliers",
     "StrategyState",
     "Unconstrained",
+    "make_strategy",
 ]

@@ -1,6 +1,8 @@
-"""Positive everywhere by construction: a non-negative head, an output activation."""
+"""Strategies that are part of the module, so that the bound holds for every input."""
 
 from __future__ import annotations
+
+from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +12,94 @@ from sklpos.nets.outputs import BoundedOutput, output_activation
 from sklpos.strategies.base import ConstraintStrategy
 
 
+class Architecture(ConstraintStrategy):
+    """Base class of strategies that are part of the module: there is no term.
+
+    The module is changed once before training and once after it.
+    """
+
+    # The bound holds by construction, so there are no multipliers to move.
+    needs_dual_step = False
+
+    def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Zeros, because the bound cannot be violated."""
+        return torch.zeros_like(violation)
+
+    def term_and_slope(self, violation: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Zeros."""
+        zero = torch.zeros_like(violation)
+        return zero, zero
+
+    @abstractmethod
+    def wrap(
+        self, module: nn.Module, head: str | None, *, X: Tensor, lower_bound: Tensor
+    ) -> nn.Module:
+        """Change the module before training; called once.
+
+        Parameters
+        ----------
+        module : nn.Module
+            The net, in scaled units.
+        head : str or None
+            Dotted name of its last ``nn.Linear``.
+        X : torch.Tensor of shape (1, n_features)
+            Any row, used to inspect the module.
+        lower_bound : torch.Tensor of shape (n_outputs,)
+            Bound in scaled units; ``-inf`` leaves an output free.
+
+        Returns
+        -------
+        nn.Module
+            The module to train.
+        """
+
+    def initial_bias(self, lower_bound: Tensor) -> Tensor:
+        """Bias of the head at which the fit of a new module starts.
+
+        Parameters
+        ----------
+        lower_bound : torch.Tensor of shape (n_outputs,)
+            Bound in scaled units.
+
+        Returns
+        -------
+        torch.Tensor of shape (n_outputs,)
+            By default 0, the scaled mean of the targets.
+        """
+        return torch.zeros_like(lower_bound)
+
+    @abstractmethod
+    def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
+        """Turn a copy of the trained module into the product, in the unit of y.
+
+        Parameters
+        ----------
+        module : nn.Module
+            Copy of the trained module; may be changed in place.
+        head : str or None
+            Dotted name of its last ``nn.Linear``.
+        targets : sklpos.nets.units.TargetScale
+            The scaling to fold into the module.
+
+        Returns
+        -------
+        nn.Module
+        """
+
+
 class NonnegativeLinear(nn.Linear):
-    """``|W| h + offset + |b|`` in the bounded outputs, ``W h + b`` in the free ones.
+    """Linear layer whose bounded outputs cannot fall below their bound.
+
+    It computes ``|W| h + offset + |b|`` in the bounded outputs and ``W h + b`` in the
+    free ones.
 
     A subclass and not a parametrization, because torch cannot pickle those.
 
     Parameters
     ----------
     linear : nn.Linear
-        Where to start: with the absolute weights, and the bias clipped to the bound.
+        The layer to start from: with its absolute weights, and its bias clipped to
+        the bound.
     lower_bound : torch.Tensor of shape (n_outputs,)
         Bound of the output; ``-inf`` leaves it free.
     """
@@ -29,9 +110,12 @@ class NonnegativeLinear(nn.Linear):
         self.to(linear.weight)
         self.register_buffer("bounded", torch.isfinite(lower_bound))
         self.register_buffer("offset", torch.where(self.bounded, lower_bound, 0.0))
-        with torch.no_grad():  # |W|: a clamp would kill half of the features
+        with torch.no_grad():
+            # `effective` takes the absolute weights: clamping negative weights to 0
+            # would start with half of the features switched off.
             self.weight.copy_(linear.weight)
-            if has_bias:  # |b| has no gradient at 0, so start above it
+            if has_bias:
+                # |b| has no gradient at 0, so it starts a little above the bound.
                 lifted = (linear.bias - self.offset).clamp(min=1e-2)
                 self.bias.copy_(torch.where(self.bounded, lifted, linear.bias))
 
@@ -39,7 +123,7 @@ class NonnegativeLinear(nn.Linear):
         """Leave the parameters alone, and torch's global generator with them."""
 
     def effective(self) -> tuple[Tensor, Tensor | None]:
-        """Return the weight and bias of the plain layer that this one amounts to."""
+        """Weight and bias of the plain layer that computes the same."""
         bounded = self.bounded[:, None]
         weight = torch.where(bounded, self.weight.abs(), self.weight)
         if self.bias is None:
@@ -52,8 +136,9 @@ class NonnegativeLinear(nn.Linear):
         return nn.functional.linear(features, *self.effective())
 
     def plain(self) -> nn.Linear:
-        """Return the ``nn.Linear`` that computes the same."""
+        """Make the plain ``nn.Linear`` that computes the same."""
         weight, bias = self.effective()
+        # The usual constructor would draw from torch's global generator.
         linear = nn.utils.skip_init(
             nn.Linear,
             self.in_features,
@@ -68,12 +153,12 @@ class NonnegativeLinear(nn.Linear):
         return linear
 
 
-class NonnegativeWeights(ConstraintStrategy):
+class NonnegativeWeights(Architecture):
     """Head weights >= 0 and bias >= lower_bound over features that cannot be negative.
 
     The head computes ``|V| h + lower_bound + |v|`` while it trains and is a plain
-    ``nn.Linear`` afterwards. ``alpha`` is not used. It restricts the model,
-    and wants more epochs than the others.
+    ``nn.Linear`` afterwards. ``alpha`` is not used. The sign of the weights restricts
+    the model, which needs more epochs than with the other strategies.
 
     References
     ----------
@@ -88,7 +173,6 @@ class NonnegativeWeights(ConstraintStrategy):
     """
 
     guarantee = "everywhere"
-    row_by_row = True
 
     def wrap(
         self, module: nn.Module, head: str | None, *, X: Tensor, lower_bound: Tensor
@@ -99,19 +183,12 @@ class NonnegativeWeights(ConstraintStrategy):
         _check_bias_free_bound(linear, lower_bound)
         return replace_layer(module, head, NonnegativeLinear(linear, lower_bound))
 
-    def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return zeros: there is nothing left to violate."""
-        return torch.zeros_like(violation)
-
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return zeros."""
-        return torch.zeros_like(violation)
-
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
         """Put a plain layer back, fold, and undo the rounding of the bias."""
         linear = module.get_submodule(head).plain()
         targets.fold(linear)
         if linear.bias is not None:
+            # Folding rounds the bias, which may end a hair below the bound.
             bound = targets.bound_for(linear.bias)
             linear.bias.data.copy_(torch.maximum(linear.bias, bound))
         return replace_layer(module, head, linear)
@@ -120,15 +197,15 @@ class NonnegativeWeights(ConstraintStrategy):
 def _check_bias_free_bound(linear: nn.Linear, lower_bound: Tensor) -> None:
     if linear.bias is None and bool((lower_bound > 0).any()):
         raise ValueError(
-            "strategy='nonnegative_weights' with a head without bias holds only "
+            "strategy='nonnegative_weights' with a head without bias requires "
             "lower_bound <= 0; give the head a bias or lower the bound."
         )
 
 
-class Activation(ConstraintStrategy):
-    """Why not an activation? ``lower_bound + scale * act(z)``, the identity where free.
+class Activation(Architecture):
+    """Output activation ``lower_bound + scale * act(z)``; the identity where free.
 
-    The head is no longer the output: what is exported ends in the activation.
+    The head is no longer the last layer: an exported model ends in the activation.
     ``alpha`` is not used.
 
     Parameters
@@ -149,7 +226,6 @@ class Activation(ConstraintStrategy):
     """
 
     guarantee = "everywhere"
-    row_by_row = True
     needs_head = False
 
     def __init__(self, function: str = "softplus"):
@@ -162,21 +238,16 @@ class Activation(ConstraintStrategy):
         return BoundedOutput(module, self.function, lower_bound)
 
     def initial_bias(self, lower_bound: Tensor) -> Tensor:
-        """Return ``act^-1`` of the scaled mean."""
+        """Value of ``act^-1`` at the scaled mean."""
+        # The scaled mean is 0, so its distance to the bound is -lower_bound. The clamp
+        # keeps the start finite if the mean is on the bound.
         above = torch.where(torch.isfinite(lower_bound), -lower_bound, 1.0)
         start = output_activation(self.function)[1](above.clamp(min=0.1))
         return torch.where(torch.isfinite(lower_bound), start, 0.0)
 
-    def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return zeros: there is nothing left to violate."""
-        return torch.zeros_like(violation)
-
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return zeros."""
-        return torch.zeros_like(violation)
-
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
-        """Give the output the unit of y; a shift can only go into free outputs."""
+        """Give the output the unit of y; only free outputs can take the shift."""
+        # Nothing can be folded into the head, whose output enters the activation.
         offset = targets.bound_for(module.offset)
         shift = torch.as_tensor(targets.shift).to(module.offset)
         module.offset.copy_(torch.where(module.bounded, offset, shift))

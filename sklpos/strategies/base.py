@@ -1,24 +1,26 @@
-"""What every constraint strategy is: one small estimator of its own."""
+"""Base class of constraint strategies: parameters, a term, and steps of its state."""
 
 from __future__ import annotations
 
+import copy
+import inspect
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
-from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 GUARANTEES = ("none", "training", "domain", "everywhere")
 
 
 class StrategyState(nn.Module):
-    """The tensors a strategy owns, as buffers: saved, moved and pickled together.
+    """Tensors of a strategy, as buffers that are saved, moved and pickled together.
 
     Parameters
     ----------
     **buffers : torch.Tensor
-        One buffer a name.
+        One buffer per name.
     """
 
     def __init__(self, **buffers: Tensor):
@@ -27,44 +29,38 @@ class StrategyState(nn.Module):
             self.register_buffer(name, value)
 
 
-def raise_alpha_if_stalled(
-    state: StrategyState, max_violation: float, tolerance: float, factor: float
-) -> None:
-    """Multiply ``state.alpha`` if the violation has not shrunk to a quarter.
+@dataclass(frozen=True, eq=False)
+class DomainTerm:
+    """Requirement of a strategy on a whole domain, in addition to the rows.
 
-    Parameters
+    Attributes
     ----------
-    state : StrategyState
-        With the buffers ``alpha``, ``max_alpha`` and ``last_violation``.
-    max_violation : float
-        Largest violation of the epoch, in scaled units.
-    tolerance : float
-        A smaller violation counts as none.
-    factor : float
-        At most to ``state.max_alpha``.
+    bounds : nn.Module
+        Maps a module to its lowest and highest outputs, see `DomainConstraint`.
+    strategy : ConstraintStrategy
+        Strategy that keeps the domain above its bound; it has one row per domain.
+    alpha_share : float
+        Weight of the domain's term, as a share of that of the rows.
     """
-    stalled = max_violation > 0.25 * float(state.last_violation)
-    if max_violation > tolerance and stalled:
-        state.alpha.copy_(torch.minimum(factor * state.alpha, state.max_alpha))
-    state.last_violation.fill_(max_violation)
+
+    bounds: nn.Module
+    strategy: ConstraintStrategy
+    alpha_share: float
 
 
-class ConstraintStrategy(BaseEstimator, ABC):
-    """Base class: how a net is led to predictions that obey the bound.
+class ConstraintStrategy(ABC):
+    """Base class of the strategies that make a net obey the bounds of its outputs.
 
-    The net computes the violation ``g = lower_bound - f(X)`` (scaled units) of the
-    outputs that have a finite bound, and minimises
+    A strategy sees *columns* of violations ``g``, one per bound of an output, scaled
+    and signed so that a bound is obeyed if ``g <= 0``; it knows neither the bounds nor
+    the predictions. Training minimises
 
     ``mean_ij [ loss_ij + penalty(g, index)_ij ]``
 
-    with the sample weights in the mean. A strategy supplies the term, moves its own
-    multipliers in `dual_step`, and may change the module in `wrap` and `finalize`.
-    One that looks at whole domains too (`lowest_outputs`) has their violation beside
-    that of the rows: ``+ mean_j penalty(g_domain, index)_j`` for each domain, with the
-    row numbers -1, -2, ...: the last rows of its tensors.
-
-    Hyper-parameters go into ``__init__``; every tensor goes into ``state_``, which
-    `setup` allocates.
+    over rows i and outputs j. A strategy supplies the term and moves its own
+    multipliers in `dual_step`. Hyper-parameters go into ``__init__``; every tensor
+    goes into ``state_``, which `setup` allocates. `OutputConstraint` makes columns of
+    predictions and uses a strategy in any training loop.
 
     Attributes
     ----------
@@ -86,206 +82,198 @@ class ConstraintStrategy(BaseEstimator, ABC):
     needs_head: ClassVar[bool] = True
     #: ``alpha = 0`` would stop the dual step (or the schedule), so it is refused.
     needs_alpha: ClassVar[bool] = False
+    #: Multipliers or a schedule need the violations that `dual_step` is given.
+    needs_dual_step: ClassVar[bool] = True
     #: `multipliers` is only a bound; estimate them from the stationarity condition.
     estimates_multipliers: ClassVar[bool] = False
-    #: The term of a row reads that row's tensors, which `dual_step` alone moves, and
-    #: what changes between epochs: it may be computed when the epoch is over.
-    row_by_row: ClassVar[bool] = False
 
     state_: StrategyState
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Take no shortcut of a parent whose term or dual step the class replaces."""
+        """Refuse a subclass that replaces the term but not its slope."""
         super().__init_subclass__(**kwargs)
-        own = vars(cls).keys()
-        if "penalty" in own and "penalty_gradient" not in own:
-            cls.penalty_gradient = ConstraintStrategy.penalty_gradient
-        if own & {"penalty", "dual_step"} and "row_by_row" not in own:
-            cls.row_by_row = False
+        by_autograd = cls.term_and_slope is ConstraintStrategy.term_and_slope
+        term, slope = (_owner(cls, name) for name in ("penalty", "term_and_slope"))
+        # `issubclass` would fail, because the abstract class is not complete yet.
+        if not by_autograd and term not in slope.__mro__:
+            raise TypeError(
+                f"{cls.__name__} replaces penalty but inherits term_and_slope, which "
+                "training follows: define term_and_slope as well, or set it to "
+                "ConstraintStrategy.term_and_slope, which asks autograd."
+            )
 
-    @property
-    def wraps_module(self) -> bool:
-        """Whether the strategy is part of the module it trains."""
-        return type(self).wrap is not ConstraintStrategy.wrap
-
-    def wrap(
-        self, module: nn.Module, head: str | None, *, X: Tensor, lower_bound: Tensor
-    ) -> nn.Module:
-        """Change the module before training; called once.
-
-        Parameters
-        ----------
-        module : nn.Module
-            The net, in scaled units.
-        head : str or None
-            Dotted name of its last ``nn.Linear``.
-        X : torch.Tensor of shape (1, n_features)
-            Any row, to look into the module with.
-        lower_bound : torch.Tensor of shape (n_outputs,)
-            Bound in scaled units; ``-inf`` leaves an output free.
-
-        Returns
-        -------
-        nn.Module
-            The module to train; the same one unless the strategy replaces it.
-        """
-        return module
-
-    def initial_bias(self, lower_bound: Tensor) -> Tensor:
-        """Return the head's bias at which the fit of a new module starts.
-
-        Parameters
-        ----------
-        lower_bound : torch.Tensor of shape (n_outputs,)
-            Bound in scaled units.
-
-        Returns
-        -------
-        torch.Tensor of shape (n_outputs,)
-            By default 0, the scaled mean of the targets.
-        """
-        return torch.zeros_like(lower_bound)
-
-    def see_inputs(self, X: Tensor) -> None:
-        """Look at all inputs, before each `setup`; default: do not.
-
-        Parameters
-        ----------
-        X : torch.Tensor of shape (n_samples, n_features)
-            Of training rows and of those held out for early stopping.
-        """
-
-    def setup(self, y: Tensor, *, lower_bound: Tensor, alpha: float) -> None:
+    def setup(self, room: Tensor, *, alpha: float) -> None:
         """Allocate ``state_`` for one set of training rows.
 
         Parameters
         ----------
-        y : torch.Tensor of shape (n_samples, n_bounded)
-            Scaled targets of the outputs with a finite bound.
-        lower_bound : torch.Tensor of shape (n_bounded,)
-            Their bound, in scaled units.
+        room : torch.Tensor of shape (n_samples, n_columns)
+            Minus the violation of the targets: how far they are inside the bounds.
         alpha : float
             Weight of the penalty term.
         """
-        self.state_ = StrategyState(alpha=y.new_tensor(alpha))
+        self.state_ = StrategyState(alpha=room.new_tensor(alpha))
 
-    def take_over(self, previous: ConstraintStrategy) -> None:
-        """Keep what does not belong to the rows of an earlier call; default: nothing.
+    def domain_term(self, X: Tensor) -> DomainTerm | None:
+        """Requirement on a whole domain; by default there is none.
 
         Parameters
         ----------
-        previous : ConstraintStrategy
-            Trained so far by `partial_fit` or a warm start; this one, set up for new
-            rows or other parameters, goes on in its place.
+        X : torch.Tensor of shape (n_samples, n_features)
+            Inputs of the training rows and of those held out for early stopping.
+
+        Returns
+        -------
+        DomainTerm or None
         """
+        return None
 
     @abstractmethod
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return the constraint term of a batch, not reduced.
+        """Constraint term of a batch, not reduced.
 
         Parameters
         ----------
-        violation : torch.Tensor of shape (batch, n_bounded)
-            ``g = lower_bound - f(x)``; at most 0 where the bound is obeyed.
+        violation : torch.Tensor of shape (batch, n_columns)
+            At most 0 where a bound is obeyed.
         index : torch.Tensor of shape (batch,)
             Row numbers in the training set.
 
         Returns
         -------
-        torch.Tensor of shape (batch, n_bounded)
+        torch.Tensor of shape (batch, n_columns)
             Differentiable in ``violation``.
         """
 
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return ``d penalty / d violation``; the default asks autograd.
+    def term_and_slope(self, violation: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Term and its derivative in the violation, by default from autograd.
 
-        The net sends it back through the module. A closed form saves time, and must
+        A training step needs both, and a closed form shares work between them. It must
         agree with `penalty`.
 
         Parameters
         ----------
-        violation : torch.Tensor of shape (batch, n_bounded)
+        violation : torch.Tensor of shape (batch, n_columns)
             Detached.
         index : torch.Tensor of shape (batch,)
 
         Returns
         -------
-        torch.Tensor of shape (batch, n_bounded)
+        term, slope : torch.Tensor of shape (batch, n_columns)
         """
-        violation = violation.detach().requires_grad_()
-        with torch.enable_grad():
-            term = self.penalty(violation, index).sum()
-        if not term.requires_grad:
-            return torch.zeros_like(violation)
-        return torch.autograd.grad(term, violation)[0]
+        with torch.inference_mode(False), torch.enable_grad():
+            # A tensor made in inference mode cannot require a gradient, its copy can.
+            violation = violation.detach().clone().requires_grad_()
+            term = self.penalty(violation, index)
+            # A constant term, such as zeros, is not connected to the violation.
+            if not term.requires_grad:
+                return term, torch.zeros_like(violation)
+            # Each entry depends on its own violation only, so the gradient of the sum
+            # holds every single derivative.
+            (slope,) = torch.autograd.grad(term.sum(), violation)
+        return term.detach(), slope
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
-        """Move multipliers and slack of these rows, in place; default: none to move.
+        """Move multipliers and slack of these rows in place; by default, none exist.
 
         Parameters
         ----------
-        violation : torch.Tensor of shape (batch, n_bounded)
+        violation : torch.Tensor of shape (batch, n_columns)
             Detached.
         index : torch.Tensor of shape (batch,)
-            Row numbers in the training set; those of domains are negative.
-        """
-
-    def lowest_outputs(self, module: nn.Module) -> Tensor | None:
-        """Return lower bounds of the outputs over whole domains; default: none to obey.
-
-        Parameters
-        ----------
-        module : nn.Module
-            The net as it is, in scaled units.
-
-        Returns
-        -------
-        torch.Tensor of shape (n_domains, n_outputs) or None
-            Differentiable in the weights.
+            Row numbers in the training set, each at most once.
         """
         return None
 
     def on_epoch_end(self, max_violation: float) -> None:
-        """Adapt the schedule; default: nothing.
+        """Adapt the schedule; by default there is none.
 
         Parameters
         ----------
         max_violation : float
-            Largest violation over the batches of the epoch, in scaled units; that of
-            domains counts too.
+            Largest violation over the batches of the epoch, at least 0.
         """
+        return None
 
     def multipliers(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return the multipliers of these rows: ``d penalty / d violation``.
+        """Multipliers of these rows: ``d penalty / d violation``.
 
         Parameters
         ----------
-        violation : torch.Tensor of shape (batch, n_bounded)
+        violation : torch.Tensor of shape (batch, n_columns)
         index : torch.Tensor of shape (batch,)
 
         Returns
         -------
-        torch.Tensor of shape (batch, n_bounded)
+        torch.Tensor of shape (batch, n_columns)
             In the mean convention and scaled units.
         """
-        return self.penalty_gradient(violation, index)
+        return self.term_and_slope(violation.detach(), index)[1]
 
-    def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
-        """Turn a copy of the trained module into the product, in the unit of y.
+    # Parameters are those of __init__, as in scikit-learn, whose ``clone`` and grids
+    # over ``strategy__name`` work with them; scikit-learn itself is not loaded.
+
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        # The signature of `object.__init__` is (*args, **kwargs), not an empty one.
+        if cls.__init__ is object.__init__:
+            return {}
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()
+        return {parameter.name: parameter.default for parameter in parameters}
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters by name.
 
         Parameters
         ----------
-        module : nn.Module
-            Copy of the trained module; may be changed in place.
-        head : str or None
-            Dotted name of its last ``nn.Linear``.
-        targets : sklpos.nets.units.TargetScale
-            The scaling to fold into the head.
+        deep : bool, default=True
+            Not used, because no parameter has parameters itself.
 
         Returns
         -------
-        nn.Module
-            Ends in a plain ``nn.Linear``, unless `needs_head` is False.
+        dict
         """
-        targets.fold(module.get_submodule(head))
-        return module
+        return {name: getattr(self, name) for name in self._defaults()}
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters by name.
+
+        Parameters
+        ----------
+        **params : object
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a name is not a parameter.
+        """
+        known = self._defaults()
+        for name, value in params.items():
+            if name not in known:
+                raise ValueError(
+                    f"Invalid parameter {name!r} for {type(self).__name__}; it has "
+                    f"{sorted(known)}."
+                )
+            setattr(self, name, value)
+        return self
+
+    def unfitted(self) -> Self:
+        """Copy with the same parameters and without state."""
+        return type(self)(**copy.deepcopy(self.get_params(deep=False)))
+
+    def __repr__(self) -> str:
+        changed = [
+            f"{name}={getattr(self, name)!r}"
+            for name, default in self._defaults().items()
+            if getattr(self, name) is not default and getattr(self, name) != default
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _owner(cls: type, name: str) -> type:
+    """The class that defines an attribute."""
+    return next(base for base in cls.__mro__ if name in vars(base))

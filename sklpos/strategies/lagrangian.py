@@ -1,76 +1,119 @@
-"""Inequality multipliers, one a row and output: plain and augmented Lagrangian."""
+"""Inequality multipliers, one per row and column: plain and augmented Lagrangian."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from sklpos.strategies.base import (
-    ConstraintStrategy,
-    StrategyState,
-    raise_alpha_if_stalled,
-)
+from sklpos.strategies.base import ConstraintStrategy, StrategyState
+from sklpos.strategies.schedule import raise_if_stalled
 
 
 class Lagrangian(ConstraintStrategy):
-    """``lambda * g`` with projected ascent ``lambda <- relu(lambda + dual_lr * g)``.
+    """``lambda * g``, with lambda set by a PI controller from the violation g.
 
-    Descent on the weights, ascent on the multipliers. ``alpha`` is not used.
+    The integral part of the controller [2]_ is the projected ascent
+    ``nu <- relu(nu + dual_lr * k * g)``. Descent on the weights and ascent alone circle
+    around the solution, so the violation counts directly, too:
+    ``lambda = relu(nu + damping * dual_lr * k * g)``. The gain k starts at 1 and grows
+    after an epoch whose largest violation is above `tolerance` and has not shrunk to a
+    quarter. ``alpha`` is not used.
 
     Parameters
     ----------
-    dual_lr : float, default=0.2
-        Step of the ascent; dimensionless.
+    dual_lr : float, default=0.1
+        First step of the ascent; dimensionless.
+    damping : float, default=20.0
+        Weight of the violation itself, in units of the step. 0 is plain ascent.
+    tolerance : float, default=1e-4
+        Violation, in standard deviations of y, that counts as none.
+    max_gain : float, default=500.0
+        Largest k the schedule may reach; 1 keeps the first step.
+    growth : float, default=1.06
+        Factor on k.
+
+    Notes
+    -----
+    In a training step the proportional part does what the curvature does in
+    `AugmentedLagrangian`; with ``alpha = 1`` the defaults of both make the same step.
+    They differ where a term is evaluated more than once per dual step (LBFGS). As
+    there, lower `max_gain` or lr with plain gradient descent. ``damping=0, growth=1``
+    is plain gradient ascent [1]_.
 
     References
     ----------
     .. [1] K. J. Arrow, L. Hurwicz, H. Uzawa (1958), "Studies in linear and non-linear
        programming", Stanford University Press.
+    .. [2] M. Sohrabi et al. (2024), "On PI controllers for updating Lagrange
+       multipliers in constrained optimization", doi:10.48550/arXiv.2406.04558.
 
     Examples
     --------
     >>> import torch
-    >>> strategy = Lagrangian(dual_lr=0.5)
-    >>> strategy.setup(torch.zeros(1, 1), lower_bound=torch.zeros(1), alpha=1.0)
+    >>> strategy = Lagrangian(dual_lr=0.5, damping=3.0)
+    >>> strategy.setup(torch.zeros(1, 1), alpha=1.0)
     >>> strategy.dual_step(torch.tensor([[2.0]]), torch.tensor([0]))
-    >>> float(strategy.state_.multiplier)
-    1.0
+    >>> float(strategy.state_.multiplier), float(strategy.state_.proportional)
+    (1.0, 3.0)
     """
 
     guarantee = "training"
-    row_by_row = True
 
-    def __init__(self, dual_lr: float = 0.2):
+    def __init__(
+        self,
+        dual_lr: float = 0.1,
+        damping: float = 20.0,
+        tolerance: float = 1e-4,
+        max_gain: float = 500.0,
+        growth: float = 1.06,
+    ):
         self.dual_lr = dual_lr
+        self.damping = damping
+        self.tolerance = tolerance
+        self.max_gain = max_gain
+        self.growth = growth
 
-    def setup(self, y: Tensor, *, lower_bound: Tensor, alpha: float) -> None:
-        """Allocate the multipliers, at 0."""
+    def setup(self, room: Tensor, *, alpha: float) -> None:
+        """Allocate the multipliers, at 0, and what the schedule of k remembers."""
         self.state_ = StrategyState(
-            alpha=y.new_tensor(alpha), multiplier=torch.zeros_like(y)
+            alpha=room.new_tensor(alpha),
+            multiplier=torch.zeros_like(room),
+            proportional=torch.zeros_like(room),
+            gain=room.new_tensor(1.0),
+            max_gain=room.new_tensor(max(self.max_gain, 1.0)),
+            last_violation=room.new_tensor(float("inf")),
         )
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return ``lambda * violation``."""
-        return self.state_.multiplier[index] * violation
+        """``lambda * violation``."""
+        return self.multipliers(violation, index) * violation
 
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return the multipliers."""
-        return self.state_.multiplier[index]
+    def term_and_slope(self, violation: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """``lambda * violation`` and ``lambda``."""
+        multiplier = self.multipliers(violation, index)
+        return multiplier * violation, multiplier
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend on the rows of the batch; the others keep theirs."""
-        self._ascend(violation, index, self.dual_lr)
+        state, step = self.state_, self.dual_lr * self.state_.gain * violation
+        multiplier = (step + state.multiplier[index]).relu_()
+        state.multiplier[index] = multiplier
+        # The proportional part is kept apart: added to the multiplier, it would pile up
+        # and hold back rows on their way inside the bound.
+        state.proportional[index] = torch.maximum(self.damping * step, -multiplier)
 
     def multipliers(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return the stored multipliers."""
-        return self.state_.multiplier[index]
+        """Sum of both parts, as of the last dual step."""
+        return self.state_.multiplier[index] + self.state_.proportional[index]
 
-    def _ascend(self, violation: Tensor, index: Tensor, step) -> None:
-        multiplier = self.state_.multiplier
-        multiplier[index] = (step * violation).add_(multiplier[index]).relu_()
+    def on_epoch_end(self, max_violation: float) -> None:
+        """Raise k while the bound is violated and no progress is made."""
+        raise_if_stalled(
+            self.state_, max_violation, self.tolerance, self.growth, name="gain"
+        )
 
 
-class AugmentedLagrangian(Lagrangian):
+class AugmentedLagrangian(ConstraintStrategy):
     """Powell-Hestenes-Rockafellar: ``(relu(lambda + c g)**2 - lambda**2) / (2 c)``.
 
     ``c = 2 * alpha``: with all multipliers 0 the term is the quadratic penalty of the
@@ -103,13 +146,13 @@ class AugmentedLagrangian(Lagrangian):
     --------
     >>> import torch
     >>> strategy = AugmentedLagrangian()
-    >>> strategy.setup(torch.zeros(1, 1), lower_bound=torch.zeros(1), alpha=2.0)
+    >>> strategy.setup(torch.zeros(1, 1), alpha=2.0)
     >>> float(strategy.penalty(torch.tensor([[0.5]]), torch.tensor([0])))
     0.5
     """
 
+    guarantee = "training"
     needs_alpha = True
-    row_by_row = True
 
     def __init__(
         self,
@@ -118,40 +161,48 @@ class AugmentedLagrangian(Lagrangian):
         max_curvature: float = 1000.0,
         growth: float = 1.06,
     ):
-        super().__init__(dual_lr)
+        self.dual_lr = dual_lr
         self.tolerance = tolerance
         self.max_curvature = max_curvature
         self.growth = growth
 
-    def setup(self, y: Tensor, *, lower_bound: Tensor, alpha: float) -> None:
+    def setup(self, room: Tensor, *, alpha: float) -> None:
         """Allocate the multipliers, at 0, and what the schedule of c remembers."""
         self.state_ = StrategyState(
-            alpha=y.new_tensor(alpha),
-            multiplier=torch.zeros_like(y),
-            max_alpha=y.new_tensor(max(self.max_curvature / 2, alpha)),
-            last_violation=y.new_tensor(float("inf")),
+            alpha=room.new_tensor(alpha),
+            multiplier=torch.zeros_like(room),
+            max_alpha=room.new_tensor(max(self.max_curvature / 2, alpha)),
+            last_violation=room.new_tensor(float("inf")),
         )
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return ``lambda a + c a**2 / 2`` with ``a = max(g, -lambda / c)``."""
-        multiplier, curvature = self.state_.multiplier[index], 2 * self._alpha(index)
-        tiny = torch.finfo(violation.dtype).tiny  # c -> 0 gives lambda * g
+        """``lambda a + c a**2 / 2`` with ``a = max(g, -lambda / c)``."""
+        multiplier, curvature = self.state_.multiplier[index], 2 * self.state_.alpha
+        # For c -> 0 the term tends to ``lambda * g``; the clamp avoids 0 / 0 there.
+        tiny = torch.finfo(curvature.dtype).tiny
         reach = torch.maximum(violation, -multiplier / curvature.clamp(min=tiny))
         return multiplier * reach + curvature * reach**2 / 2
 
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return ``relu(lambda + c * violation)``."""
-        multiplier, alpha = self.state_.multiplier[index], self._alpha(index)
-        return torch.addcmul(multiplier, alpha, violation, value=2).relu_()
+    def term_and_slope(self, violation: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """``(slope**2 - lambda**2) / (2 c)`` with the slope ``relu(lambda + c g)``."""
+        multiplier, alpha = self.state_.multiplier[index], self.state_.alpha
+        # Fused kernels: in a small net, a call takes longer than its arithmetic.
+        slope = torch.addcmul(multiplier, alpha, violation, value=2).relu_()
+        gain = torch.addcmul(slope * slope, multiplier, multiplier, value=-1)
+        return gain.div_(4 * alpha), slope
 
     def dual_step(self, violation: Tensor, index: Tensor) -> None:
         """Ascend by a fraction of c, on the rows of the batch."""
-        self._ascend(violation, index, 2 * self.dual_lr * self._alpha(index))
+        multiplier, step = self.state_.multiplier, 2 * self.dual_lr
+        moved = torch.addcmul(
+            multiplier[index], self.state_.alpha, violation, value=step
+        )
+        multiplier[index] = moved.relu_()
+
+    def multipliers(self, violation: Tensor, index: Tensor) -> Tensor:
+        """Stored multipliers."""
+        return self.state_.multiplier[index]
 
     def on_epoch_end(self, max_violation: float) -> None:
         """Raise c while the bound is violated and no progress is made."""
-        raise_alpha_if_stalled(self.state_, max_violation, self.tolerance, self.growth)
-
-    def _alpha(self, index: Tensor) -> Tensor:
-        """Return half of c, of these rows."""
-        return self.state_.alpha
+        raise_if_stalled(self.state_, max_violation, self.tolerance, self.growth)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sklpos.strategies.base import (
-    ConstraintStrategy,
-    StrategyState,
-    raise_alpha_if_stalled,
-)
+from sklpos.strategies.base import ConstraintStrategy, StrategyState
+from sklpos.strategies.schedule import raise_if_stalled
 
 
 class Unconstrained(ConstraintStrategy):
-    """No constraint at all: the baseline of every comparison.
+    """No constraint at all, as a baseline for comparisons.
 
     Examples
     --------
@@ -22,19 +19,17 @@ class Unconstrained(ConstraintStrategy):
     """
 
     guarantee = "none"
-    row_by_row = True
+    needs_dual_step = False
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return zeros."""
-        return torch.zeros_like(violation)
-
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return zeros."""
+        """Zeros."""
         return torch.zeros_like(violation)
 
 
 class QuadraticPenalty(ConstraintStrategy):
-    """Soft: ``alpha * relu(g)**2``; violations shrink as alpha grows, never vanish.
+    """Soft penalty ``alpha * relu(g)**2``.
+
+    Violations shrink as alpha grows but never vanish.
 
     A constant fitted to the one target ``y = -1`` ends at ``-1 / (1 + alpha)``, not
     at 0.
@@ -53,93 +48,143 @@ class QuadraticPenalty(ConstraintStrategy):
     --------
     >>> import torch
     >>> strategy = QuadraticPenalty()
-    >>> strategy.setup(torch.zeros(1, 1), lower_bound=torch.zeros(1), alpha=2.0)
+    >>> strategy.setup(torch.zeros(1, 1), alpha=2.0)
     >>> float(strategy.penalty(torch.tensor([[0.5]]), torch.tensor([0])))
     0.5
     """
 
     guarantee = "none"
-    row_by_row = True
+    needs_dual_step = False
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return ``alpha * relu(violation)**2``."""
+        """``alpha * relu(violation)**2``."""
         return self.state_.alpha * torch.relu(violation) ** 2
 
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return ``2 * alpha * relu(violation)``."""
-        half = self.state_.alpha * torch.relu(violation)
-        return half + half
+    def term_and_slope(self, violation: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """``alpha * relu(violation)**2`` and ``2 * alpha * relu(violation)``."""
+        missing = torch.relu(violation)
+        half = self.state_.alpha * missing
+        return half * missing, half + half
 
 
 class ExactPenalty(ConstraintStrategy):
     """The l1 penalty ``alpha * relu(g)``: exact once alpha exceeds every multiplier.
 
-    Once alpha is large enough the predictions cross the bound back and forth, before
-    they do not. So ``alpha`` doubles after `patience` epochs in all of which the
-    largest violation was above `tolerance`, and the smallest of these has not shrunk
-    to a quarter, up to ``max(max_alpha, alpha)``. The kink needs a learning rate that
-    decays; with a constant one the violation settles near it.
+    At the kink its slope is any number between 0 and alpha, and descent never settles
+    there. So the kink is rounded: the slope is ``alpha * clip(u + g / width, 0, 1)``.
+    Each row has a share u, and ``u <- clip(u + dual_lr * g / width, 0, 1)`` takes it to
+    the one that holds the row on the bound: Bertsekas's multiplier method for a kink.
+    The limit is the minimum of the sharp penalty for any width. u starts at 1: all the
+    rounding is inside the bound, and noise in the violation does not lead across it.
+
+    A row of share 1 that is still violated needs a larger alpha. So ``alpha`` doubles
+    after `patience` epochs in all of which the largest violation of these rows was
+    above `tolerance`, and the smallest of these has not shrunk to a quarter, up to
+    ``max(max_alpha, alpha)``.
 
     Parameters
     ----------
     patience : int, default=10
-        Epochs between two looks.
+        Epochs between two checks.
     tolerance : float, default=1e-3
         Violation, in standard deviations of y, that counts as none.
     max_alpha : float, default=1000.0
         Largest alpha the schedule may reach.
+    width : float, default=0.1
+        Width of the rounded kink, in standard deviations of y.
+    dual_lr : float, default=0.1
+        Step of the share of a violated row, in units of ``1 / width``.
+    release : float, default=0.3
+        The same for a row inside the bound, as a share of `dual_lr`. With a value
+        below 1, rows that cross the bound by mini-batch noise end up inside it.
 
     References
     ----------
     .. [1] W. I. Zangwill (1967), "Non-linear programming via penalty functions",
        doi:10.1287/mnsc.13.5.344.
+    .. [2] D. P. Bertsekas (1975), "Nondifferentiable optimization via approximation",
+       doi:10.1007/BFb0120696.
 
     Examples
     --------
     >>> import torch
-    >>> strategy = ExactPenalty()
-    >>> strategy.setup(torch.zeros(1, 1), lower_bound=torch.zeros(1), alpha=2.0)
-    >>> float(strategy.penalty(torch.tensor([[0.5]]), torch.tensor([0])))
-    1.0
+    >>> strategy = ExactPenalty(width=0.2)
+    >>> strategy.setup(torch.zeros(1, 1), alpha=2.0)
+    >>> violation = torch.tensor([[-0.2], [-0.1], [0.0], [0.5]])
+    >>> index = torch.zeros(4, dtype=int)
+    >>> strategy.term_and_slope(violation, index)[1].ravel().tolist()
+    [0.0, 1.0, 2.0, 2.0]
     """
 
     guarantee = "training"
-    row_by_row = True
     needs_alpha = True
     estimates_multipliers = True
 
     def __init__(
-        self, patience: int = 10, tolerance: float = 1e-3, max_alpha: float = 1000.0
+        self,
+        patience: int = 10,
+        tolerance: float = 1e-3,
+        max_alpha: float = 1000.0,
+        width: float = 0.1,
+        dual_lr: float = 0.1,
+        release: float = 0.3,
     ):
         self.patience = patience
         self.tolerance = tolerance
         self.max_alpha = max_alpha
+        self.width = width
+        self.dual_lr = dual_lr
+        self.release = release
 
-    def setup(self, y: Tensor, *, lower_bound: Tensor, alpha: float) -> None:
-        """Allocate alpha and what its schedule remembers."""
-        infinite = y.new_tensor(float("inf"))
+    def setup(self, room: Tensor, *, alpha: float) -> None:
+        """Allocate alpha, what its schedule remembers, and the shares."""
+        infinite = room.new_tensor(float("inf"))
         self.state_ = StrategyState(
-            alpha=y.new_tensor(alpha),
-            max_alpha=y.new_tensor(max(self.max_alpha, alpha)),
+            alpha=room.new_tensor(alpha),
+            max_alpha=room.new_tensor(max(self.max_alpha, alpha)),
             last_violation=infinite,
             smallest_violation=infinite.clone(),
+            held_back=torch.zeros_like(infinite),
             n_epochs=torch.tensor(0),
+            share=torch.ones_like(room),
         )
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return ``alpha * relu(violation)``."""
-        return self.state_.alpha * torch.relu(violation)
+        """Integral of the slope; 0 where that is 0."""
+        return self.term_and_slope(violation, index)[0]
 
-    def penalty_gradient(self, violation: Tensor, index: Tensor) -> Tensor:
-        """Return alpha where the bound is violated."""
-        return self.state_.alpha * (violation > 0)
+    def term_and_slope(self, violation: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Integral of the slope, and ``alpha * clip(u + violation / width, 0, 1)``."""
+        reach = self.state_.share[index] + violation / self.width
+        share = reach.clamp(0, 1)
+        slope = self.state_.alpha * share
+        return self.width * slope * (reach - share / 2), slope
+
+    def dual_step(self, violation: Tensor, index: Tensor) -> None:
+        """Move the shares of the rows of the batch that are violated or in the band."""
+        # An empty batch, as an idle process has it, has no maximum.
+        if violation.numel() == 0:
+            return
+        state, share = self.state_, self.state_.share[index]
+        # A row of share 1 is already pushed by all of alpha. Only such a row, if it is
+        # still violated, shows that alpha is too small.
+        beyond = torch.where(share == 1, violation, 0.0).amax()
+        state.held_back.copy_(torch.maximum(state.held_back, beyond))
+        step = torch.where(violation > 0, 1.0, self.release) * violation / self.width
+        moved = (share + self.dual_lr * step).clamp_(0, 1)
+        # The share of a row far inside has no effect; keep it ready for a violation.
+        near = violation > -self.width
+        state.share[index] = torch.where(near, moved, share)
 
     def on_epoch_end(self, max_violation: float) -> None:
-        """Double alpha if the bound was violated in every epoch of the window."""
+        """Double alpha if it was too small in every epoch of the window."""
         state = self.state_
-        smallest = min(float(state.smallest_violation), max_violation)
+        smallest = min(float(state.smallest_violation), float(state.held_back))
+        state.held_back.zero_()
         state.n_epochs.add_(1)
+        # Alpha never comes down again, so one noisy epoch must not double it: the
+        # smallest violation of a window decides.
         if int(state.n_epochs) % self.patience == 0:
-            raise_alpha_if_stalled(state, smallest, self.tolerance, 2.0)
+            raise_if_stalled(state, smallest, self.tolerance, 2.0)
             smallest = float("inf")
         state.smallest_violation.fill_(smallest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 
 import numpy as np
 import torch
@@ -13,9 +12,11 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from sklpos.nets.head import head_input
+from sklpos.nets.warnings import warn_user
 from sklpos.training.decay import NoiseScaledDecay
 
-_EXPLODED = 1e3
+# In standard deviations of y: far more than a feasible problem was seen to need.
+_MAX_MULTIPLIER_PER_ROW = 1e3
 
 
 class MultiplierAscent(Callback):
@@ -27,14 +28,15 @@ class MultiplierAscent(Callback):
     Parameters
     ----------
     window : int, default=50
-        Epochs between two looks for an infeasible problem, which shows multipliers
-        that grow linearly for ever. Only a head without bias, under a bound above 0,
-        can be infeasible.
+        Epochs between two checks for an infeasible problem, whose multipliers grow
+        linearly without end. Only a head without bias, under a bound above 0, can be
+        infeasible.
 
     Attributes
     ----------
     infeasible_rows_ : list of int
-        Rows (of the training set) for which no head was found; all ascent stopped.
+        Rows of the training set on which no head obeys the bound; if there are any,
+        all ascent has stopped.
 
     Examples
     --------
@@ -48,13 +50,8 @@ class MultiplierAscent(Callback):
     def initialize(self):
         """Forget the last run."""
         self.infeasible_rows_ = []
-        self.violations_ = []
         self.looks_ = []
         return self
-
-    def on_epoch_begin(self, net, **kwargs):
-        """Start collecting."""
-        self.violations_ = []
 
     def on_violation(self, net, violation: Tensor, index: Tensor) -> None:
         """Make the dual step of a batch.
@@ -62,60 +59,70 @@ class MultiplierAscent(Callback):
         Parameters
         ----------
         net : ConstrainedNet
-        violation : torch.Tensor of shape (batch, n_bounded)
+        violation : torch.Tensor of shape (batch, n_columns)
             Detached, scaled units.
         index : torch.Tensor of shape (batch,)
-            Row numbers in the training set; those of domains are negative.
+            Row numbers in the training set.
         """
-        if violation.numel() == 0:
-            return
-        if not self.infeasible_rows_:
-            net.strategy_.dual_step(violation, index)
-        self.violations_.append(violation)
+        # The multipliers of an infeasible problem would grow without end.
+        if violation.numel() and not self.infeasible_rows_:
+            net.constraint_.ascend(violation, index)
+
+    def on_domain_violation(self, net, violation: Tensor) -> None:
+        """Make the dual step of whole domains.
+
+        Parameters
+        ----------
+        net : ConstrainedNet
+        violation : torch.Tensor of shape (n_domains, n_columns)
+            Detached, scaled units.
+        """
+        if violation.numel() and not self.infeasible_rows_:
+            domain = net.domain_constraint_
+            domain.ascend(violation, domain.index)
 
     def on_epoch_end(self, net, dataset_train=None, **kwargs):
         """Hand the epoch's largest violation to the strategy's schedule."""
-        if not net.targets.bounded.any():
+        if not len(net.constraint_.columns):
             return
-        own = float(torch.cat(self.violations_).amax()) if self.violations_ else 0.0
-        self.violations_ = []
-        largest = net.largest_violation(max(own, 0.0))
+        # All processes must run the same schedule, so each needs the largest of all.
+        largest = max(net.run_.world.gather(net.epoch_.largest()))
         _check_multipliers(net)
-        net.strategy_.on_epoch_end(largest)
+        net.constraint_.schedule(largest)
+        if net.domain_constraint_ is not None:
+            net.domain_constraint_.schedule(net.epoch_.largest("domain_violation"))
         if len(net.history) % self.window == 0 and not self.infeasible_rows_:
             self._look_for_infeasible_rows(net, dataset_train, largest)
 
-    def on_train_end(self, net, **kwargs):
-        """Let go of a half epoch."""
-        self.violations_ = []
-
     def _look_for_infeasible_rows(self, net, data, largest: float) -> None:
-        multiplier = getattr(net.constraint_, "multiplier", None)
+        multiplier = getattr(net.constraint_.state, "multiplier", None)
         if multiplier is None or not net.may_be_infeasible:
             return
-        own = multiplier[: len(data)]  # those of domains come last
-        look = (own.abs().cpu().double().numpy(), largest)
+        # Absolute values, since `slack` stores its multipliers with the opposite sign.
+        look = (multiplier.abs().cpu().double().numpy(), largest)
+        # A new list, because the undo state of the last epoch may hold the old one.
         self.looks_ = [*self.looks_[-2:], look]
         rows = _infeasible_rows(net, data, _growing(self.looks_))
         if rows:
             self.infeasible_rows_ = rows
-            warnings.warn(
+            warn_user(
                 "no head without bias obeys lower_bound on all training rows: the "
                 f"multipliers of {len(rows)} rows grow without end, among them rows "
                 f"{rows[:5]}; their ascent was stopped. Give the head a bias or lower "
                 "the bound.",
                 ConvergenceWarning,
-                stacklevel=2,
             )
 
 
 def _check_multipliers(net) -> None:
-    """Raise if they exploded: a row needs hardly more than the pull of all rows."""
-    multiplier = getattr(net.constraint_, "multiplier", None)
+    """Raise if the multipliers exploded."""
+    multiplier = getattr(net.constraint_.state, "multiplier", None)
     if multiplier is None or multiplier.numel() == 0:
         return
     largest = float(multiplier.abs().amax())
-    if not largest < _EXPLODED * max(len(multiplier), 1000):
+    # The pull of all other rows is about what one row may have to withstand, so the
+    # limit grows with their number. ``not <`` is true for NaN as well.
+    if not largest < _MAX_MULTIPLIER_PER_ROW * max(len(multiplier), 1000):
         raise net.divergence(
             f"the multipliers grew to {largest:.3g} standard deviations of y in",
             "the strategy's dual_lr, ",
@@ -123,17 +130,20 @@ def _check_multipliers(net) -> None:
 
 
 def _growing(looks: list[tuple[np.ndarray, float]]) -> np.ndarray:
-    """Say which multipliers grow as if for ever, by three looks at all of them."""
+    """Find the multipliers that grow without end, from three looks at all of them."""
+    # Slow growth in a feasible problem looks the same for a while, hence three.
     if len(looks) < 3:
         return np.zeros_like(looks[-1][0], dtype=bool)
     (first, before), (second, _), (third, after) = looks
     growth, of_late = third - first, (third - second).sum()
+    # Linear growth has half of its rise in the second window, and the violation stays.
+    # Multipliers that converge slow down, and their violation shrinks.
     goes_on = of_late > growth.sum() / 3 > 0 and after > max(before / 2, 1e-3)
     return (growth > 0.1 * growth.max()) & goes_on
 
 
 def _infeasible_rows(net, data, growing: np.ndarray) -> list[int]:
-    """Return the growing rows on which no head obeys the bound, as it is now.
+    """Growing rows on which no head obeys the bound, with the present features.
 
     By Farkas' lemma ``features @ w >= bound > 0`` has no solution exactly if some
     ``v >= 0`` has ``v @ features = 0`` and ``sum(v) = 1``; the residual of the least
@@ -141,14 +151,17 @@ def _infeasible_rows(net, data, growing: np.ndarray) -> list[int]:
     ``features @ w >= 1``.
     """
     found = set()
+    # The head of zeros obeys every bound that is at most 0.
     bound = net.targets.bound[net.targets.bounded]
     for column in np.flatnonzero(growing.any(axis=0) & (bound > 0)):
         rows = np.flatnonzero(growing[:, column])
-        features = _head_features(net, data[rows][0])
+        features = _head_features(net, data[rows].X)
+        # Features of unit size make the residual independent of their unit.
         largest = np.abs(features).max()
         features = features / (largest if largest > 0 else 1.0)
         system = np.vstack([features.T, np.ones(len(rows))])
         target = np.append(np.zeros(features.shape[1]), 1.0)
+        # A residual below 1e-6 would take a head with weights of 1e6 or more.
         if nnls(system, target)[1] < 1e-6:
             found.update(rows.tolist())
     return sorted(found)
@@ -162,7 +175,7 @@ def _head_features(net, X: Tensor) -> np.ndarray:
 
 
 class ConstraintHistory(Callback):
-    """Writes the constraint's side of each epoch into ``history_``.
+    """Writes what an epoch showed of the constraint into ``history_``.
 
     Adds ``objective`` (mean loss), ``constraint`` (mean term), ``max_violation``,
     ``violation_rate`` (share of training predictions below the bound),
@@ -177,30 +190,28 @@ class ConstraintHistory(Callback):
 
     def on_epoch_end(self, net, **kwargs):
         """Write the epoch's record."""
-        steps, net.steps_ = net.steps_, None  # not to be pickled by a Checkpoint
+        epoch = net.epoch_
         for name in ("objective", "constraint"):
-            net.history.record(name, steps.mean(name))
-        for name, value in self._summary(net, steps.violation, steps.index).items():
-            net.history.record(name, float(value))
+            net.history.record(name, epoch.mean(name))
+        summary = net.constraint_.summarise(epoch.violation, epoch.index)
+        own = len(epoch.index), vars(summary)
+        for name, value in _pooled(net.run_.world.gather(own)).items():
+            net.history.record(name, value)
 
-    @staticmethod
-    def _summary(net, violation: Tensor, index: Tensor) -> dict[str, Tensor | float]:
-        strategy = net.strategy_
-        multiplier = strategy.multipliers(violation, index)
-        empty = violation.numel() == 0
-        return {
-            "max_violation": 0.0 if empty else violation.amax().clamp(min=0),
-            "violation_rate": 0.0
-            if empty
-            else int((violation > 0).sum()) / violation.numel(),
-            "max_multiplier": 0.0 if empty else multiplier.amax(),
-            "mean_multiplier": 0.0 if empty else multiplier.mean(),
-            "alpha": strategy.state_.alpha,
-        }
+
+def _pooled(parts: list[tuple[int, dict]]) -> dict[str, float]:
+    """Join summaries of several processes: the largest, or the mean over rows."""
+    sizes, summaries = zip(*parts, strict=True)
+    share = np.array(sizes) / max(sum(sizes), 1)
+    columns = {name: [own[name] for own in summaries] for name in summaries[0]}
+    return {
+        name: max(values) if name.startswith("max_") else float(share @ values)
+        for name, values in columns.items()
+    }
 
 
 def private_copy(item):
-    """Copy a callback, or one of a name; shallow, as it may hold an open file.
+    """Copy a callback, or a named one; shallow, since it may hold an open file.
 
     Parameters
     ----------
@@ -208,7 +219,8 @@ def private_copy(item):
 
     Returns
     -------
-    Of the kind of `item`.
+    Callback, type or (str, Callback or type)
+        Of the same kind as `item`.
     """
     if isinstance(item, tuple):
         return item[0], private_copy(item[1])
@@ -216,7 +228,7 @@ def private_copy(item):
 
 
 def check_single(callbacks: list[tuple]) -> None:
-    """Refuse a second callback of those that act on the same state.
+    """Refuse a second callback of a kind that acts on the state of the net.
 
     Parameters
     ----------

@@ -1,18 +1,18 @@
-"""Weight decay by the noise of the data."""
+"""Weight decay in proportion to the noise of the data."""
 
 from __future__ import annotations
-
-import inspect
 
 import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
 from skorch.callbacks import Callback
-from torch import nn
 
 _NEIGHBOURS = 3
-# rows whose neighbours are sought: what that takes grows with rows**2 * n_features
-_MOST_ROWS, _MOST_NUMBERS, _FEW = 1024, 2**20, 64
+# The search for neighbours takes time in proportion to rows**2 * n_features, so it sees
+# some of the rows only, and fewer if X is wide.
+_MAX_ROWS = 1024
+_MAX_VALUES = 2**20
+_MIN_ROWS = 64
 
 
 class NoiseScaledDecay(Callback):
@@ -32,7 +32,7 @@ class NoiseScaledDecay(Callback):
     Parameters
     ----------
     strength : float, default=4.0
-        The decay of the optimizer for noise of the variance of y.
+        The decay of the optimizer if the noise has the variance of y.
 
     Attributes
     ----------
@@ -61,13 +61,13 @@ class NoiseScaledDecay(Callback):
         return self
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
-        """Set the decay of the first epoch, or that of one more."""
+        """Set the decay of the first epoch of this call."""
         if not _decays(net.optimizer_):
             return
         if self.noise_ is None:
             rows = net.get_dataset(X, y)
-            number = min(_MOST_ROWS, max(_FEW, _MOST_NUMBERS // rows.X.shape[1]))
-            self.noise_ = neighbour_loss(*net.some_rows(rows, number))
+            number = min(_MAX_ROWS, max(_MIN_ROWS, _MAX_VALUES // rows.X.shape[1]))
+            self.noise_ = neighbour_loss(*net.run_.world.some_rows(rows, number))
         self._scale(net)
 
     def on_epoch_end(self, net, **kwargs):
@@ -76,6 +76,7 @@ class NoiseScaledDecay(Callback):
             self._scale(net)
 
     def _scale(self, net) -> None:
+        # Scaled targets have the variance 1, the largest noise there can be.
         loss = net.history[-1].get("objective", 1.0) if net.history else 1.0
         for group in net.optimizer_.param_groups:
             if group["weight_decay"] > 0:
@@ -89,9 +90,9 @@ def _decays(optimizer) -> bool:
 def neighbour_loss(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
     """Estimate the noise of y, without a model, from the nearest neighbours of rows.
 
-    The mean squared difference to the mean of the 3 nearest neighbours, which has a
-    third of the noise itself, times 3/4. It is too large where neighbours are far
-    away. A row that is there twice counts as one of twice the weight.
+    The estimate is 3/4 of the mean squared difference to the mean of the 3 nearest
+    neighbours, which has a third of the noise itself. It is too large where neighbours
+    are far away. A row that occurs twice counts as one of twice the weight.
 
     Parameters
     ----------
@@ -118,11 +119,13 @@ def neighbour_loss(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
     >>> round(neighbour_loss(X, y, np.ones(400)), 2)
     0.01
     """
+    # A repeated row would be its own neighbour, and the noise would look like 0.
     rows = np.hstack([X, y]).astype(np.float64)
     rows, which = np.unique(rows, axis=0, return_inverse=True)
     if len(rows) == 1:
         return np.inf
     X, y = rows[:, : X.shape[1]], rows[:, X.shape[1] :]
+    # Brought to unit size first, as the squares of huge columns overflow in `std`.
     size = np.abs(X).max(axis=0)
     X = X / np.where(size > 0, size, 1.0)
     spread = X.std(axis=0)
@@ -130,67 +133,8 @@ def neighbour_loss(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
     n_neighbours = min(_NEIGHBOURS, len(rows) - 1)
     search = NearestNeighbors(n_neighbors=n_neighbours, algorithm="brute").fit(X)
     near = y[search.kneighbors(return_distance=False)].mean(axis=1)
+    # An estimate that overflows to infinity is fine: the decay is capped at noise 1.
     with np.errstate(over="ignore"):
         loss = ((y - near) ** 2).mean(axis=1)
         loss = np.average(loss, weights=np.bincount(which.ravel(), weight))
     return float(loss * n_neighbours / (n_neighbours + 1))
-
-
-def decay_callbacks(estimator) -> list:
-    """Return the callback of ``weight_decay="auto"``, where it is ours to choose.
-
-    Parameters
-    ----------
-    estimator : PositiveOutputRegressor
-
-    Returns
-    -------
-    list of (str, NoiseScaledDecay)
-    """
-    return [("weight_decay", NoiseScaledDecay())] if _by_noise(estimator) else []
-
-
-def decay_params(estimator) -> dict:
-    """Return the net's parameters for the weight decay of an estimator.
-
-    Parameters
-    ----------
-    estimator : PositiveOutputRegressor
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    ValueError
-        If a weight decay is given twice, or to an optimizer that has none.
-    """
-    if _by_noise(estimator):
-        return {"optimizer__param_groups": [("*bias", {"weight_decay": 0.0})]}
-    if estimator.weight_decay == "auto":
-        return {}
-    shown = f"weight_decay={estimator.weight_decay!r}"
-    if "weight_decay" in estimator._net_params_for("optimizer"):
-        raise ValueError(
-            f"{shown} and optimizer__weight_decay are the same thing; give one of them."
-        )
-    if "weight_decay" not in inspect.signature(estimator.optimizer).parameters:
-        if estimator.weight_decay == 0:
-            return {}
-        name = getattr(estimator.optimizer, "__name__", estimator.optimizer)
-        raise ValueError(
-            f"{shown} must be 'auto' or 0 for {name}, which has no such term."
-        )
-    return {"optimizer__weight_decay": estimator.weight_decay}
-
-
-def _by_noise(estimator) -> bool:
-    given = estimator._net_params_for("optimizer")
-    return (
-        estimator.weight_decay == "auto"
-        and estimator.optimizer is torch.optim.AdamW
-        and estimator.criterion is nn.MSELoss
-        and not isinstance(estimator.module, nn.Module)
-        and not given.keys() & {"weight_decay", "param_groups"}
-    )

@@ -1,134 +1,196 @@
-"""skorch's training loop, without what nobody listens to."""
+"""An epoch: who listens to its batches, and the results of its steps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
 import torch
-from skorch import NeuralNetRegressor
-from skorch.callbacks import Callback
+from torch import Tensor
 
-from sklpos.training.adam import step_optimizer
+from sklpos.training.fast import Backprop
+from sklpos.training.rows import Batch
+from sklpos.training.world import Alone
 
-# A step takes less than a millisecond, and each of these is called in every one.
-_EACH_BATCH = ("on_batch_begin", "on_batch_end", "on_grad_computed")
-_IMPLEMENTATION = {"fused", "foreach", "differentiable"}
+#: Hooks of every batch. A step takes less than a millisecond, so calling the empty
+#: hooks of all callbacks would be a noticeable part of it.
+EACH_BATCH = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 
-class LeanNet(NeuralNetRegressor):
-    """skorch's net, whose loop pays only for the hooks that a callback defines.
-
-    Weights, history and what the callbacks see are the same, bit for bit.
-
-    Adam and AdamW run torch's fused kernel on the CPU and on CUDA, unless
-    ``optimizer__fused``, ``optimizer__foreach`` or ``optimizer__differentiable`` is
-    given; it differs from the others by rounding only.
+class Listeners:
+    """Hooks that a net and its callbacks define.
 
     Parameters
     ----------
-    *args, **kwargs : object
-        Those of ``skorch.NeuralNetRegressor``.
+    net : ConstrainedNet
+    idle : tuple of type
+        Classes whose hooks do nothing.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from skorch.callbacks import Callback
+    >>> class Quiet(Callback):
+    ...     pass
+    >>> net = SimpleNamespace(callbacks_=[("quiet", Quiet())])
+    >>> Listeners(net, (Callback,)).of("on_batch_end")
+    []
     """
 
-    def get_params_for_optimizer(self, prefix, named_parameters):
-        """Take the fused kernel where torch has one and nothing else is asked for."""
-        args, kwargs = super().get_params_for_optimizer(prefix, named_parameters)
-        has_fused = self.optimizer in (torch.optim.Adam, torch.optim.AdamW)
-        on_device = torch.device(self.device).type in ("cpu", "cuda")
-        if (
-            has_fused
-            and on_device
-            and not any(name in kwargs for name in _IMPLEMENTATION)
-        ):
-            kwargs["fused"] = True
-        return args, kwargs
+    def __init__(self, net: Any, idle: tuple[type, ...]):
+        self.owners = [net, *(callback for _, callback in net.callbacks_)]
+        self.idle = idle
+        self.known: dict[str, list[Callable]] = {}
 
-    def listeners(self, hook: str) -> list:
-        """Return what is called in every batch: methods of the net, then of callbacks.
+    def of(self, hook: str) -> list[Callable]:
+        """Methods of the net, then of the callbacks, without those that do nothing.
 
         Parameters
         ----------
         hook : str
-            Those that do nothing are left out. Looked up once an epoch.
 
         Returns
         -------
         list of callable
         """
-        known = vars(self).setdefault("listeners_", {})
-        if hook not in known:
-            owners = [self, *(callback for _, callback in self.callbacks_)]
-            methods = [getattr(owner, hook, None) for owner in owners]
-            idle = [getattr(cls, hook, None) for cls in (LeanNet, Callback)]
-            known[hook] = [m for m in methods if getattr(m, "__func__", m) not in idle]
-        return known[hook]
+        # Looked up once, since this is asked several times per batch.
+        if hook not in self.known:
+            methods = [getattr(owner, hook, None) for owner in self.owners]
+            # A bound method is a new object on each access; its function is not.
+            idle = [None, *(getattr(cls, hook, None) for cls in self.idle)]
+            self.known[hook] = [
+                method
+                for method in methods
+                if getattr(method, "__func__", method) not in idle
+            ]
+        return self.known[hook]
 
-    def notify(self, method_name, **cb_kwargs):
-        """Tell the net and the callbacks; in a batch, only those that want to know.
+    @property
+    def watch_batches(self) -> bool:
+        """Whether a callback sees the batches, and may change what it sees."""
+        return any(self.of(hook) for hook in EACH_BATCH)
 
-        Outside of batches ``after_*`` follows, such as ``after_epoch_end``, for those
-        who must see what the others made of it.
+
+@dataclass(eq=False)
+class EpochSteps:
+    """The training steps of an epoch, while it runs.
+
+    Attributes
+    ----------
+    passes : Backprop or None
+        Passes without a graph; None where one is needed.
+    need_losses : bool
+        Whether the loss of a batch is needed at once, by a callback or an optimizer.
+    dual_step_due : bool
+        Whether the batch still needs its dual step; LBFGS evaluates a batch many times.
+    done : list of (Batch, dict)
+        What each step computed, see `sklpos.training.step.compute_step`.
+    """
+
+    passes: Backprop | None = None
+    need_losses: bool = True
+    dual_step_due: bool = False
+    done: list[tuple[Batch, dict[str, Any]]] = field(default_factory=list)
+
+    def close(self) -> Epoch:
+        """Join the batches of an epoch that is over.
+
+        Losses are averaged here, for all batches at once: in each step, where they are
+        rarely needed, the sums would cost as much as the loss itself.
+
+        Returns
+        -------
+        Epoch
         """
-        if method_name in _EACH_BATCH:
-            for listener in self.listeners(method_name):
-                listener(self, **cb_kwargs)
-            return
-        self.listeners_ = {}
-        getattr(self, method_name)(self, **cb_kwargs)
-        for name, callback in self.callbacks_:
-            self.tell(name, callback, method_name, **cb_kwargs)
-        for listener in self.listeners(method_name.replace("on_", "after_", 1)):
-            listener(self, **cb_kwargs)
+        batches, steps = zip(*self.done, strict=True)
+        weight = torch.cat([batch.weight for batch in batches])
+        sizes = torch.tensor([len(batch) for batch in batches]).to(weight.device)
+        joined = {
+            name: torch.cat([step[name] for step in steps])
+            for name in ("violation", "losses", "term")
+        }
+        n_outputs = joined["losses"].shape[1]
+        constraint = _batch_means(weight * joined["term"], sizes, n_outputs)
+        # Empty, but of the right dtype and on the right device.
+        domain_violation = joined["violation"][:0]
+        if steps[0]["domain_term"] is not None:
+            constraint += torch.stack([step["domain_term"] for step in steps])
+            domain_violation = torch.cat([step["domain_violation"] for step in steps])
+        return Epoch(
+            index=torch.cat([batch.index for batch in batches]),
+            violation=joined["violation"],
+            domain_violation=domain_violation,
+            sizes=sizes,
+            objective=_batch_means(weight * joined["losses"], sizes, n_outputs),
+            constraint=constraint,
+        )
 
-    def tell(self, name, callback, method_name, **cb_kwargs):
-        """Tell one callback what happens outside of batches."""
-        getattr(callback, method_name)(self, **cb_kwargs)
 
-    def on_batch_begin(self, net, **kwargs):
-        """Leave the batch's record to the loop."""
+def _batch_means(rows: Tensor, sizes: Tensor, n_outputs: int) -> Tensor:
+    """Means over the rows and outputs of each batch, shape (n_batches,)."""
+    number = torch.repeat_interleave(sizes)
+    # A process may have no row in a batch, which would be 0 / 0.
+    sums = rows.new_zeros(len(sizes)).index_add_(0, number, rows.sum(1))
+    return sums / (n_outputs * sizes.clamp(min=1))
 
-    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
-        """Go through the batches once.
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """What the training steps of an epoch saw, as the weights moved.
+
+    Attributes
+    ----------
+    index : torch.Tensor of shape (n_rows,)
+        Row numbers, in the order of training.
+    violation : torch.Tensor of shape (n_rows, n_columns)
+    domain_violation : torch.Tensor
+        Those of whole domains; empty where the strategy looks at none.
+    sizes : torch.Tensor of shape (n_batches,)
+    objective, constraint : torch.Tensor of shape (n_batches,)
+        Means over each batch; their sum is its loss.
+    """
+
+    index: Tensor
+    violation: Tensor
+    domain_violation: Tensor
+    sizes: Tensor
+    objective: Tensor
+    constraint: Tensor
+
+    @property
+    def losses(self) -> Tensor:
+        """Loss of each batch, shape (n_batches,)."""
+        return self.objective + self.constraint
+
+    def mean(self, name: str) -> float:
+        """Mean of ``objective`` or ``constraint`` over the epoch's rows."""
+        # On the CPU first, because not every device has float64.
+        values = getattr(self, name).cpu().double()
+        share = self.sizes.cpu().double() / self.sizes.sum().cpu()
+        return float(share @ values)
+
+    def largest(self, name: str = "violation") -> float:
+        """Largest ``violation`` or ``domain_violation``, at least 0."""
+        values = getattr(self, name)
+        return max(float(values.amax()), 0.0) if values.numel() else 0.0
+
+    def pooled(self, world: Alone) -> Epoch:
+        """Sizes and losses of the batches of all processes.
 
         Parameters
         ----------
-        iterator : iterable or None
-        training : bool
-        prefix : {"train", "valid"}
-        step_fn : callable
-        **fit_params : object
+        world : Alone or Processes
+
+        Returns
+        -------
+        Epoch
+            With the violations of this process.
         """
-        if iterator is None:
-            return
-        super()._set_training(training)
-        records = self.history[-1]["batches"]
-        before = len(records)
-        for batch in iterator:
-            record = {}
-            records.append(record)
-            self.notify("on_batch_begin", batch=batch, training=training)
-            step = step_fn(batch, **fit_params)
-            if step["loss"] is not None:
-                record[f"{prefix}_loss"] = step["loss"].item()
-            record[f"{prefix}_batch_size"] = len(batch[0])
-            self.notify("on_batch_end", batch=batch, training=training, **step)
-        self.history.record(f"{prefix}_batch_count", len(records) - before)
-
-    def _set_training(self, training=True):
-        """Switch all modes where a callback has switched them since the epoch began."""
-        if self.module_.training != training:
-            super()._set_training(training)
-
-    def _zero_grad_optimizer(self, set_to_none=None):
-        """Drop the gradients as torch does, without a record for its profiler."""
-        plain = torch.optim.Optimizer.zero_grad
-        for optimizer in [getattr(self, f"{name}_") for name in self._optimizers]:
-            if type(optimizer).zero_grad is not plain:
-                optimizer.zero_grad()
-                continue
-            for group in optimizer.param_groups:
-                for weight in group["params"]:
-                    weight.grad = None
-
-    def _step_optimizer(self, step_fn):
-        """Make the step of each optimizer."""
-        for name in self._optimizers:
-            step_optimizer(getattr(self, f"{name}_"), step_fn)
+        sizes = sum(world.gather(self.sizes.cpu())).to(self.sizes.device)
+        return replace(
+            self,
+            sizes=sizes,
+            objective=world.mean(self.objective),
+            constraint=world.mean(self.constraint),
+        )

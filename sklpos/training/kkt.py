@@ -1,4 +1,4 @@
-"""How well the trained net satisfies the Karush-Kuhn-Tucker conditions."""
+"""How well a trained net satisfies the Karush-Kuhn-Tucker conditions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from sklpos.nets.head import head_input
 from sklpos.training.rows import BatchLoader
 from sklpos.training.step import DivergenceError
 
-_ROWS = 4096  # a pass, so that memory does not grow with the data
+# Rows per pass, so that memory does not grow with the data.
+_CHUNK_SIZE = 4096
 
 
 @dataclass(frozen=True)
 class KKTResiduals:
     """Residuals of the optimality conditions of the training state, in scaled units.
 
-    A strategy's domains count as further rows, each with a mean of its own.
+    A domain of the strategy counts like a further row, with the weight of all rows.
 
     Attributes
     ----------
@@ -45,7 +46,7 @@ class KKTResiduals:
 
 
 def evaluate_training_state(net, rows):
-    """Return multipliers of all training rows and the KKT residuals.
+    """Multipliers of all training rows, the objective and the KKT residuals.
 
     Parameters
     ----------
@@ -55,8 +56,9 @@ def evaluate_training_state(net, rows):
 
     Returns
     -------
-    multipliers : ndarray of shape (n_samples, n_bounded)
-        Mean convention, scaled units.
+    multipliers : ndarray of shape (n_samples, n_outputs)
+        Signed: positive where the lower bound pushes up. Mean convention, scaled
+        units; 0 for free outputs.
     objective : float
         Weighted mean loss, in eval mode.
     kkt : KKTResiduals
@@ -76,14 +78,15 @@ def evaluate_training_state(net, rows):
     if net.strategy_.estimates_multipliers:
         multiplier = torch.as_tensor(_least_squares_multipliers(net, rows, violation))
     kkt = _residuals(net, rows, violation, multiplier.to(violation))
-    return multiplier.cpu().double().numpy(), objective, kkt
+    signed = net.constraint_.columns.signed(multiplier.to(violation))
+    return signed.cpu().double().numpy(), objective, kkt
 
 
 def _residuals(net, rows, violation, multiplier) -> KKTResiduals:
     stationarity = _lagrangian_gradient(net, rows, multiplier)
-    if domains := net.domain_violation():
-        violation = torch.cat([violation, domains[0].detach()])
-        multiplier = torch.cat([multiplier, net.strategy_.multipliers(*domains)])
+    if net.domain_constraint_ is not None:
+        violation = torch.cat([violation, _domains(net)[0].detach()])
+        multiplier = torch.cat([multiplier, _domains(net)[1]])
     return KKTResiduals(
         stationarity=stationarity,
         max_violation=_extreme(violation, max),
@@ -100,16 +103,17 @@ def _extreme(values: torch.Tensor, which) -> float:
 
 @torch.no_grad()
 def _pass(net, rows):
-    """Return violation, multipliers and objective; in place, to leave no holes."""
-    shape = len(rows), int(net.targets.bounded.sum())
+    """Violations and multipliers of all rows, and the objective."""
+    # Filled in place, because joining the batches would leave holes in the memory.
+    shape = len(rows), len(net.constraint_.columns)
     violations = rows.y.new_empty(shape, device=net.device)
     multipliers, objective = torch.empty_like(violations), 0.0
-    for batch in BatchLoader(rows, _ROWS):
-        y_pred = net.infer(batch[0])
+    for batch in BatchLoader(rows, _CHUNK_SIZE):
+        y_pred = net.infer(batch.X)
         index = batch.index.to(y_pred.device)
-        violations[index] = net.violation(y_pred)
+        violations[index] = net.constraint_.columns.violation(y_pred)
         multipliers[index] = net.strategy_.multipliers(violations[index], index)
-        mean = float(net.objective(y_pred, batch[1], batch.weight))
+        mean = float(net.objective(y_pred, batch.y, batch.weight))
         objective += mean * len(y_pred) / len(rows)
     return violations, multipliers, objective
 
@@ -117,9 +121,11 @@ def _pass(net, rows):
 def _lagrangian_gradient(net, rows, multiplier: torch.Tensor) -> float:
     weights = [p for p in net.module_.parameters() if p.requires_grad]
     total = [torch.zeros_like(weight) for weight in weights]
+    # Part by part, so that only one graph is in memory at a time.
     for part in _lagrangian(net, rows, multiplier):
         gradient = torch.autograd.grad(part, weights, allow_unused=True)
         for sum_, own in zip(total, gradient, strict=True):
+            # A part need not depend on every weight.
             if own is not None:
                 sum_ += own
     return float(torch.sqrt(sum((part.cpu().double() ** 2).sum() for part in total)))
@@ -127,16 +133,24 @@ def _lagrangian_gradient(net, rows, multiplier: torch.Tensor) -> float:
 
 def _lagrangian(net, rows, multiplier: torch.Tensor):
     """Yield the parts of ``mean(loss + lambda * g)``: the batches, then the domains."""
-    for batch in BatchLoader(rows, _ROWS):
-        y_pred = net.infer(batch[0])
-        violation = net.violation(y_pred)
+    for batch in BatchLoader(rows, _CHUNK_SIZE):
+        y_pred = net.infer(batch.X)
+        violation = net.constraint_.columns.violation(y_pred)
         own = multiplier[batch.index.to(multiplier.device)]
         term = (batch.weight.to(violation.device) * own * violation).sum()
-        loss = net.objective(y_pred, batch[1], batch.weight) + term / y_pred.numel()
+        loss = net.objective(y_pred, batch.y, batch.weight) + term / y_pred.numel()
         yield loss * len(y_pred) / len(rows)
-    if domains := net.domain_violation():
-        own = net.strategy_.multipliers(*domains)
-        yield (own * domains[0]).sum() / len(net.targets.bound)
+    if net.domain_constraint_ is not None:
+        violation, own = _domains(net)
+        # The mean is over all outputs, free ones included, as it is for the rows.
+        yield (own * violation).sum() / len(net.targets.bound)
+
+
+def _domains(net) -> tuple[torch.Tensor, torch.Tensor]:
+    """Violations of the domains, differentiable, and their multipliers."""
+    domain = net.domain_constraint_
+    violation = domain.violation(net.plain_module_)
+    return violation, domain.strategy.multipliers(violation, domain.index)
 
 
 def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarray:
@@ -150,6 +164,7 @@ def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarr
     bounded = np.flatnonzero(net.targets.bounded)
     estimate = np.zeros(violation.shape)
     for column, output in enumerate(bounded):
+        # Training ends near the bound, not on it: rows just inside count as active.
         active = (violation[:, column] > -tolerance).cpu().numpy()
         if active.any():
             pull = weighted.T @ slope[:, output]
@@ -160,6 +175,7 @@ def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarr
 
 def _shared(multiplier, X, weight) -> np.ndarray:
     """Share multipliers among equal rows, of which only the weighted sum is known."""
+    # Least squares may give all of the sum to any one of them.
     _, group = np.unique(X.cpu().numpy(), axis=0, return_inverse=True)
     group = group.ravel()
     return (np.bincount(group, weight * multiplier) / np.bincount(group, weight))[group]
@@ -169,13 +185,16 @@ def _features_and_slope(net, rows):
     features, slopes = [], []
     module = net.plain_module_
     has_bias = module.get_submodule(net.head).bias is not None
-    for batch in BatchLoader(rows, _ROWS):
+    for batch in BatchLoader(rows, _CHUNK_SIZE):
+        # The plain module, because hooks do not reach compiled code.
         with head_input(module, net.head) as seen, torch.no_grad():
-            y_pred = module(batch[0].to(net.device))  # hooks do not reach compiled code
+            y_pred = module(batch.X.to(net.device))
         y_pred.requires_grad_()
+        # The caller applies the sample weights.
         weight = torch.ones_like(batch.weight)
         with torch.enable_grad():
-            loss = net.objective(y_pred, batch[1], weight) * y_pred.numel()
+            # A sum instead of a mean, so that each gradient is that of its own loss.
+            loss = net.objective(y_pred, batch.y, weight) * y_pred.numel()
         slopes.append(torch.autograd.grad(loss, y_pred)[0].cpu().double().numpy())
         features.append(seen[0].cpu().double().numpy())
     features = np.concatenate(features)

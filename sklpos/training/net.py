@@ -2,60 +2,66 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
-from typing import ClassVar
-
-import numpy as np
 import torch
-from skorch.exceptions import DeviceWarning
-from skorch.helper import predefined_split
+from skorch import NeuralNetRegressor
+from skorch.callbacks import Callback
 from skorch.utils import is_dataset
-from torch import nn
+from torch import Tensor, nn
 
-from sklpos.nets.placement import check_device
+from sklpos.strategies.base import ConstraintStrategy
+from sklpos.training.best import follow_best
 from sklpos.training.callbacks import ConstraintHistory, MultiplierAscent
+from sklpos.training.epoch import EACH_BATCH, Epoch, EpochSteps, Listeners
+from sklpos.training.fast import drop_gradients, step_optimizer
+from sklpos.training.loop import TrainingRun, fit_epochs, run_batches, step_randomness
 from sklpos.training.print_log import QuietPrintLog
-from sklpos.training.rewinding import RewindingNet
-from sklpos.training.rows import (
-    Batch,
-    BatchLoader,
-    RowDataset,
-    TrainingRows,
-    spread_out,
+from sklpos.training.rows import Batch, BatchLoader, RowDataset
+from sklpos.training.state import training_state
+from sklpos.training.step import DivergenceError, compute_step, loss_per_output
+from sklpos.training.storage import PlainState, net_vars, take_net_vars
+
+_IMPLEMENTATIONS = {"fused", "foreach", "differentiable"}
+# Names of callbacks that the package adds to the defaults of a net.
+_ADDED_CALLBACKS = (
+    "weight_decay",
+    "early_stopping",
+    "lr_schedule",
 )
-from sklpos.training.states import load_state
-from sklpos.training.storage import PlainState
-
-_MADE_ANEW = ("virtual_params_", "listeners_")  # they hold functions and methods
 
 
-class ConstrainedNet(PlainState, RewindingNet):
+class ConstrainedNet(PlainState, NeuralNetRegressor):
     """skorch net whose loss carries a strategy's constraint term.
 
     Works in scaled units. Between the forward pass and the loss it calls
     ``on_violation(net, violation, index)`` on every callback that has it, once per
-    batch: the dual step comes before the step on the weights. A strategy's domains
-    are further rows of it, with negative numbers.
+    batch: the dual step comes before the step on the weights. If the strategy has a
+    domain, ``on_domain_violation(net, violation)`` follows.
+
+    The loop calls only the hooks that a callback defines. Adam and AdamW run
+    torch's fused kernel on the CPU and on CUDA, unless ``optimizer__fused``,
+    ``optimizer__foreach`` or ``optimizer__differentiable`` is given; it differs from
+    the others by rounding only.
 
     Parameters
     ----------
     module : nn.Module
         Initialised, wrapped by the strategy; trained in place.
-    strategy : ConstraintStrategy
-        Set up for the training rows.
+    constraint : StrategyConstraint
+        Constraint on the training rows: an `OutputConstraint`, unless the strategy is
+        part of the module.
+    domain_constraint : DomainConstraint or None
     alpha : float
-        What the strategy was set up with; its schedule may have raised it since.
+        Weight that the strategy was set up with; its schedule may have raised it.
     targets : TargetScale
         The scaling of the targets, with the bound.
     head : str or None
         Dotted name of the last ``nn.Linear``; None if there is none.
     seed : int, default=0
-        Decides the order of the batches and what dropout drops.
+        Determines the order of the batches and what dropout drops.
     stochastic : bool, default=False
         Whether a training step draws from torch's global generator.
     criterion : type or callable
-        Takes ``reduction="none"``.
+        A loss that accepts ``reduction="none"``.
     dataset, iterator_train, iterator_valid : type
         The rows and their loader.
     **kwargs : object
@@ -63,20 +69,22 @@ class ConstrainedNet(PlainState, RewindingNet):
 
     Attributes
     ----------
-    strategy_ : ConstraintStrategy
-        The strategy, alive.
-    constraint_ : StrategyState
-        Its tensors, as a module of the net: ``save_params(f_constraint=...)``,
-        ``Checkpoint(f_constraint=...)`` and pickling include them.
+    constraint_, domain_constraint_ : OutputConstraint, DomainConstraint or None
+        Modules of the net: ``save_params(f_constraint=...)``,
+        ``Checkpoint(f_constraint=...)`` and pickling include their tensors.
+    run_ : TrainingRun
+    steps_ : EpochSteps
+        The training steps of the current epoch.
+    epoch_ : Epoch or None
+        The results of the last epoch that was completed.
     """
-
-    prefixes_: ClassVar[list[str]] = [*RewindingNet.prefixes_, "product"]
 
     def __init__(
         self,
         module,
         *,
-        strategy,
+        constraint,
+        domain_constraint,
         alpha,
         targets,
         head,
@@ -88,7 +96,8 @@ class ConstrainedNet(PlainState, RewindingNet):
         iterator_valid=BatchLoader,
         **kwargs,
     ):
-        self.strategy = strategy
+        self.constraint = constraint
+        self.domain_constraint = domain_constraint
         self.alpha = alpha
         self.targets = targets
         self.head = head
@@ -103,21 +112,29 @@ class ConstrainedNet(PlainState, RewindingNet):
             **kwargs,
         )
 
+    # Building
+
     @property
     def _default_callbacks(self):
         own = [(n, cb) for n, cb in super()._default_callbacks if n != "print_log"]
+        # The history first: the ascent then runs the schedule, which may raise alpha.
         return [
             *own,
             ("print_log", QuietPrintLog()),
-            ("constraint_history", ConstraintHistory()),  # before the schedule moves
+            ("constraint_history", ConstraintHistory()),
             ("multiplier_ascent", MultiplierAscent()),
         ]
 
+    def initialize(self):
+        """Initialise the parts of the net, and forget an earlier run."""
+        self.forget_run()
+        return super().initialize()
+
     def initialize_module(self):
-        """Take the module as it is; register the strategy's tensors beside it."""
+        """Register the module and the constraints, which are initialised already."""
         super().initialize_module()
-        self.strategy_ = self.strategy
-        self.constraint_ = self.strategy.state_
+        self.constraint_ = self.constraint
+        self.domain_constraint_ = self.domain_constraint
         return self
 
     def initialize_criterion(self):
@@ -126,73 +143,97 @@ class ConstrainedNet(PlainState, RewindingNet):
             super().initialize_criterion()
         except TypeError as error:
             raise TypeError(
-                f"criterion={self.criterion!r} must be made with reduction='none', as "
-                f"the losses of torch.nn are, and its own parameters: {error}"
+                f"criterion={self.criterion!r} must accept reduction='none', as the "
+                f"losses of torch.nn do, and its own parameters: {error}"
             ) from error
         reduction = getattr(self.criterion_, "reduction", None)
         if reduction != "none":
             raise ValueError(
                 f"criterion={self.criterion!r} has reduction={reduction!r}, but one "
-                "loss for every row and output is needed; pass reduction='none'."
+                "loss per row and output is needed; pass reduction='none'."
             )
         return self
 
+    def get_params_for_optimizer(self, prefix, named_parameters):
+        """Choose the fused kernel if torch has one and the user chose none."""
+        args, kwargs = super().get_params_for_optimizer(prefix, named_parameters)
+        has_fused = self.optimizer in (torch.optim.Adam, torch.optim.AdamW)
+        on_device = torch.device(self.device).type in ("cpu", "cuda")
+        if has_fused and on_device and not _IMPLEMENTATIONS & kwargs.keys():
+            kwargs["fused"] = True
+        return args, kwargs
+
     def torch_compile(self, module, name):
-        """Compile what is trained: not the strategy's tensors, nor the product."""
-        trained = name not in ("constraint", "product")
+        """Compile the module and the criterion, but not the constraints."""
+        trained = name not in ("constraint", "domain_constraint")
         return super().torch_compile(module, name) if trained else module
+
+    def renew_constraints(self, constraint, domain_constraint, *, alpha) -> None:
+        """Replace the constraints, to train further under them or on other rows.
+
+        Parameters
+        ----------
+        constraint : StrategyConstraint
+        domain_constraint : DomainConstraint or None
+            Continues from the earlier one, if there is one.
+        alpha : float
+            Weight that the strategy was set up with.
+        """
+        before = self.domain_constraint_
+        if domain_constraint is not None and before is not None:
+            domain_constraint.take_over(before)
+        self.alpha = alpha
+        if domain_constraint is not None:
+            domain_constraint = domain_constraint.to(self.device)
+        # skorch registers an attribute as a module only in this context.
+        with self._current_init_context("module"):
+            self.constraint_ = constraint.to(self.device)
+            self.domain_constraint_ = domain_constraint
+        self.constraint = self.constraint_
+        self.domain_constraint = self.domain_constraint_
+        # Infeasible rows and snapshots belong to the rows of the earlier constraint.
+        for _, callback in self.callbacks_:
+            if isinstance(callback, MultiplierAscent):
+                callback.initialize()
+
+    def renew_optimizer(self, optimizer) -> None:
+        """Replace the optimizer, to train further with it.
+
+        Parameters
+        ----------
+        optimizer : type
+        """
+        self.optimizer = optimizer
+        self._initialize_optimizer()
+
+    @property
+    def strategy_(self) -> ConstraintStrategy:
+        """The strategy, with its state."""
+        return self.constraint_.strategy
+
+    @property
+    def plain_module_(self) -> nn.Module:
+        """The module behind ``torch.compile``."""
+        # ``torch.compile`` wraps a module and registers it under this name.
+        return getattr(self.module_, "_orig_mod", self.module_)
 
     @property
     def may_be_infeasible(self) -> bool:
-        """Whether no head may obey the bound: one with a bias can, and 0 obeys 0."""
+        """Whether it is possible that no head obeys the bound."""
+        # A head with a bias can be constant, and the head of zeros obeys a bound of 0.
         if self.head is None or not (self.targets.bound > 0).any():
             return False
         return self.plain_module_.get_submodule(self.head).bias is None
 
-    def _plain_vars(self) -> dict:
-        """Return the attributes to store, plain where the net holds functions.
+    def plain_vars(self) -> dict:
+        """Attributes to store, see `net_vars`."""
+        return net_vars(self)
 
-        Returns
-        -------
-        dict
-            No module is compiled; of the optimizer there is the ``state_dict``.
-        """
-        state = {k: v for k, v in vars(self).items() if k not in _MADE_ANEW}
-        if self.initialized_:
-            state["module_"] = self.plain_module_
-            state["criterion_"] = getattr(self.criterion_, "_orig_mod", self.criterion_)
-            state["optimizer_"] = self.optimizer_.state_dict()
-        return state
+    def take_vars(self, state: dict) -> None:
+        """Set the attributes that `plain_vars` returned, see `take_net_vars`."""
+        take_net_vars(self, state)
 
-    def _take_vars(self, state: dict) -> None:
-        """Set the attributes, move them to the device, and make an optimizer.
-
-        Parameters
-        ----------
-        state : dict
-            From `_plain_vars`.
-        """
-        vars(self).update(state, virtual_params_={}, listeners_={})
-        if not self.initialized_:
-            return
-        self.device = _device_here(self.device)
-        for name in ("module", "constraint", "criterion", "product"):
-            part = state.get(f"{name}_")
-            if isinstance(part, torch.nn.Module):
-                part = self.torch_compile(part.to(self.device), name)
-                vars(self)[f"{name}_"] = part
-        self.initialize_virtual_params()
-        self.initialized_ = False  # or skorch tells that it starts again
-        self._initialize_optimizer()
-        self.initialized_ = True
-        load_state(self.optimizer_, state["optimizer_"])
-
-    def renew_constraint(self) -> None:
-        """Register the tensors of a strategy that was set up anew."""
-        self.constraint_ = self.strategy_.state_.to(self.device)
-        for _, callback in self.callbacks_:
-            if isinstance(callback, MultiplierAscent):
-                callback.initialize()
+    # Data
 
     def get_dataset(self, X, y=None, weight=None):
         """Wrap arrays or tensors into a `RowDataset`.
@@ -217,103 +258,143 @@ class ConstrainedNet(PlainState, RewindingNet):
         rows = (X, torch.as_tensor(y, dtype=dtype), torch.as_tensor(weight))
         return self.dataset(*rows, **self.get_params_for("dataset"))
 
-    def some_rows(self, rows, number: int) -> list[np.ndarray]:
-        """Return rows from all over the training set; others may have some of them.
-
-        Parameters
-        ----------
-        rows : RowDataset
-            Those of this net.
-        number : int
-            At most.
-
-        Returns
-        -------
-        list of ndarray
-            X, y and weight, of shapes (n_rows, n_features), (n_rows, n_outputs) and
-            (n_rows,).
-        """
-        batch = rows[spread_out(len(rows), number)]
-        return [part.numpy(force=True) for part in (*batch, batch.weight.ravel())]
-
     def get_iterator(self, dataset, training=False):
         """Continue the order of the batches where the history ends, on the device."""
+        if training:
+            dataset = self.run_.world.all_rows(dataset)
         iterator = super().get_iterator(dataset, training=training)
         iterator.device = self.device
         if training:
-            iterator.seed, iterator.epoch = self.seed, len(self.history)
+            iterator.seed = self.seed
+            iterator.epoch = len(self.history)
         return iterator
 
-    def get_loss(self, y_pred, y_true, X=None, training=False):
-        """Return the plain mean loss, without weights and constraint term."""
-        return self.objective(y_pred, y_true, torch.ones_like(y_pred))
+    # Training
+
+    def partial_fit(self, X, y=None, classes=None, epochs=None, **fit_params):
+        """Train further, or resume from a checkpoint, see `fit_epochs`."""
+        # skorch's own method swallows Ctrl-C without undoing the epoch that it cuts.
+        if not self.initialized_:
+            self.initialize()
+        return fit_epochs(self, X, y, epochs, **fit_params)
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        """Go through the batches once, see `run_batches`."""
+        if iterator is not None:
+            # Once per epoch; the steps then check for a change by a callback only.
+            super()._set_training(training)
+            run_batches(self, iterator, training, prefix, step_fn, **fit_params)
+
+    def forget_run(self) -> None:
+        """Drop the state that is needed only while training runs."""
+        self.run_ = TrainingRun()
+        self.steps_ = EpochSteps()
+        self.epoch_: Epoch | None = None
+
+    def train_step(self, batch: Batch, **fit_params):
+        """Make one step on the weights, reproducibly, after one dual step."""
+        # The optimizer may evaluate a batch several times, but it has one dual step.
+        self.steps_.dual_step_due = True
+        with step_randomness(self):
+            step = super().train_step(batch, **fit_params)
+        self.steps_.done.append((batch, step))
+        return step
+
+    def train_step_single(self, batch: Batch, **fit_params):
+        """Compute the gradient and the loss, see `compute_step`."""
+        self._set_training(True)
+        return compute_step(self, batch, **fit_params)
 
     def validation_step(self, batch: Batch, **fit_params):
-        """Return the weighted mean loss; validation rows have no multipliers."""
+        """Compute the weighted mean loss; validation rows have no multipliers."""
         self._set_training(False)
         with torch.no_grad():
-            y_pred = self.infer(batch[0], **fit_params)
-            loss = self.objective(y_pred, batch[1], batch.weight)
+            y_pred = self.infer(batch.X, **fit_params)
+            loss = self.objective(y_pred, batch.y, batch.weight)
         return {"loss": loss, "y_pred": y_pred}
 
+    def objective(self, y_pred: Tensor, y_true: Tensor, weight: Tensor) -> Tensor:
+        """Weighted mean loss over rows and outputs."""
+        loss = loss_per_output(self, y_pred, y_true)
+        return (weight.to(loss.device) * loss).mean()
 
-def _device_here(device: str) -> str:
-    """Return the device if this machine has it, else the CPU, with a warning."""
-    try:
-        check_device(device)
-    except ValueError:
-        warnings.warn(
-            f"the model was stored on device={device!r}, which cannot be used on this "
-            "machine; it is loaded on the CPU.",
-            DeviceWarning,
-            stacklevel=2,
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        """Plain mean loss, without weights and constraint term."""
+        return loss_per_output(self, y_pred, y_true).mean()
+
+    def divergence(self, what: str, further: str = "") -> DivergenceError:
+        """Make the error that ends training; `further` names what else to lower."""
+        return DivergenceError(
+            f"{what} epoch {len(self.history)}; training diverged: lower {further}lr "
+            f"(now {self.lr}) or alpha, or standardise X."
         )
-        return "cpu"
-    return device
 
+    # Callbacks
 
-def make_product(net) -> nn.Module:
-    """Return a copy of the trained module in the unit of y, with a plain head.
+    @property
+    def watches_batches(self) -> bool:
+        """Whether a callback sees the batches, and may change what it sees."""
+        return self._listeners().watch_batches
 
-    Parameters
-    ----------
-    net : ConstrainedNet
+    def listeners(self, hook: str) -> list:
+        """Methods of the net, then of its callbacks, that define a hook."""
+        return self._listeners().of(hook)
 
-    Returns
-    -------
-    nn.Module
-        In eval mode; not repaired.
-    """
-    module = copy.deepcopy(net.plain_module_)
-    with torch.no_grad():
-        module = net.strategy_.finalize(module, net.head, net.targets)
-    return module.eval()
+    def notify(self, method_name, **cb_kwargs):
+        """Call a hook of the net and its callbacks; in batches, only if it is defined.
 
+        Outside of batches, a hook ``after_*`` follows, such as ``after_epoch_end``, for
+        callbacks that depend on what the others did.
+        """
+        if method_name in EACH_BATCH:
+            for listener in self.listeners(method_name):
+                listener(self, **cb_kwargs)
+            return
+        # Looked up again, as a callback may define a hook at any time.
+        self.listeners_ = None
+        getattr(self, method_name)(self, **cb_kwargs)
+        for name, callback in self.callbacks_:
+            self._tell(name, callback, method_name, **cb_kwargs)
+        for listener in self.listeners(method_name.replace("on_", "after_", 1)):
+            listener(self, **cb_kwargs)
 
-def run_epochs(
-    net: ConstrainedNet, rows: TrainingRows, epochs: int, callbacks: list
-) -> int:
-    """Train for some epochs; Ctrl-C and early stopping end it quietly.
+    def on_batch_begin(self, net, **kwargs):
+        """Do nothing: the loop writes the record of the batch."""
 
-    Parameters
-    ----------
-    net : ConstrainedNet
-    rows : TrainingRows
-    epochs : int
-    callbacks : list of (str, Callback)
-        For this call only.
+    def on_epoch_begin(self, net, **kwargs):
+        """Keep the training state, to which Ctrl-C returns."""
+        self.run_.undo = training_state(self)
+        super().on_epoch_begin(net, **kwargs)
 
-    Returns
-    -------
-    int
-        The number of epochs run.
-    """
-    before, own = len(net.history), net.callbacks_
-    net.train_split = predefined_split(rows.valid) if rows.valid else None
-    net.callbacks_ = [*own, *callbacks]
-    try:
-        net.partial_fit(rows.train, epochs=epochs)
-    finally:
-        net.callbacks_ = own
-        net.train_split = None  # the net must not carry the data
-    return len(net.history) - before
+    def after_epoch_end(self, net, **kwargs):
+        """Drop the kept state: the epoch is complete."""
+        self.run_.undo = None
+
+    def _tell(self, name, callback, method_name, **cb_kwargs):
+        try:
+            getattr(callback, method_name)(self, **cb_kwargs)
+        except KeyboardInterrupt:
+            ours = name in {*dict(self._default_callbacks), *_ADDED_CALLBACKS}
+            if method_name == "on_epoch_end" and not ours:
+                # The callback of a user asks to stop, and the epoch is complete.
+                self.run_.undo = None
+            raise
+        follow_best(self, name, callback, method_name)
+
+    def _listeners(self) -> Listeners:
+        if self.listeners_ is None:
+            self.listeners_ = Listeners(self, (ConstrainedNet, Callback))
+        return self.listeners_
+
+    def _set_training(self, training=True):
+        """Switch the modes only if a callback has switched them during the epoch."""
+        if self.module_.training != training:
+            super()._set_training(training)
+
+    def _zero_grad_optimizer(self, set_to_none=None):
+        for name in self._optimizers:
+            drop_gradients(getattr(self, f"{name}_"))
+
+    def _step_optimizer(self, step_fn):
+        for name in self._optimizers:
+            step_optimizer(getattr(self, f"{name}_"), step_fn)

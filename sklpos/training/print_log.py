@@ -6,9 +6,9 @@ from skorch.callbacks import PrintLog
 
 
 class QuietPrintLog(PrintLog):
-    """skorch's table of the epochs, aligned, in the order in which one reads it.
+    """skorch's table of the epochs, aligned, and with the main columns first.
 
-    Not even laid out while the net is silent.
+    The table is not laid out while the net is silent.
 
     Parameters
     ----------
@@ -56,11 +56,13 @@ class QuietPrintLog(PrintLog):
         return first + [name for name in known if name not in first]
 
     def _yield_keys_formatted(self, row):
-        widest = len(format(1e-10 / 3, self.floatfmt)) - 2  # a header gets 2 more
+        # The longest number has all digits and an exponent; a header is padded by 2.
+        widest = len(format(1e-10 / 3, self.floatfmt)) - 2
         for key, value in super()._yield_keys_formatted(row):
             yield key if key == "epoch" else key.rjust(widest), value
 
     def on_epoch_end(self, net, **kwargs):
-        """Print the epoch's line."""
+        """Print the line of the epoch."""
+        # skorch lays the table out before it looks at `verbose`.
         if net.verbose:
             super().on_epoch_end(net, **kwargs)

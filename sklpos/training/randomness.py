@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-# The global generator is one a process, so only one thread may borrow it at a time.
+# A process has one global generator, so only one thread may borrow it at a time.
 _LOCK = threading.RLock()
 
 
 def draw_seed(random_state) -> int:
-    """Return a seed; None takes fresh entropy and leaves numpy's global state alone.
+    """Draw a seed; None takes fresh entropy and leaves numpy's global state alone.
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ def draw_seed(random_state) -> int:
 
 
 def derive_seed(seed: int, *key: int) -> int:
-    """Return an independent 63-bit seed for a purpose, such as (epoch, batch).
+    """Derive an independent 63-bit seed for a purpose, such as (epoch, batch).
 
     Parameters
     ----------
     seed : int
         Non-negative.
     *key : int
-        Non-negative; what the numbers are for.
+        Non-negative numbers that name the purpose.
 
     Returns
     -------
@@ -53,7 +53,7 @@ def derive_seed(seed: int, *key: int) -> int:
 
 
 def make_generator(seed: int, *key: int) -> torch.Generator:
-    """Return a generator of its own on the CPU, seeded by `derive_seed`."""
+    """Make a new generator on the CPU, seeded by `derive_seed`."""
     return torch.Generator().manual_seed(derive_seed(seed, *key))
 
 
@@ -74,6 +74,7 @@ def borrowed_generator(seed: int, device="cpu") -> Iterator[None]:
             generators.append(torch.cuda.default_generators[index])
         states = [generator.get_state() for generator in generators]
         try:
+            # Not ``torch.manual_seed``, which seeds the generators of all devices.
             for generator in generators:
                 generator.manual_seed(seed)
             yield
@@ -90,12 +91,13 @@ def draws_random_numbers(module: nn.Module, X: torch.Tensor) -> bool:
     module : nn.Module
         On the CPU; a copy of it is run.
     X : torch.Tensor of shape (n_samples, n_features)
-        One row or more; batch norm wants two.
+        One row or more; they are repeated, because batch norm needs two.
 
     Returns
     -------
     bool
     """
+    # A test run sees random numbers in any kind of layer; a list of layers would not.
     with borrowed_generator(0), torch.no_grad():
         before = torch.get_rng_state()
         copy.deepcopy(module).train()(X.repeat(2, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,38 +13,48 @@ from torch import Tensor
 
 from sklpos.training.randomness import make_generator
 
-_GATHERED = 2**18  # numbers of X copied at once: little memory, still in the cache
+# Values of X that are copied at once: little memory, and they stay in the cache.
+_VALUES_PER_GATHER = 2**18
 
 
-class Batch(tuple):
-    """The pair (X, y) that skorch unpacks, which also knows its rows.
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows with their numbers and weights; unpacks into X and y, as skorch expects.
 
     Attributes
     ----------
+    X : torch.Tensor of shape (batch, n_features)
+    y : torch.Tensor of shape (batch, n_outputs)
+        In scaled units.
     index : torch.Tensor of shape (batch,)
         Row numbers in the data set.
     weight : torch.Tensor of shape (batch, 1)
         Sample weights, of mean 1 over the data set.
     """
 
+    X: Tensor
+    y: Tensor
     index: Tensor
     weight: Tensor
 
-    def __new__(cls, X: Tensor, y: Tensor, index: Tensor, weight: Tensor):  # noqa: D102
-        batch = super().__new__(cls, (X, y))
-        batch.index, batch.weight = index, weight
-        return batch
+    def __iter__(self) -> Iterator[Tensor]:
+        yield self.X
+        yield self.y
+
+    def __len__(self) -> int:
+        return len(self.index)
 
     def to(self, device) -> Batch:
         """Move all parts to a device."""
-        whole = (*self, self.index, self.weight)
-        return Batch(*(part.to(device) for part in whole))
+        return Batch(*(part.to(device) for part in self._parts()))
 
     def split(self, size: int) -> Iterator[Batch]:
         """Go through parts of `size` rows, the last of which may be smaller."""
-        whole = (*self, self.index, self.weight)
-        for parts in zip(*(part.split(size) for part in whole), strict=True):
+        for parts in zip(*(part.split(size) for part in self._parts()), strict=True):
             yield Batch(*parts)
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.X, self.y, self.index, self.weight
 
 
 class RowDataset(Dataset):
@@ -55,7 +66,7 @@ class RowDataset(Dataset):
     y : torch.Tensor of shape (n_samples, n_outputs)
         In scaled units.
     weight : torch.Tensor of shape (n_samples,)
-        Any positive scale; kept with mean 1.
+        On any positive scale; stored with mean 1.
 
     Examples
     --------
@@ -78,8 +89,8 @@ class RowDataset(Dataset):
 class BatchLoader:
     """Whole batches of a `RowDataset`, shuffled anew each epoch without stored state.
 
-    The order of an epoch is a function of (seed, epoch): training that is cut and
-    continued sees the batches of training in one go.
+    The order of an epoch is a function of (seed, epoch), so training that is
+    interrupted and resumed sees the same batches as training without interruption.
 
     Parameters
     ----------
@@ -90,9 +101,9 @@ class BatchLoader:
         Leave out a last batch that is not full.
     seed : int, default=0
     first_epoch : int, default=0
-        Number of the epoch that the first pass is.
+        Number of the epoch of the first pass.
     device : str or torch.device, optional
-        Where the batches shall be; by default they stay with the data set.
+        Device of the batches; by default they stay with the data set.
 
     Examples
     --------
@@ -114,7 +125,7 @@ class BatchLoader:
     ):
         if drop_last and batch_size > len(dataset):
             raise ValueError(
-                f"drop_last=True leaves nothing of {len(dataset)} rows: lower "
+                f"drop_last=True leaves no batch of {len(dataset)} rows; lower "
                 f"batch_size={batch_size}."
             )
         self.dataset = dataset
@@ -133,14 +144,20 @@ class BatchLoader:
         order = self._order()
         self.epoch += 1
         order = order[: len(self) * self.batch_size]
+        # Another data set, such as `SharedRows`, may return fewer rows than asked for,
+        # which cannot be cut into batches afterwards.
+        if not isinstance(self.dataset, RowDataset):
+            for index in order.split(self.batch_size):
+                yield self.dataset[index].to(self.device)
+            return
         for index in order.split(self._rows_at_once()):
             rows = self.dataset[index].to(self.device)
             yield from rows.split(self.batch_size)
 
     def _rows_at_once(self) -> int:
-        """Gather several batches, since a call costs as much as many rows do."""
+        # Several batches are gathered at once, since a call costs as much as many rows.
         width = max(self.dataset.X[:1].numel(), 1)
-        return self.batch_size * max(_GATHERED // (width * self.batch_size), 1)
+        return self.batch_size * max(_VALUES_PER_GATHER // (width * self.batch_size), 1)
 
     def _order(self) -> Tensor:
         if not self.shuffle:
@@ -150,12 +167,13 @@ class BatchLoader:
 
 
 def spread_out(n_rows: int, number: int) -> Tensor:
-    """Return the numbers of at most so many rows, at equal distances.
+    """Choose row numbers at equal distances.
 
     Parameters
     ----------
     n_rows : int
     number : int
+        Largest number of rows to choose.
 
     Returns
     -------
@@ -166,12 +184,12 @@ def spread_out(n_rows: int, number: int) -> Tensor:
     >>> spread_out(10, 4).tolist()
     [0, 3, 6, 9]
     """
-    return torch.arange(0, n_rows, -(-n_rows // number))
+    return torch.arange(0, n_rows, math.ceil(n_rows / number))
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingRows:
-    """The data as the net sees them.
+    """The data as the net sees it.
 
     Attributes
     ----------
@@ -187,7 +205,7 @@ class TrainingRows:
 
     @property
     def X(self) -> torch.Tensor:
-        """Inputs of all rows, also of those held out."""
+        """Inputs of all rows, including those held out."""
         if self.valid is None:
             return self.train.X
         return torch.cat([self.train.X, self.valid.X])

@@ -1,23 +1,177 @@
-"""Which rows a process has, and what the processes tell each other."""
+"""The processes that train a net: one alone, or several with their own rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch.distributed as dist
 from skorch.dataset import Dataset
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from sklpos.training.rows import Batch, BatchLoader, RowDataset
+from sklpos.training.rows import Batch, RowDataset, spread_out
 
 
-def gather(own) -> list:
-    """Return what all processes pass in, in the order of their ranks.
+class Alone:
+    """A single process, which has all rows.
+
+    Examples
+    --------
+    >>> Alone().gather("own")
+    ['own']
+    """
+
+    def gather(self, own: object) -> list:
+        """Share an object, and collect those of all processes, by rank.
+
+        Parameters
+        ----------
+        own : object
+
+        Returns
+        -------
+        list
+        """
+        return [own]
+
+    def mean(self, own: Tensor) -> Tensor:
+        """Mean of a tensor over the processes.
+
+        Parameters
+        ----------
+        own : torch.Tensor
+
+        Returns
+        -------
+        torch.Tensor
+        """
+        return own
+
+    def replicate(self, module: nn.Module) -> nn.Module | None:
+        """Wrap a module so that its gradients are averaged; None for one process.
+
+        Parameters
+        ----------
+        module : nn.Module
+
+        Returns
+        -------
+        nn.Module or None
+        """
+        return None
+
+    def all_rows(self, rows: RowDataset) -> RowDataset | SharedRows:
+        """View the rows of all processes; an index finds only those of this one.
+
+        Parameters
+        ----------
+        rows : RowDataset
+            The rows of this process.
+
+        Returns
+        -------
+        RowDataset or SharedRows
+        """
+        return rows
+
+    def some_rows(self, rows: RowDataset, number: int) -> list[np.ndarray]:
+        """Take rows that are spread over the whole training set.
+
+        Parameters
+        ----------
+        rows : RowDataset
+            The rows of this process.
+        number : int
+            Largest number of rows to take.
+
+        Returns
+        -------
+        list of ndarray
+            X, y and weight, of shapes (n_rows, n_features), (n_rows, n_outputs) and
+            (n_rows,).
+        """
+        return _as_arrays(rows[spread_out(len(rows), number)])
+
+
+@dataclass(frozen=True)
+class Processes(Alone):
+    """The processes of torch's default group, with their rows in the order of ranks.
+
+    Every process draws the same batches and computes on its own rows of them; torch's
+    ``DistributedDataParallel`` averages the gradients. A process holds the multipliers
+    and slack of its own rows.
+
+    Attributes
+    ----------
+    first : int
+        Number of the first row of this process.
+    n_samples : int
+        Number of rows of all processes.
+    gain : float
+        Mean sample weight of its rows, in units of the mean of all, times the number
+        of processes.
+
+    Examples
+    --------
+    >>> Processes.from_totals([(3, 3.0), (1, 5.0)], rank=1)
+    Processes(first=3, n_samples=4, gain=5.0)
+    """
+
+    first: int
+    n_samples: int
+    gain: float
+
+    @classmethod
+    def from_totals(cls, totals: list[tuple[int, float]], rank: int) -> Processes:
+        """Find the place of a process.
+
+        Parameters
+        ----------
+        totals : list of (int, float)
+            Number of rows and sum of their weights, for each process.
+        rank : int
+        """
+        sizes, weights = zip(*totals, strict=True)
+        own_mean = weights[rank] / sizes[rank]
+        mean = sum(weights) / sum(sizes)
+        return cls(sum(sizes[:rank]), sum(sizes), len(totals) * own_mean / mean)
+
+    def gather(self, own: object) -> list:
+        """Share an object, and collect those of all processes, by rank."""
+        return gather(own)
+
+    def mean(self, own: Tensor) -> Tensor:
+        """Mean of a tensor over the processes."""
+        # `all_reduce` works in place.
+        total = own.clone()
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
+
+    def replicate(self, module: nn.Module) -> nn.Module:
+        """Wrap a module so that its gradients are averaged."""
+        return DistributedDataParallel(module)
+
+    def all_rows(self, rows: RowDataset) -> SharedRows:
+        """View the rows of all processes; an index finds only those of this one."""
+        return SharedRows(rows, self)
+
+    def some_rows(self, rows: RowDataset, number: int) -> list[np.ndarray]:
+        """Take rows that are spread over the rows of all processes."""
+        index = spread_out(self.n_samples, number) - self.first
+        X, y, weight = _as_arrays(rows[index[(index >= 0) & (index < len(rows))]])
+        # Each process scaled its weights to mean 1; `gain` restores their ratios.
+        parts = zip(*self.gather([X, y, weight * self.gain]), strict=True)
+        return [np.concatenate(part) for part in parts]
+
+
+def gather(own: object) -> list:
+    """Share an object, and collect those of all processes, by rank.
 
     Parameters
     ----------
     own : object
-        Is pickled.
+        It is sent as a pickle.
 
     Returns
     -------
@@ -28,87 +182,38 @@ def gather(own) -> list:
     return everyone
 
 
-def mean_of_processes(own: Tensor) -> Tensor:
-    """Return the mean of a tensor over the processes."""
-    total = own.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
-
-
-@dataclass(frozen=True)
-class Share:
-    """The rows of this process among those of all, which follow each other by rank.
-
-    Attributes
-    ----------
-    first : int
-        Number of its first row.
-    n_samples : int
-        Number of rows of all processes.
-    gain : float
-        Mean sample weight of its rows, in units of the mean of all, times the number
-        of processes.
-
-    Examples
-    --------
-    >>> Share.from_totals([(3, 3.0), (1, 5.0)], rank=1)
-    Share(first=3, n_samples=4, gain=5.0)
-    """
-
-    first: int
-    n_samples: int
-    gain: float
-
-    @classmethod
-    def from_totals(cls, totals: list[tuple[int, float]], rank: int) -> Share:
-        """Find one's place.
-
-        Parameters
-        ----------
-        totals : list of (int, float)
-            Number of rows and sum of their weights, of each process.
-        rank : int
-        """
-        sizes, weights = zip(*totals, strict=True)
-        means = weights[rank] / sizes[rank], sum(weights) / sum(sizes)
-        gain = len(totals) * means[0] / means[1]
-        return cls(sum(sizes[:rank]), sum(sizes), gain)
-
-
 class SharedRows(Dataset):
-    """The rows of all processes, of which an index finds those of this one.
+    """The rows of all processes; an index finds only those of this one.
 
     The weights are such that the weighted mean over the rows found, averaged over the
-    processes, is the weighted mean over the rows asked for, whoever has how many.
+    processes, is the weighted mean over the rows asked for, however many each has.
 
     Parameters
     ----------
     rows : RowDataset
-    share : Share
+    world : Processes
 
     Examples
     --------
     >>> import torch
     >>> rows = RowDataset(torch.zeros(3, 2), torch.ones(3, 1), torch.ones(3))
-    >>> everyone = SharedRows(rows, Share(first=2, n_samples=6, gain=2.0))
+    >>> everyone = SharedRows(rows, Processes(first=2, n_samples=6, gain=2.0))
     >>> everyone[torch.tensor([5, 0, 1, 3])].index.tolist()
     [1]
     """
 
-    def __init__(self, rows: RowDataset, share: Share):
-        super().__init__(rows.X, rows.y, length=share.n_samples)
-        self.rows, self.share = rows, share
+    def __init__(self, rows: RowDataset, world: Processes):
+        super().__init__(rows.X, rows.y, length=world.n_samples)
+        self.rows = rows
+        self.world = world
 
     def __getitem__(self, index: Tensor) -> Batch:
-        own = index - self.share.first
+        own = index - self.world.first
         own = own[(own >= 0) & (own < len(self.rows))]
         batch = self.rows[own]
-        batch.weight = batch.weight * (self.share.gain * len(own) / len(index))
-        return batch
+        gain = self.world.gain * len(own) / len(index)
+        return replace(batch, weight=batch.weight * gain)
 
 
-class SharedLoader(BatchLoader):
-    """Batches of which this process has a part, which may be empty."""
-
-    def _rows_at_once(self) -> int:
-        return self.batch_size
+def _as_arrays(batch: Batch) -> list[np.ndarray]:
+    return [part.numpy(force=True) for part in (*batch, batch.weight.ravel())]

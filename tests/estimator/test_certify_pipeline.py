@@ -1,9 +1,12 @@
 """Certificates of a pipeline, in the unit of the data before its scalers."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from problems import make_data
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -36,10 +39,8 @@ SCALERS = [
 ]
 
 
-def make_data(n=150, seed=0):
-    rng = np.random.default_rng(seed)
-    Z = rng.normal(size=(n, 2))
-    return CENTER + UNIT * Z, np.maximum(Z @ [1.0, -0.5] - 0.3, 0) * 7
+Z, y = make_data(150, [7.0, -3.5], shift=-2.0)
+X = CENTER + UNIT * Z
 
 
 def make_net(**params):
@@ -47,18 +48,19 @@ def make_net(**params):
     return PositiveOutputRegressor(**(defaults | {"random_state": 0} | params))
 
 
+@functools.cache
 def fitted(scaler, **params):
-    return make_pipeline(scaler, make_net(**params)).fit(*make_data())
+    """A pipeline that tests look at."""
+    return make_pipeline(scaler, make_net(**params)).fit(X, y)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return fitted(StandardScaler())
+    return fitted(SCALERS[0])
 
 
 @pytest.mark.parametrize("scaler", SCALERS, ids=str)
 def test_a_scale_is_what_its_scalers_do(scaler):
-    X, _ = make_data()
     scale = read_scalers([scaler.fit(X)], 2)
     expected = scaler.transform(X)
     np.testing.assert_allclose(scale.gain * X + scale.offset, expected, atol=1e-9)
@@ -73,10 +75,9 @@ def test_a_scale_is_what_its_scalers_do(scaler):
     np.testing.assert_allclose([low, high], [X.min(axis=0), X.max(axis=0)], rtol=1e-12)
 
 
-@pytest.mark.parametrize("scaler", SCALERS, ids=str)
+@pytest.mark.parametrize("scaler", [SCALERS[0], SCALERS[3], SCALERS[-1]], ids=str)
 def test_the_box_is_that_of_the_data_before_the_scalers(scaler):
     model = fitted(scaler, lr=0.01)
-    X, _ = make_data()
     found = sklpos.certify(model)
     assert (found.domain_.low <= X.min(axis=0)).all()
     assert (found.domain_.high >= X.max(axis=0)).all()
@@ -105,7 +106,6 @@ def test_a_bound_of_the_pipeline_is_that_of_the_net(model):
 
 
 def test_hull_and_balls_are_in_the_unit_of_the_data(model):
-    X, _ = make_data()
     hull = sklpos.certify(model, "hull", X=X, time_limit=2)
     assert hull.domain_.n_features == 2
     mixed = np.random.default_rng(0).dirichlet(np.ones(len(X)), size=500) @ X
@@ -133,7 +133,6 @@ def test_integers_are_integers_of_the_data():
 
 
 def test_column_names_are_checked_but_not_needed():
-    X, y = make_data()
     frame = pd.DataFrame(X, columns=["rain", "wind"])
     scaler = StandardScaler().set_output(transform="pandas")
     model = make_pipeline(scaler, make_net()).fit(frame, y)
@@ -147,7 +146,7 @@ def test_column_names_are_checked_but_not_needed():
 def test_a_search_stands_for_its_best_pipeline():
     pipeline = make_pipeline(MinMaxScaler(), make_net(max_epochs=3))
     grid = {"positiveoutputregressor__strategy": ["penalty", "nonnegative_weights"]}
-    search = GridSearchCV(pipeline, grid, cv=2).fit(*make_data())
+    search = GridSearchCV(pipeline, grid, cv=2).fit(X, y)
     found = sklpos.certify(search)
     expected = sklpos.certify(search.best_estimator_)
     np.testing.assert_array_equal(found.lower_bound_, expected.lower_bound_)
@@ -162,8 +161,7 @@ def test_positive_by_construction_behind_a_scaler():
 
 
 def test_a_single_regressor_is_a_model_too():
-    X, y = make_data()
-    net = make_net().fit((X - CENTER) / UNIT, y)
+    net = make_net().fit(Z, y)
     assert sklpos.certify(net).lower_bound_ == net.certify().lower_bound_
 
 
@@ -193,7 +191,7 @@ def test_a_subclass_of_a_scaler_is_refused():
 def test_what_is_no_model_is_refused(model):
     with pytest.raises(NotFittedError):
         sklpos.certify(make_pipeline(StandardScaler(), make_net()))
-    wrapped = TransformedTargetRegressor(make_net()).fit(*make_data())
+    wrapped = TransformedTargetRegressor(make_net()).fit(X, y)
     with pytest.raises(ValueError, match="must be a PositiveOutputRegressor"):
         sklpos.certify(wrapped)
     with pytest.raises(ValueError, match="domain has 1 features"):
@@ -203,16 +201,15 @@ def test_what_is_no_model_is_refused(model):
 
 
 def test_constant_features_have_the_unit_one():
-    X, y = make_data()
-    X[:, 1] = 7.0
+    constant = X * [1, 0] + [0, 7]
     for scaler in (StandardScaler(), MinMaxScaler(), RobustScaler(), MaxAbsScaler()):
-        model = make_pipeline(scaler, make_net(max_epochs=2)).fit(X, y)
+        model = make_pipeline(scaler, make_net(max_epochs=2)).fit(constant, y)
         domain = sklpos.certify(model).domain_
         np.testing.assert_allclose([domain.low[1], domain.high[1]], 7.0, rtol=1e-12)
 
 
-def test_the_proof_names_the_dtype_that_scalers_must_work_in():
-    found = sklpos.certify(fitted(StandardScaler()), "box")
+def test_the_proof_names_the_dtype_that_scalers_must_work_in(model):
+    found = sklpos.certify(model, "box")
     assert any("scalers" in assumption for assumption in found.assumptions_)
 
 

@@ -116,6 +116,7 @@ def results(rmse, violation, names=("rmse", "violation_rate")):
 
 
 NAN = np.nan
+LINE = LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0])
 
 
 @pytest.mark.parametrize(
@@ -169,6 +170,15 @@ def test_the_results_of_the_search_are_left_alone():
 def test_the_choice_can_be_pickled():
     refit = pickle.loads(pickle.dumps(best_feasible(tolerance=0.2)))
     assert refit(results([1, 2], [0.1, 0])) == 0
+
+
+def test_scorers_can_be_pickled_and_are_named():
+    for name, scorer in SCORERS.items():
+        if callable(scorer):
+            copied = pickle.loads(pickle.dumps(scorer))
+            assert copied == scorer
+            assert repr(scorer) == f"{name}_scorer"
+            assert copied(LINE, [[-1.0], [2.0]]) == scorer(LINE, [[-1.0], [2.0]]) < 0
 
 
 def test_scorers_are_greater_for_the_better(small, data):

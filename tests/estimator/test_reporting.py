@@ -1,5 +1,6 @@
 """A report says what holds, and what it says is what was measured."""
 
+import copy
 import pickle
 import re
 from dataclasses import replace
@@ -15,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklpos import report
 from sklpos.estimator.report import Report
 from sklpos.estimator.row_summary import RowSummary, predict_twice
+from sklpos.repair import head
 
 
 def rmse(y, predictions):
@@ -132,8 +134,8 @@ def test_a_share_of_a_population_is_not_all_of_it(small, data):
     assert report(model).promise_ == "the 200 rows that enforce was given last"
 
 
-def test_enforce_changes_nothing_that_holds_everywhere(small, data):
-    model = small(strategy="activation").fit(data.X, data.y).enforce(data.X_new)
+def test_enforce_changes_nothing_that_holds_everywhere(fitted, data):
+    model = copy.deepcopy(fitted("activation")).enforce(data.X_new)
     assert report(model).training_[0].violation_rate == 0
 
 
@@ -150,11 +152,13 @@ def test_outputs_that_no_head_can_hold_are_named(small):
     assert report(model).promise_ == "nothing, no head does for outputs [0]"
 
 
-def test_nothing_is_promised_that_was_not_measured(small, data):
-    model = small().fit(data.X, data.y)
-    as_trained, repaired = model._training
-    model._training = as_trained, replace(repaired, violation_rate=0.025)
-    assert report(model).promise_.startswith("nothing exact")
+def test_nothing_is_promised_that_was_not_measured(small, data, monkeypatch):
+    """A repair that misses the bound, and does not look."""
+    monkeypatch.setattr(head, "rounding_margin", lambda *_, **__: np.full(1, -0.1))
+    monkeypatch.setattr(head, "obeys", lambda *_, **__: True)
+    found = report(small(strategy="unconstrained").fit(data.X, data.y))
+    assert found.training_[1].violation_rate > 0
+    assert found.promise_ == "nothing exact, the repair was lost to rounding"
 
 
 def test_the_first_of_many_outputs_are_shown():
@@ -162,12 +166,11 @@ def test_the_first_of_many_outputs_are_shown():
     assert "7, ..." in shown
 
 
-def test_a_rare_violation_is_not_rounded_to_none(small, data):
+def test_a_rare_violation_is_not_rounded_to_none(raw_and_repaired):
     predictions = np.ones((10_000, 1))
     predictions[7] = -1e-9
     summary = RowSummary.from_predictions(predictions, np.zeros(1))
-    found = report(small().fit(data.X, data.y))
-    vars(found)["rows_"] = (summary, None)
+    found = replace(report(raw_and_repaired[1]), rows_=(summary, None))
     assert "1 (0.0%)" in str(found)
 
 
@@ -195,8 +198,7 @@ def test_text_is_aligned_and_html_says_the_same(raw_and_repaired, data):
 
 def test_html_escapes(small, data):
     model = small(strategy="certified").fit(data.X, data.y)
-    found = report(model)
-    vars(found)["model_"] = "<script>"
+    found = replace(report(model), model_="<script>")
     assert "<script>" not in found._repr_html_()
     assert "Certificate: verified" in found._repr_html_()
 

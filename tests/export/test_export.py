@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from networks import ACTIVATIONS
+from networks import ACTIVATIONS, random_network
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -74,12 +74,9 @@ def assert_same_predictions(found, model, X):
 # -- ONNX ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_every_strategy_in_onnx(fitted, strategy, dtype, tmp_path):
-    steps, bound = [StandardScaler()], [0.1, -np.inf]
-    model, X = fitted(
-        *steps, dtype=dtype, strategy=strategy, bound=bound, module__dropout=0.1
-    )
+def test_every_strategy_in_onnx(fitted, strategy, tmp_path):
+    params = {"strategy": strategy, "bound": [0.1, -np.inf], "module__dropout": 0.1}
+    model, X = fitted(StandardScaler(), **params)
     proto = written(model, tmp_path)
     assert_same_predictions(run(proto, X), model, X)
     net = ["Gemm", "Relu", "Gemm"]
@@ -90,17 +87,25 @@ def test_every_strategy_in_onnx(fitted, strategy, dtype, tmp_path):
         assert operations(proto) == net
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", [*ACTIVATIONS, "batch_norm"])
-def test_every_layer_in_onnx(fitted, name, dtype, tmp_path):
+def test_every_layer_in_onnx(fitted, name, tmp_path):
+    """In both dtypes, as runtimes do not know every operation in float64."""
     make = ACTIVATIONS.get(name, lambda: nn.BatchNorm1d(8))
-    layers = nn.Linear(3, 8), make(), nn.Linear(8, 8), make(), nn.Linear(8, 2)
-    model, X = fitted(StandardScaler(), module=nn.Sequential(*layers), dtype=dtype)
-    assert_same_predictions(run(written(model, tmp_path), X), model, X)
+    for dtype in ("float32", "float64"):
+        layers = nn.Linear(3, 8), make(), nn.Linear(8, 8), make(), nn.Linear(8, 2)
+        model, X = fitted(StandardScaler(), module=nn.Sequential(*layers), dtype=dtype)
+        assert_same_predictions(run(written(model, tmp_path), X), model, X)
 
 
-@pytest.mark.parametrize("function", ["softplus", "exp", "relu", "square"])
-@pytest.mark.parametrize("bound", [0.1, [0.1, -np.inf]])
+@pytest.mark.parametrize(
+    ("function", "bound"),
+    [
+        ("softplus", 0.1),
+        ("exp", [0.1, -np.inf]),
+        ("relu", [0.1, -np.inf]),
+        ("square", 0.1),
+    ],
+)
 def test_every_output_activation_in_onnx(fitted, function, bound, tmp_path):
     strategy = STRATEGIES["activation"](function)
     model, X = fitted(StandardScaler(), strategy=strategy, bound=bound)
@@ -217,11 +222,9 @@ def test_every_strategy_in_torch(fitted, strategy):
 
 
 @pytest.mark.parametrize("scaler", SCALERS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_scalers_are_folded(fitted, scaler, dtype):
-    model, X = fitted(
-        Pipeline([("one", scaler()), ("two", "passthrough")]), dtype=dtype
-    )
+def test_scalers_are_folded(fitted, scaler):
+    steps = Pipeline([("one", scaler()), ("two", "passthrough")])
+    model, X = fitted(steps, dtype="float32")
     assert len(to_torch(model)) == 3
     assert_same_predictions(by_torch(model, X), model, X)
 
@@ -292,3 +295,16 @@ def test_torch_export(fitted, strategy):
         with torch.no_grad():
             found = loaded(torch.as_tensor(X[:n])).numpy()
         assert_same_predictions(found, model, X[:n])
+
+
+# A bare module
+
+
+def test_a_bare_module(data, tmp_path):
+    module = nn.Sequential(random_network([3, 8, 2]), nn.Identity()).eval()
+    chain = to_torch(module)
+    assert [type(layer) for layer in chain] == [nn.Linear, nn.ReLU, nn.Linear]
+    rows = torch.tensor(data.X)
+    torch.testing.assert_close(chain(rows), module(rows))
+    found = run(written(module, tmp_path), data.X)
+    np.testing.assert_allclose(found, module(rows).detach(), atol=1e-12)

@@ -15,13 +15,12 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_form_of_the_data_does_not_matter(small, data, form, dtype):
-    X, Y, weight = (part.astype(dtype) for part in (data.X, data.Y, data.weight))
-    plain = small(dtype=dtype).fit(X, Y, weight)
+def test_the_form_of_the_data_does_not_matter(small, data, form):
+    X, Y, weight = (part.astype("float32") for part in (data.X, data.Y, data.weight))
+    plain = small(dtype="float32").fit(X, Y, weight)
     make = FORMS[form]
-    model = small(dtype=dtype).fit(make(X), make(Y), make(weight))
+    model = small(dtype="float32").fit(make(X), make(Y), make(weight))
     assert_same_bits(model.predict(make(X)), plain.predict(X))
     assert_same_bits(model.enforce(make(X)).predict(X), plain.enforce(X).predict(X))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from problems import make_data
 from sklearn.base import clone
 
 pytest.importorskip("distributed")
@@ -40,12 +41,6 @@ def client(page):
         yield client
 
 
-def make_data():
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(1_000, 5))
-    return X, np.maximum(X[:, 0] + 0.3 * rng.normal(size=1_000), 0)
-
-
 def kill_a_worker(client, victims):
     """SIGKILL a process that is at work."""
     pids = client.run(os.getpid)
@@ -68,7 +63,7 @@ def interrupted_tasks(client, address):
 
 
 def test_a_killed_worker_changes_nothing_in_a_search(page, client):
-    X, y = make_data()
+    X, y = make_data(1_000, np.eye(5)[0], noise=0.3)
     victims = []
     killer = threading.Thread(target=kill_a_worker, args=(client, victims))
     killer.start()

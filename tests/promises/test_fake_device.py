@@ -17,6 +17,7 @@ from fake_device import (
     needs_fake_device,
     runs_on_fake_device,
 )
+from problems import make_data
 from skorch import NeuralNetRegressor
 from skorch.callbacks import EarlyStopping
 from torch import nn
@@ -35,10 +36,7 @@ def make_net(device, **params):
     return NeuralNetRegressor(module, device=device, **(defaults | params))
 
 
-def make_data():
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(50, 3)).astype("float32")
-    return X, np.maximum(X[:, :2], 0)
+X, y = (part.astype("float32") for part in make_data(50, np.eye(3, 2)))
 
 
 @runs_on_fake_device
@@ -216,7 +214,6 @@ def test_optimizer_step(device, name):
 
 @runs_on_fake_device
 def test_skorch_net_equals_the_cpu(device):
-    X, y = make_data()
     predictions = [make_net(name).fit(X, y).predict(X) for name in ("cpu", device)]
     assert isinstance(predictions[1], np.ndarray)
     np.testing.assert_array_equal(*predictions)
@@ -224,7 +221,6 @@ def test_skorch_net_equals_the_cpu(device):
 
 @runs_on_fake_device
 def test_skorch_net_with_lbfgs_and_early_stopping(device):
-    X, y = make_data()
     params = {
         "optimizer": torch.optim.LBFGS,
         "callbacks": [EarlyStopping(patience=2, load_best=True)],

@@ -11,10 +11,7 @@ from skorch.callbacks import LRScheduler
 
 from sklpos import STRATEGIES, PositiveOutputRegressor
 from sklpos.strategies import (
-    AugmentedLagrangian,
     Certified,
-    Lagrangian,
-    SlackMultipliers,
 )
 
 
@@ -30,21 +27,10 @@ def decaying(optimizer, lr, end, epochs):
     }
 
 
-# Plain descent on the weights, so that what is tested is the dual side; the kink of
-# the l1 penalty needs steps that decay to nothing.
+# What the defaults of every strategy are made for: one learning rate for all problems.
+ANNEALED = {"optimizer": torch.optim.Adam, "lr": 0.1, "weight_decay": 0.0}
+
 DEFAULT = decaying(torch.optim.SGD, 0.1, 0.1, 1000)
-KINK = decaying(torch.optim.Adam, 0.05, 1e-4, 1500)
-SETTINGS = {
-    "exact_penalty": KINK,
-    "augmented_lagrangian": {"strategy": AugmentedLagrangian(max_curvature=10.0)},
-}
-# 4 of 200 rows carry multipliers near 100: a long way at the default dual step.
-DENSE = decaying(torch.optim.SGD, 0.02, 0.1, 2000)
-DENSE_SETTINGS = {
-    "exact_penalty": decaying(torch.optim.Adam, 0.05, 1e-4, 3000),
-    "lagrangian": {"strategy": Lagrangian(dual_lr=10.0)},
-    "slack": {"strategy": SlackMultipliers(dual_lr=1.0), "alpha": 10.0},
-}
 
 SMALL = [problems.one_hot(), problems.line(), problems.constant()]
 TRAINING = [name for name, cls in STRATEGIES.items() if cls.guarantee == "training"]
@@ -63,35 +49,31 @@ def fit(problem, **params):
     return model.fit(problem.X, problem.y)
 
 
-def assert_optimal(model, problem, *, objective, prediction, multiplier):
+def assert_optimal(model, problem):
     predicted = model.predict(problem.X)
     reached = ((predicted - problem.y) ** 2).mean()
-    assert reached == pytest.approx(problem.objective, rel=objective)
-    assert predicted == pytest.approx(problem.prediction, abs=prediction)
+    assert reached == pytest.approx(problem.objective, rel=1e-6)
+    assert predicted == pytest.approx(problem.prediction, abs=1e-2)
+    assert model.kkt_.max_violation < 1e-6
     largest = problem.multipliers.max()
     difference = model.multipliers_.ravel() - problem.multipliers
-    assert abs(difference).max() <= multiplier * largest
+    assert abs(difference).max() <= 1e-2 * largest
 
 
 @pytest.mark.parametrize("problem", SMALL, ids=str)
 @pytest.mark.parametrize("name", TRAINING)
 def test_small_problems_are_solved_primal_and_dual(name, problem):
-    model = fit(problem, **{"strategy": name} | DEFAULT | SETTINGS.get(name, {}))
-    relative = 1e-3 if name == "exact_penalty" else 1e-4
-    assert_optimal(model, problem, objective=relative, prediction=1e-4, multiplier=1e-3)
-    assert model.kkt_.max_violation < 1e-4
+    assert_optimal(fit(problem, strategy=name, max_epochs=1000, **ANNEALED), problem)
 
 
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))]
+    "seed",
+    [pytest.param(0), *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2, 3))],
 )
 @pytest.mark.parametrize("name", TRAINING)
 def test_random_dense_problem_is_solved_primal_and_dual(name, seed):
     problem = problems.random_dense(seed)
-    settings = DENSE | DENSE_SETTINGS.get(name, {})
-    model = fit(problem, **{"strategy": name, **settings})
-    relative = 1e-3 if name == "exact_penalty" else 1e-4
-    assert_optimal(model, problem, objective=relative, prediction=1e-2, multiplier=2e-2)
+    assert_optimal(fit(problem, strategy=name, max_epochs=2000, **ANNEALED), problem)
 
 
 def solve_over_corners(problem):
@@ -144,7 +126,7 @@ def test_certified_linear_model_is_the_best_of_those_positive_over_the_box(probl
     low, high = bounds_of(problem)
     lowest = model.output_bounds(low[None], high[None])[0].item()
     assert lowest == pytest.approx(0, abs=1e-3 * scale)
-    domain = scale * model.strategy_.state_.multiplier[-1].item()
+    domain = scale * model.net_.domain_constraint_.state.multiplier.item()
     total = model.multipliers_.mean() + domain
     assert total == pytest.approx(2 * (prediction - problem.y).mean(), rel=2e-2)
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from sklpos.nets.rows import feature_source, obeys, predict_rows, rounding_margin
-from sklpos.nets.units import TargetScale
 
 DTYPES = ["float32", "float64"]
 TIGHT = {"float32": 1e-6, "float64": 1e-12}
@@ -93,8 +92,9 @@ class Cancelling(torch.nn.Module):
 
 def margin_of(module, X):
     features = feature_source(module, "head", X)
-    targets = TargetScale(np.zeros(1), np.ones(1), np.zeros(1))
-    return rounding_margin(module, X, features, np.ones((1, 2)), targets)[0]
+    head = np.ones((1, 2))
+    bound = {"lower_bound": np.zeros(1), "scale": np.ones(1)}
+    return rounding_margin(module, X, features, head, **bound)[0]
 
 
 def test_the_margin_covers_rounding_that_is_seen_and_that_is_possible():

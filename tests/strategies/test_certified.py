@@ -12,9 +12,14 @@ from torch import nn
 
 from sklpos import PositiveOutputRegressor
 from sklpos.certificates.bounds.crown import interval_bounds
-from sklpos.certificates.bounds.network import read_network
+from sklpos.certificates.bounds.network import read_network, trainable_network
 from sklpos.nets.modules import MLP
-from sklpos.strategies import Certified
+from sklpos.strategies import (
+    Certified,
+    DomainConstraint,
+    IntervalBounds,
+    OutputConstraint,
+)
 
 SETTINGS = {
     "strategy": Certified(warm_up=10),
@@ -24,6 +29,7 @@ SETTINGS = {
     "batch_size": 20,
     "repair": None,
     "random_state": 0,
+    "lr_schedule": None,
 }
 
 
@@ -44,7 +50,11 @@ def samples(X, n=5000, seed=0):
 
 def lowest(model):
     """The bound of the fitted net over its whole domain, scaled units."""
-    return model.strategy_.lowest_outputs(model.net_.module_.eval()).detach().numpy()
+    return bounds_of(model)(model.net_.module_.eval())[0].detach().numpy()
+
+
+def bounds_of(model):
+    return model.net_.domain_constraint_.bounds
 
 
 def scaled(model, X):
@@ -55,7 +65,7 @@ def scaled(model, X):
 
 
 def domain_multiplier(model):
-    return model.strategy_.state_.multiplier[-1].numpy()
+    return model.net_.domain_constraint_.state.multiplier[0].numpy()
 
 
 # What training reaches
@@ -102,19 +112,16 @@ def test_hull(data):
     bound = lowest(model)
     assert bound >= model.net_.targets.bound - 1e-2
     assert (scaled(model, mixtures @ data.X) >= bound - 1e-9).all()
-    box = Certified()
-    box.see_inputs(torch.tensor(data.X))
-    box.setup(torch.zeros(40, 1), lower_bound=torch.zeros(1), alpha=1.0)
-    assert bound > box.lowest_outputs(model.net_.module_).item()
+    box = IntervalBounds(torch.tensor(data.X))
+    assert bound > box(model.net_.module_)[0].item()
 
 
 def test_hull_of_a_linear_model_is_exact(data):
-    strategy = Certified("hull")
-    strategy.see_inputs(torch.tensor(data.X))
-    strategy.setup(torch.zeros(40, 1), lower_bound=torch.zeros(1), alpha=1.0)
     module = nn.Linear(3, 1).double().eval()
-    expected = module(torch.tensor(data.X)).min()
-    torch.testing.assert_close(strategy.lowest_outputs(module)[0, 0], expected)
+    outputs = module(torch.tensor(data.X))
+    lowest, highest = IntervalBounds(torch.tensor(data.X), "hull")(module)
+    torch.testing.assert_close(lowest[0, 0], outputs.min())
+    torch.testing.assert_close(highest[0, 0], outputs.max())
 
 
 def test_dropout_and_batch_norm_are_read_as_they_predict(data):
@@ -135,7 +142,7 @@ def test_dropout_and_batch_norm_are_read_as_they_predict(data):
 def test_differentiable_reading_gives_the_bound_of_the_exact_one(dtype, activation):
     torch.manual_seed(0)
     module = MLP(3, 2, (8, 8), activation, dropout=0.5).to(dtype)
-    network = read_network(module, differentiable=True)  # in training mode
+    network = trainable_network(module)  # in training mode
     low, high = -torch.ones(1, 3, dtype=dtype), torch.ones(1, 3, dtype=dtype)
     found = interval_bounds(network, low, high)
     exact = interval_bounds(read_network(module.eval()), low.double(), high.double())
@@ -151,17 +158,15 @@ def test_gradient_of_the_bound(data, domain, activation):
     """Against central differences, weight by weight."""
     torch.manual_seed(0)
     module = MLP(3, 1, (5,), activation).double().eval()
-    strategy = Certified(domain, margin=0.1)
-    strategy.see_inputs(torch.tensor(data.X))
-    strategy.setup(torch.zeros(40, 1), lower_bound=torch.zeros(1), alpha=1.0)
-    strategy.lowest_outputs(module).sum().backward()
+    bounds = IntervalBounds(torch.tensor(data.X), domain, margin=0.1)
+    bounds(module)[0].sum().backward()
     for weight in module.parameters():
         flat, slope = weight.data.view(-1), weight.grad.view(-1)
         for k in range(len(flat)):
             value, ends = flat[k].item(), []
             for step in (1e-6, -1e-6):
                 flat[k] = value + step
-                ends.append(strategy.lowest_outputs(module).item())
+                ends.append(bounds(module)[0].item())
             flat[k] = value
             assert slope[k].item() == pytest.approx(
                 (ends[0] - ends[1]) / 2e-6, rel=1e-5, abs=1e-6
@@ -169,52 +174,48 @@ def test_gradient_of_the_bound(data, domain, activation):
 
 
 def test_warm_up_grows_the_domain_from_its_centre():
-    strategy = Certified(warm_up=4, safety=0.0)
-    strategy.see_inputs(torch.tensor([[0.0], [2.0], [8.0]]))
-    strategy.setup(torch.zeros(3, 1), lower_bound=torch.zeros(1), alpha=1.0)
+    bounds = IntervalBounds(torch.tensor([[0.0], [2.0], [8.0]]), warm_up=4)
     module, seen = nn.Linear(1, 1), []
     nn.init.ones_(module.weight), nn.init.zeros_(module.bias)
     for _ in range(6):
-        seen.append(strategy.lowest_outputs(module).item())
-        strategy.on_epoch_end(1.0)
-    assert seen == [3, 2, 1, 0, 0, 0]
-    assert strategy.lowest_outputs(module.eval()).item() == 0
+        seen.append([end.item() for end in bounds(module)])
+        bounds.end_epoch()
+    assert seen == [[3, 5], [2, 6], [1, 7], [0, 8], [0, 8], [0, 8]]
+    assert bounds(module.eval())[0].item() == 0
 
 
 # Its multiplier
 
 
 def test_the_domains_multiplier_moves_both_ways():
-    strategy = Certified(domain_curvature=0.5, dual_lr=0.1)
-    strategy.see_inputs(torch.zeros(3, 1))
-    strategy.setup(torch.zeros(3, 1), lower_bound=torch.zeros(1), alpha=1.0)
+    """By a step in units of the domain's own curvature, down to 0."""
+    lowest = torch.zeros(1, 1)
+    rows = OutputConstraint(n_samples=3)
+    own = Certified(domain_curvature=0.5, dual_lr=0.1).domain_term(torch.zeros(3, 1))
+    domain = DomainConstraint(
+        lambda module: (lowest, lowest),
+        like=rows,
+        strategy=own.strategy,
+        alpha=own.alpha_share,
+    )
     reached = []
     for violation in (2.0, -1.0, -5.0):
-        strategy.dual_step(torch.tensor([[violation]]), torch.tensor([-1]))
-        reached.append(strategy.state_.multiplier[-1].item())
+        lowest.fill_(-violation)
+        domain.dual_step(nn.Identity())
+        reached.append(domain.state.multiplier.item())
     assert reached == pytest.approx([0.2, 0.1, 0.0])
-    assert not strategy.state_.multiplier[:-1].any()
-
-
-def test_the_domains_term_is_that_of_its_own_curvature():
-    strategy = Certified(domain_curvature=0.25)
-    strategy.see_inputs(torch.zeros(3, 1))
-    strategy.setup(torch.zeros(3, 1), lower_bound=torch.zeros(1), alpha=2.0)
-    index, violation = torch.tensor([0, -1]), torch.tensor([[0.5], [0.5]])
-    assert strategy.penalty(violation, index).ravel().tolist() == [0.5, 0.125]
+    assert not rows.multipliers.any()
 
 
 def test_the_multiplier_lets_go_in_training(data):
     """With targets that are far above the bound, what the start raised falls to 0."""
     model = regressor(strategy=Certified(warm_up=1), max_epochs=1)
     model.fit(data.X, data.y + 10 * (data.X[:, 0] > 0) + 100)
-    shifted = copy.deepcopy(model.net_)
-    shifted.strategy_.state_.multiplier[-1] = 1.0
-    before = shifted.strategy_.state_.multiplier[-1].item()
-    violation, index = shifted.domain_violation()
-    assert violation.item() < 0
-    shifted.strategy_.dual_step(violation.detach(), index)
-    assert shifted.strategy_.state_.multiplier[-1].item() < before
+    domain = copy.deepcopy(model.net_).domain_constraint_
+    domain.state.multiplier.fill_(1.0)
+    assert domain.violation(model.net_.module_).item() < 0
+    domain.dual_step(model.net_.module_)
+    assert domain.state.multiplier.item() < 1
 
 
 # Continued, saved, stopped
@@ -229,17 +230,17 @@ def test_box_grows_with_the_rows_of_partial_fit(data):
     assert domain_multiplier(model) > raised > 0
     model.partial_fit(data.X[:5], data.y[:5])
     everything = np.vstack([data.X, wide])
-    points = model.strategy_.state_.points.numpy()
+    points = bounds_of(model).points.numpy()
     np.testing.assert_array_equal(points[0], everything.min(axis=0))
     np.testing.assert_array_equal(points[1], everything.max(axis=0))
-    assert model.strategy_.state_.n_epochs.item() == 3
+    assert bounds_of(model).n_epochs.item() == 3
 
 
 def test_hull_grows_but_does_not_repeat_rows(data):
     model = regressor(strategy=Certified("hull"))
     for rows in (slice(0, 20), slice(20, 40), slice(10, 30)):
         model.partial_fit(data.X[rows], data.y[rows])
-    assert len(model.strategy_.state_.points) == len(data.X)
+    assert len(bounds_of(model).points) == len(data.X)
 
 
 def test_parts_equal_the_whole(data):
@@ -252,10 +253,10 @@ def test_parts_equal_the_whole(data):
 def test_held_out_rows_are_in_the_box(data):
     model = regressor(early_stopping=True, n_iter_no_change=40, max_epochs=100)
     model.fit(data.X, data.y)
-    points = model.strategy_.state_.points.numpy()
+    points = bounds_of(model).points.numpy()
     np.testing.assert_array_equal(points[0], data.X.min(axis=0))
     np.testing.assert_array_equal(points[1], data.X.max(axis=0))
-    assert len(model.strategy_.state_.multiplier) == 36 + 1
+    assert len(model.strategy_.state_.multiplier) == 36
     assert model.multipliers_.shape == (40, 1)
 
 
@@ -263,7 +264,6 @@ def test_pickled_net_goes_on_as_if_it_were_not(data):
     model = regressor(max_epochs=2, warm_start=True).fit(data.X, data.y)
     again = pickle.loads(pickle.dumps(model)).fit(data.X, data.y)
     assert_same_training_state(again, model.fit(data.X, data.y))
-    assert not hasattr(model.strategy_, "_points")
 
 
 def test_another_strategy_may_go_on(data):
@@ -288,12 +288,12 @@ def test_rows_of_weight_zero_do_not_widen_the_box(data):
     X = np.vstack([data.X, [[50.0, 0.0, 0.0]]])
     weight = np.append(np.ones(40), 0.0)
     model = regressor(max_epochs=1).fit(X, np.append(data.y, 1.0), weight)
-    assert model.strategy_.state_.points.max() < 50
+    assert bounds_of(model).points.max() < 50
 
 
 def test_no_output_with_a_bound(data):
     model = regressor(max_epochs=2, lower_bound=-np.inf).fit(data.X, data.y)
-    assert model.strategy_.state_.multiplier.shape == (41, 0)
+    assert model.strategy_.state_.multiplier.shape == (40, 0)
 
 
 # Refusals
@@ -322,7 +322,7 @@ def test_a_module_that_is_not_understood_is_refused_before_training(data):
 def test_an_activation_with_weights_is_refused():
     module = nn.Sequential(nn.Linear(3, 2), nn.PReLU(), nn.Linear(2, 1))
     with pytest.raises(ValueError, match=r"PReLU \('1'\)"):
-        read_network(module, differentiable=True)
+        trainable_network(module)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 
 from sklpos import STRATEGIES, ConstraintStrategy
 from sklpos.strategies import (
@@ -22,9 +23,8 @@ N, K = 6, 2
 def set_up(strategy, alpha=1.5, seed=0):
     """Set a strategy up, with a state that is not the initial one."""
     generator = torch.Generator().manual_seed(seed)
-    y = torch.randn(N, K, generator=generator, dtype=torch.float64)
-    strategy.see_inputs(torch.randn(N, 3, generator=generator, dtype=torch.float64))
-    strategy.setup(y, lower_bound=torch.zeros(K, dtype=torch.float64), alpha=alpha)
+    room = torch.randn(N, K, generator=generator, dtype=torch.float64)
+    strategy.setup(room, alpha=alpha)
     rows = torch.arange(N)
     for _ in range(3):
         violation = torch.randn(N, K, generator=generator, dtype=torch.float64)
@@ -45,7 +45,7 @@ def test_guarantee_is_a_known_word(strategy):
     assert strategy.guarantee in GUARANTEES
 
 
-def test_penalty_is_one_finite_term_a_row_and_output(strategy):
+def test_penalty_is_one_finite_term_per_row_and_column(strategy):
     strategy, violation, rows = set_up(strategy)
     term = strategy.penalty(violation, rows)
     assert term.shape == violation.shape
@@ -101,14 +101,18 @@ def test_inequality_multipliers_are_the_slope_of_the_penalty():
         assert torch.allclose(strategy.multipliers(violation, rows), slope)
 
 
-def test_the_gradient_is_the_slope_of_the_penalty(strategy):
+def test_term_and_slope_agree_with_the_penalty(strategy):
     strategy, violation, rows = set_up(strategy)
     for _ in range(3):
         strategy.dual_step(violation, rows)
-    found = strategy.penalty_gradient(violation, rows)
-    by_autograd = ConstraintStrategy.penalty_gradient(strategy, violation, rows)
-    torch.testing.assert_close(found, by_autograd, rtol=1e-12, atol=1e-15)
-    assert not found.requires_grad
+    term, slope = strategy.term_and_slope(violation, rows)
+    torch.testing.assert_close(
+        term, strategy.penalty(violation, rows), rtol=1e-12, atol=1e-14
+    )
+    by_autograd = ConstraintStrategy.term_and_slope(strategy, violation, rows)
+    torch.testing.assert_close(slope, by_autograd[1], rtol=1e-12, atol=1e-15)
+    assert not term.requires_grad
+    assert not slope.requires_grad
 
 
 def test_inequality_multipliers_stay_non_negative():
@@ -123,7 +127,7 @@ def test_augmented_lagrangian_without_multipliers_is_the_penalty(alpha):
     violation = torch.linspace(-2, 2, N * K, dtype=torch.float64).reshape(N, K)
     terms = []
     for strategy in (AugmentedLagrangian(), QuadraticPenalty()):
-        strategy.setup(violation, lower_bound=torch.zeros(K), alpha=alpha)
+        strategy.setup(violation, alpha=alpha)
         terms.append(strategy.penalty(violation, torch.arange(N)))
     assert torch.allclose(*terms, rtol=1e-15, atol=0)
 
@@ -153,7 +157,7 @@ def test_the_best_slack_makes_the_slack_term_the_augmented_lagrangian(alpha):
     multiplier = torch.rand(N, K, generator=generator, dtype=torch.float64)
     slack, augmented = SlackMultipliers(), AugmentedLagrangian()
     for strategy in (slack, augmented):
-        strategy.setup(violation, lower_bound=torch.zeros(K), alpha=alpha)
+        strategy.setup(violation, alpha=alpha)
     slack.state_.multiplier.copy_(-multiplier)
     augmented.state_.multiplier.copy_(multiplier)
     square = torch.relu(-violation - multiplier / (2 * alpha))
@@ -188,10 +192,9 @@ DUAL = ["lagrangian", "augmented_lagrangian", "slack"]
 
 @pytest.mark.parametrize("name", DUAL)
 def test_a_bound_violated_only_at_the_start_does_not_hold_the_solution_back(name):
-    """The slack started at ``sqrt(relu(x))`` = 0 would end at x = 1, for ever."""
+    """With the slack started at ``sqrt(relu(x))`` = 0, x would stay at 1."""
     strategy, weight = STRATEGIES[name](), torch.tensor(-1.0, requires_grad=True)
-    start = torch.full((1, 1), -1.0)
-    strategy.setup(start, lower_bound=torch.ones(1), alpha=1.0)
+    strategy.setup(torch.full((1, 1), -2.0), alpha=1.0)
     reached, multiplier = descend(strategy, weight, [3.0] * 4000, bound=1.0)
     assert reached == pytest.approx(3, abs=1e-4)
     assert multiplier == pytest.approx(0, abs=1e-4)
@@ -200,7 +203,7 @@ def test_a_bound_violated_only_at_the_start_does_not_hold_the_solution_back(name
 @pytest.mark.parametrize("name", DUAL)
 def test_a_bound_active_for_long_lets_go(name):
     strategy, weight = STRATEGIES[name](), torch.tensor(-3.0, requires_grad=True)
-    strategy.setup(torch.full((1, 1), -3.0), lower_bound=torch.zeros(1), alpha=1.0)
+    strategy.setup(torch.full((1, 1), -3.0), alpha=1.0)
     reached, multiplier = descend(strategy, weight, [-3.0] * 1000, bound=0.0)
     assert reached == pytest.approx(0, abs=1e-3)
     assert multiplier == pytest.approx(6, abs=1e-2)
@@ -211,7 +214,7 @@ def test_a_bound_active_for_long_lets_go(name):
 
 def test_slack_is_never_absorbed_at_zero():
     strategy = SlackMultipliers()
-    strategy.setup(torch.full((1, 1), -5.0), lower_bound=torch.zeros(1), alpha=1.0)
+    strategy.setup(torch.full((1, 1), -5.0), alpha=1.0)
     assert strategy.state_.slack.item() == pytest.approx(0.1)
     for _ in range(200):
         strategy.dual_step(torch.ones(1, 1), torch.zeros(1, dtype=torch.long))
@@ -223,14 +226,14 @@ def test_slack_step_is_stable_at_any_distance_from_the_bound(largest):
     """A fixed gradient step diverges once ``s**2 > 1 / (4 alpha slack_lr)``."""
     strategy, rows = SlackMultipliers(), torch.zeros(1, dtype=torch.long)
     y = torch.full((1, 1), largest, dtype=torch.float64)
-    strategy.setup(0.25 * y, lower_bound=torch.zeros(1), alpha=10.0)
+    strategy.setup(0.25 * y, alpha=10.0)
     for _ in range(300):
         strategy.dual_step(-y, rows)
     assert strategy.state_.slack.item() ** 2 == pytest.approx(largest, rel=1e-3)
 
 
 def epochs(strategy, violations, alpha=1.0):
-    strategy.setup(torch.zeros(1, 1), lower_bound=torch.zeros(1), alpha=alpha)
+    strategy.setup(torch.zeros(1, 1), alpha=alpha)
     record = []
     for violation in violations:
         strategy.on_epoch_end(violation)
@@ -247,11 +250,38 @@ def test_curvature_grows_only_without_progress_and_up_to_its_cap():
     assert epochs(strategy, [1] * 3, alpha=50.0) == [50] * 3
 
 
+def exact_penalty_epochs(violations, share=1.0):
+    strategy, rows = ExactPenalty(patience=2, max_alpha=4.0), torch.tensor([0])
+    strategy.setup(torch.zeros(1, 1), alpha=1.0)
+    record = []
+    for violation in violations:
+        strategy.state_.share.fill_(share)
+        strategy.dual_step(torch.full((1, 1), violation), rows)
+        strategy.on_epoch_end(violation)
+        record.append(strategy.state_.alpha.item())
+    return record
+
+
 def test_exact_penalty_doubles_only_if_no_epoch_of_the_window_was_feasible():
-    strategy = ExactPenalty(patience=2, max_alpha=4.0)
-    assert epochs(strategy, [1, 1, 1, 1, 1, 1]) == [1, 1, 1, 2, 2, 4]
-    assert epochs(strategy, [1, 0, 1, 0, 1, 0]) == [1] * 6
-    assert epochs(strategy, [1] * 12)[-1] == 4
+    assert exact_penalty_epochs([1.0] * 6) == [1, 1, 1, 2, 2, 4]
+    assert exact_penalty_epochs([1.0, 0.0] * 3) == [1] * 6
+    assert exact_penalty_epochs([1.0] * 12)[-1] == 4
+
+
+def test_exact_penalty_doubles_only_for_rows_of_the_whole_slope():
+    assert exact_penalty_epochs([1.0] * 12, share=0.99) == [1] * 12
+
+
+@pytest.mark.parametrize("width", [0.05, 0.5])
+def test_the_rounded_kink_ends_at_the_minimum_of_the_sharp_one(width):
+    """``(x + 3)**2 + alpha relu(-x)`` is smallest at ``min(alpha / 2 - 3, 0)``."""
+    for alpha, solution in ((1.0, -2.5), (4.0, -1.0), (10.0, 0.0)):
+        strategy = ExactPenalty(width=width, max_alpha=0.0)
+        weight = torch.tensor(1.0, requires_grad=True)
+        strategy.setup(torch.zeros(1, 1), alpha=alpha)
+        reached, multiplier = descend(strategy, weight, [-3.0] * 4000, bound=0, lr=4e-3)
+        assert reached == pytest.approx(solution, abs=1e-4)
+        assert multiplier == pytest.approx(2 * (solution + 3), abs=1e-2)
 
 
 def test_hyper_parameters_are_scikit_learn_parameters(strategy):
@@ -285,6 +315,12 @@ def test_nonnegative_weights_refuse_what_they_cannot_hold():
         NonnegativeWeights().wrap(
             free, "2", X=torch.zeros(1, 1), lower_bound=torch.ones(1)
         )
+
+
+def test_strategies_are_cloned_and_printed_like_estimators():
+    strategy = clone(AugmentedLagrangian(dual_lr=0.2))
+    assert repr(strategy) == "AugmentedLagrangian(dual_lr=0.2)"
+    assert repr(strategy.set_params(dual_lr=0.05)) == "AugmentedLagrangian()"
 
 
 def test_unknown_hyper_parameters_raise():

@@ -344,7 +344,7 @@ def test_files_that_are_something_else_are_refused(tmp_path):
     torch.save(Evil(), tmp_path / "torch")
     torch.save([1, 2], tmp_path / "list")
     for name in (*contents, "torch", "list"):
-        with pytest.raises(ValueError, match="is not a file of TrainingCheckpoint"):
+        with pytest.raises(ValueError, match="was not written by TrainingCheckpoint"):
             guarded(tmp_path / name, "slack").fit(*make_data())
     assert not (tmp_path / "made").exists()
 
@@ -352,7 +352,7 @@ def test_files_that_are_something_else_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"random_state": None}, "needs an integer"),
+        ({"random_state": None}, "pass an integer"),
         ({"callbacks": [TrainingCheckpoint("a", every=0)]}, "every=0"),
     ],
 )

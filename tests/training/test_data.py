@@ -62,8 +62,8 @@ def test_a_batch_is_the_pair_that_skorch_unpacks(rows):
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_a_batch_knows_its_rows(rows, shuffle):
     for batch in BatchLoader(rows, batch_size=5, shuffle=shuffle):
-        assert torch.equal(batch[0], rows.X[batch.index])
-        assert torch.equal(batch[1], rows.y[batch.index])
+        assert torch.equal(batch.X, rows.X[batch.index])
+        assert torch.equal(batch.y, rows.y[batch.index])
         assert torch.equal(batch.weight, rows.weight[batch.index])
 
 
@@ -135,7 +135,7 @@ def test_dropped_rows_change_with_the_epoch(rows):
 
 
 def test_dropping_everything_is_refused(rows):
-    with pytest.raises(ValueError, match=r"nothing of 23 rows: lower batch_size=24"):
+    with pytest.raises(ValueError, match=r"no batch of 23 rows; lower batch_size=24"):
         BatchLoader(rows, SIZE + 1, drop_last=True)
 
 

@@ -20,9 +20,10 @@ from torch import nn
 
 from sklpos import STRATEGIES, PositiveOutputRegressor, TrainingCheckpoint, distributed
 from sklpos.distributed import fit_data_parallel
+from sklpos.nets.bounded import as_bounded_model
 from sklpos.strategies import Lagrangian
 from sklpos.training.rows import BatchLoader, RowDataset
-from sklpos.training.world import Share, SharedLoader, SharedRows
+from sklpos.training.world import Processes, SharedRows
 
 ROOT = Path(__file__).parents[2]
 LOCAL = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
@@ -115,19 +116,20 @@ def test_two_processes_fit_what_one_does(by_two, name):
     whole = make_model(CASES[name]).fit(X, Y, weight)
     tolerance = 1e-5 if whole.dtype == "float32" else 1e-9
     for model in by_two[name]:
-        for module in ("module_", "product_"):
-            pairs = zip(
-                getattr(model.net_, module).parameters(),
-                getattr(whole.net_, module).parameters(),
-                strict=True,
-            )
-            for own, all_ in pairs:
-                assert_close(own.detach(), all_.detach(), tolerance)
+        pairs = zip(
+            model.net_.module_.parameters(),
+            whole.net_.module_.parameters(),
+            strict=True,
+        )
+        for own, all_ in pairs:
+            assert_close(own.detach(), all_.detach(), tolerance)
+        trained = (m.fitted_.as_trained.predict(X) for m in (model, whole))
+        assert_close(*trained, tolerance)
         for column in set(whole.history_[0]) - {"dur", "batches"}:
             values = model.history_[:, column], whole.history_[:, column]
             assert_close(*values, tolerance)
         assert model.n_iter_ == whole.n_iter_ == len(whole.loss_curve_)
-        assert_same_bits(model._range, whole._range)
+        assert_same_bits(*(as_bounded_model(m).input_range for m in (model, whole)))
         assert model.kkt_ is None
     stacked = np.concatenate([model.multipliers_ for model in by_two[name]])
     if not whole.strategy_.estimates_multipliers:
@@ -160,8 +162,8 @@ def test_rows_of_both_processes_are_repaired(by_two, name):
 def test_a_process_has_the_multipliers_of_its_own_rows(by_two):
     own, other = by_two["augmented_lagrangian"]
     n_own = int((make_data()[2][:FIRST] > 0).sum())
-    assert own.net_.constraint_.multiplier.shape == (n_own, 2)
-    assert other.net_.constraint_.multiplier.shape == (60 - FIRST, 2)
+    assert own.net_.constraint_.multipliers.shape == (n_own, 2)
+    assert other.net_.constraint_.multipliers.shape == (60 - FIRST, 2)
     assert own.multipliers_.any()
     assert other.multipliers_.any()
 
@@ -172,8 +174,8 @@ def test_some_batches_were_empty_for_a_process():
     X, Y, weight = (array[make_data()[2] > 0] for array in make_data())
     first = len(X) - (60 - FIRST)
     rows = RowDataset(*map(torch.as_tensor, (X[first:], Y[first:], weight[first:])))
-    everyone = SharedRows(rows, Share(first, len(X), 1.0))
-    loader = SharedLoader(everyone, batch_size=16, shuffle=True, seed=0)
+    everyone = SharedRows(rows, Processes(first, len(X), 1.0))
+    loader = BatchLoader(everyone, batch_size=16, shuffle=True, seed=0)
     assert any(len(part.index) == 0 for _ in range(6) for part in loader)
 
 
@@ -239,17 +241,17 @@ def test_means_over_parts_are_the_mean_over_the_batch(batch_size):
     loaders = []
     for rank, (start, stop) in enumerate(pairwise(cuts)):
         own = RowDataset(X[start:stop], Y[start:stop], weight[start:stop])
-        everyone = SharedRows(own, Share.from_totals(totals, rank))
-        loaders.append(SharedLoader(everyone, batch_size, shuffle=True, seed=3))
+        everyone = SharedRows(own, Processes.from_totals(totals, rank))
+        loaders.append(BatchLoader(everyone, batch_size, shuffle=True, seed=3))
     batches = BatchLoader(whole, batch_size, shuffle=True, seed=3)
     n_batches = 0
     for batch, *parts in zip(batches, *loaders, strict=True):
         found = [part.index + start for part, start in zip(parts, cuts, strict=False)]
         assert sorted(torch.cat(found).tolist()) == sorted(batch.index.tolist())
         means = [
-            (part.weight * part[1]).sum(0) / max(len(part.index), 1) for part in parts
+            (part.weight * part.y).sum(0) / max(len(part.index), 1) for part in parts
         ]
-        expected = (batch.weight * batch[1]).mean(0)
+        expected = (batch.weight * batch.y).mean(0)
         torch.testing.assert_close(sum(means) / 3, expected)
         n_batches += 1
     assert n_batches == len(batches)
@@ -261,7 +263,7 @@ def test_means_over_parts_are_the_mean_over_the_batch(batch_size):
         ({"early_stopping": True}, "early_stopping=True is not supported"),
         ({"warm_start": True}, "warm_start=True is not supported"),
         ({"callbacks": [TrainingCheckpoint("a")]}, "not support TrainingCheckpoint"),
-        ({"strategy": "certified"}, "strategy='certified' looks at a domain"),
+        ({"strategy": "certified"}, "strategy='certified' needs a domain"),
     ],
 )
 def test_what_needs_all_rows_in_one_place_is_refused(
@@ -282,11 +284,3 @@ def test_a_failure_leaves_the_estimator_as_it_was(alone, data, small):
     with pytest.raises(ValueError, match="NaN"):
         fit_data_parallel(model, data.X * np.nan, data.Y)
     assert_same_bits(model.predict(data.X), before)
-
-
-def test_the_schedule_sees_the_largest_violation(alone, data, small, monkeypatch):
-    model = fit_data_parallel(small(), data.X, data.Y)
-    monkeypatch.setattr("sklpos.training.parallel.gather", lambda own: [own, 7.0])
-    assert model.net_.largest_violation(1.0) == 1.0  # the others are gone
-    model.net_.share = Share(0, 80, 1.0)
-    assert model.net_.largest_violation(1.0) == 7.0

@@ -1,21 +1,24 @@
-"""The lean loop computes what skorch's own loop and autograd compute."""
+"""The loop computes what skorch's own loop and autograd compute."""
 
+import functools
 import pickle
+import types
 
 import numpy as np
 import pytest
 import torch
+from constrained_nets import make_net
 from properties import assert_same_bits, assert_same_training_state
 from skorch import NeuralNetRegressor
 from skorch.callbacks import Callback
+from skorch.dataset import ValidSplit
 from torch import nn
 
 from sklpos import STRATEGIES
-from sklpos.estimator.build import new_net
-from sklpos.strategies import AugmentedLagrangian
-from sklpos.training.backprop import Backprop
-from sklpos.training.epoch import LeanNet
+from sklpos.strategies import AugmentedLagrangian, ConstraintStrategy
+from sklpos.training.fast import Backprop
 from sklpos.training.net import ConstrainedNet
+from sklpos.training.step import loss_per_output
 
 HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
@@ -38,7 +41,7 @@ class Onlooker(Callback):
         record = net.history[-1, "batches", -1]
         prefix = "train" if training else "valid"
         assert record[f"{prefix}_loss"] == loss.item()
-        assert record[f"{prefix}_batch_size"] == len(batch[0]) == len(y_pred)
+        assert record[f"{prefix}_batch_size"] == len(y_pred)
         self.seen_.append(("end", training, loss.item()))
 
 
@@ -46,42 +49,61 @@ def timeless(history):
     return [{k: v for k, v in row.items() if k != "dur"} for row in history]
 
 
-def plain_net(cls, data, *callbacks):
-    torch.manual_seed(0)
-    return cls(
-        nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 2)),
-        optimizer=torch.optim.Adam,
-        optimizer__fused=False,
-        batch_size=16,
-        max_epochs=3,
-        callbacks=list(callbacks),
-        verbose=0,
-    ).fit(data.X.astype(np.float32), data.Y.astype(np.float32))
-
-
 @pytest.mark.parametrize("callbacks", [(), (Onlooker(),)])
-def test_the_loop_is_that_of_skorch(data, callbacks):
+def test_without_a_constraint_the_loop_is_that_of_skorch(data, callbacks):
     """Also with validation rows, which skorch holds out by default."""
-    theirs, ours = (
-        plain_net(cls, data, *callbacks) for cls in (NeuralNetRegressor, LeanNet)
-    )
-    assert_same_bits(dict(ours.module_.state_dict()), dict(theirs.module_.state_dict()))
-    assert timeless(ours.history) == timeless(theirs.history)
+    nets = skorch_net(data, *callbacks), net_without_constraint(data, *callbacks)
+    theirs, ours = nets
+    for weight, same in zip(*(net.module_.parameters() for net in nets), strict=True):
+        torch.testing.assert_close(weight, same, rtol=1e-9, atol=1e-12)
+    for row, own in zip(theirs.history, ours.history, strict=True):
+        assert own.keys() >= row.keys()
+        for name in row.keys() - {"dur", "batches"}:
+            assert own[name] == pytest.approx(row[name], rel=1e-9)
+        for batch, same in zip(row["batches"], own["batches"], strict=True):
+            assert batch == pytest.approx(same, rel=1e-9)
     if callbacks:
-        seen = [dict(net.callbacks_)["Onlooker"].seen_ for net in (ours, theirs)]
-        assert seen[0] == seen[1]
+        seen = [dict(net.callbacks_)["Onlooker"].seen_ for net in nets]
+        assert [entry[:2] for entry in seen[0]] == [entry[:2] for entry in seen[1]]
         assert len(seen[0]) > 3 * 3
+
+
+def make_module():
+    torch.manual_seed(0)
+    layers = nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)
+    return nn.Sequential(*layers).double()
+
+
+TRAINING = {
+    "optimizer": torch.optim.Adam,
+    "optimizer__fused": False,
+    "batch_size": 16,
+    "max_epochs": 3,
+    "verbose": 0,
+    "train_split": ValidSplit(5),
+}
+
+
+def skorch_net(data, *callbacks):
+    net = NeuralNetRegressor(make_module(), callbacks=list(callbacks), **TRAINING)
+    return net.fit(data.X.copy(), data.Y.copy())
+
+
+def net_without_constraint(data, *callbacks, **params):
+    params |= {**TRAINING, "callbacks": list(callbacks), "strategy": "unconstrained"}
+    net = make_net(make_module(), data.Y.copy(), head="2", **params)
+    return net.fit(data.X.copy(), data.Y.copy())
 
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_hooks_of_a_net_are_called(data, hook):
     calls = []
 
-    class Loud(LeanNet):
+    class Loud(ConstrainedNet):
         pass
 
     setattr(Loud, hook, lambda net, *args, **kwargs: calls.append(hook))
-    plain_net(Loud, data)
+    net_without_constraint(data, kind=Loud)
     assert calls
 
 
@@ -95,8 +117,8 @@ def test_a_callback_that_comes_later_is_heard(small, data):
 
 @pytest.mark.parametrize("bound", [0.0, [0.0, -np.inf]])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_losses_that_wait_are_the_same(small, data, strategy, bound):
-    """Summed up after the epoch, or in every batch because somebody looks on."""
+def test_an_onlooker_changes_nothing(small, data, strategy, bound):
+    """Losses are read after the epoch, or in every batch because somebody looks on."""
     params = {"strategy": strategy, "lower_bound": bound, "batch_size": 16}
     late = small(**params).fit(data.X, data.Y, data.weight)
     soon = small(callbacks=[Onlooker()], **params).fit(data.X, data.Y, data.weight)
@@ -113,36 +135,36 @@ def test_losses_that_wait_are_the_same(small, data, strategy, bound):
             assert batch == pytest.approx(same, rel=1e-12)
 
 
-def test_losses_are_the_same_however_many_are_summed_up_at_once(
-    small, data, monkeypatch
-):
-    fits = [small(batch_size=7).fit(data.X, data.Y, data.weight)]
-    monkeypatch.setattr("sklpos.training.steps._SUMMED", 20)  # two batches
-    fits.append(small(batch_size=7).fit(data.X, data.Y, data.weight))
-    assert_same_bits(*(timeless(model.history_) for model in fits))
-
-
-class ByAutograd(ConstrainedNet):
-    """The textbook's step: one loss with its graph, and ``loss.backward()``."""
-
-    def train_step_single(self, batch, **fit_params):
-        self._set_training(True)
-        y_pred = self.infer(batch[0])
-        violation, index, weight = self.violation(y_pred), batch.index, batch.weight
-        if domains := self.domain_violation():
-            violation = torch.cat([violation, domains[0]])
-            index = torch.cat([index, domains[1]])
-            weight = torch.cat([weight, weight.new_full((1, 1), len(y_pred))])
-        self._notify_violation(violation.detach(), index)
-        objective = self.objective(y_pred, batch[1], batch.weight)
-        term = weight * self.strategy_.penalty(violation, index)
-        loss = objective + term.sum() / y_pred.numel()
-        loss.backward()
-        names = ("loss", "objective", "constraint")
-        values = (v.detach() for v in (loss, objective, loss - objective))
-        step = dict(zip(names, values, strict=True))
-        own = violation[: len(y_pred)].detach()
-        return {"y_pred": y_pred, "violation": own, **step}
+def textbook_step(net, batch, **fit_params):
+    """One loss with its graph, and ``loss.backward()``."""
+    net.module_.train()
+    y_pred = net.infer(batch.X)
+    violation = net.constraint_.columns.violation(y_pred)
+    domain = net.domain_constraint_
+    of_domains = None if domain is None else domain.violation(net.module_)
+    for listener in net.listeners("on_violation"):
+        listener(net, violation.detach(), batch.index)
+    if of_domains is not None:
+        for listener in net.listeners("on_domain_violation"):
+            listener(net, of_domains.detach())
+    losses = loss_per_output(net, y_pred, batch.y)
+    term = net.strategy_.penalty(violation, batch.index)
+    total = (batch.weight * losses).sum() + (batch.weight * term).sum()
+    loss = total / y_pred.numel()
+    domain_term = None if domain is None else domain.term(of_domains)
+    if domain is not None:
+        loss = loss + domain_term
+    loss.backward()
+    step = {
+        "loss": loss,
+        "y_pred": y_pred,
+        "violation": violation,
+        "losses": losses,
+        "term": term,
+        "domain_violation": of_domains,
+        "domain_term": domain_term,
+    }
+    return {k: v if v is None else v.detach() for k, v in step.items()}
 
 
 @pytest.mark.parametrize("criterion", [nn.MSELoss, nn.HuberLoss])
@@ -155,17 +177,16 @@ def test_the_gradient_is_that_of_autograd(
     params = {"strategy": strategy, "lower_bound": bound, "criterion": criterion}
     params |= {"dtype": dtype, "batch_size": 16, "repair": None}
     fast = small(**params).fit(data.X, data.Y, data.weight)
-    monkeypatch.setattr(new_net, "__defaults__", (None, ByAutograd))
+    monkeypatch.setattr(ConstrainedNet, "train_step_single", textbook_step)
     params |= {"optimizer__fused": False, "callbacks": [Onlooker()]}
     plain = small(**params).fit(data.X, data.Y, data.weight)
-    assert type(plain.net_) is ByAutograd
     tolerance = {"float32": 1e-5, "float64": 1e-9}[dtype]
-    for values in ("predict", "multipliers"):
-        one, other = (
-            model.predict(data.X) if values == "predict" else model.multipliers_
-            for model in (fast, plain)
-        )
-        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+    close = functools.partial(
+        np.testing.assert_allclose, rtol=tolerance, atol=tolerance
+    )
+    close(fast.predict(data.X), plain.predict(data.X))
+    close(fast.multipliers_, plain.multipliers_)
+    close(fast.loss_curve_, plain.loss_curve_)
 
 
 @pytest.mark.parametrize(
@@ -193,35 +214,30 @@ def test_fused_adam_is_reproducible(small, data):
     assert_same_training_state(first, again)
 
 
-class Doubled(AugmentedLagrangian):
-    """Replaces the term, and says nothing about its gradient."""
-
-    def penalty(self, violation, index):
-        return 2 * super().penalty(violation, index)
-
-
-def test_a_new_term_does_not_inherit_the_gradient_of_the_old_one():
-    strategy, old = Doubled(), AugmentedLagrangian()
-    violation, index = torch.tensor([[0.5], [-1.0]]), torch.arange(2)
-    for each in (strategy, old):
-        each.setup(torch.zeros(2, 1), lower_bound=torch.zeros(1), alpha=1.0)
-    slopes = [each.penalty_gradient(violation, index) for each in (strategy, old)]
-    torch.testing.assert_close(slopes[0], 2 * slopes[1])
-    assert old.row_by_row
-    assert not strategy.row_by_row
-
-
-def test_strategies_of_others_are_asked_in_every_batch(small, data):
-    """A term that changes from batch to batch is recorded as it was."""
+def test_a_term_without_a_slope_of_its_own_is_trained_by_autograd(small, data):
+    """It is asked once per batch, so that what it counts is right."""
 
     class Counting(AugmentedLagrangian):
+        term_and_slope = ConstraintStrategy.term_and_slope
+
         def penalty(self, violation, index):
-            self.state_.alpha.mul_(1.01)
+            self.state_.alpha.mul_(1.5)
             return super().penalty(violation, index)
 
-    model = small(strategy=Counting(), max_epochs=2, batch_size=16).fit(data.X, data.y)
+    strategy = Counting(growth=1.0)
+    model = small(strategy=strategy, max_epochs=2, batch_size=16).fit(data.X, data.y)
     n_batches = model.history_[0]["train_batch_count"]
-    assert model.strategy_.state_.alpha > 1.01 ** (2 * n_batches)
+    assert model.strategy_.state_.alpha == 1.5 ** (2 * n_batches)
+
+
+def test_a_new_term_with_the_slope_of_another_is_refused():
+    class Doubling:
+        def penalty(self, violation, index):
+            return 2 * super().penalty(violation, index)
+
+    for bases in ((AugmentedLagrangian,), (Doubling, AugmentedLagrangian)):
+        with pytest.raises(TypeError, match="replaces penalty but inherits"):
+            types.new_class("Own", bases, {}, lambda own: own.update(vars(Doubling)))
 
 
 class CtrlC(nn.Module):
@@ -241,7 +257,7 @@ class CtrlC(nn.Module):
 
 
 @pytest.mark.parametrize("strategy", ["augmented_lagrangian", "exact_penalty"])
-def test_ctrl_c_while_losses_wait(small, data, strategy):
+def test_ctrl_c_while_the_losses_of_an_epoch_are_not_read(small, data, strategy):
     model = small(module=CtrlC, strategy=strategy, batch_size=10, warm_start=True)
     model.fit(data.X, data.y)
     assert model.n_iter_ == len(model.history_) == len(model.loss_curve_) == 1
@@ -250,14 +266,6 @@ def test_ctrl_c_while_losses_wait(small, data, strategy):
         each.fit(data.X, data.y)
     assert len(model.history_) == 1 + 5
     assert_same_training_state(model, twin)
-
-
-def test_nothing_of_an_epoch_is_kept(small, data):
-    for callbacks in ([], [Onlooker()]):
-        net = small(callbacks=callbacks).fit(data.X, data.y).net_
-        assert net.steps_ is None
-        assert net.backprop_ is None
-        assert net.batches_ == []
 
 
 @pytest.mark.parametrize("hook", [None, "on_batch_end"])

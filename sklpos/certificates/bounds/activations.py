@@ -1,4 +1,4 @@
-"""Which layers are understood as activations, and how to add one."""
+"""The layers that are understood as activations, and how to add one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from sklpos.certificates.bounds.relaxations import OneKink, Relaxation, Smooth
 
 Curvature = float | Callable[[Tensor, Tensor], Tensor]
 
+# Turning point of a function that never falls.
 _RISING = -math.inf
-_REACH, _STEP = 20.0, 0.01  # where and how finely a curvature is tried out
+# Range and step of the grid on which a given curvature is checked.
+_REACH = 20.0
+_STEP = 0.01
 
 
 def _distance(low: Tensor, high: Tensor) -> Tensor:
@@ -72,18 +75,20 @@ def _sigmoid(_: nn.Sigmoid) -> Relaxation:
 
 
 def _softplus(layer: nn.Softplus) -> Relaxation:
-    """Without torch's threshold, above which it computes the identity."""
+    """Relaxation without torch's threshold, above which it computes the identity."""
     beta = layer.beta
 
     def function(z):
         return torch.logaddexp(beta * z, torch.zeros_like(z)) / beta
 
+    # The distance to the identity is largest at the threshold.
     jump = math.log1p(math.exp(-layer.threshold)) / abs(beta)
     curvature = partial(_softplus_curvature, beta=abs(beta))
     return Smooth(function, curvature, _RISING, error=jump)
 
 
 def _silu(_: nn.SiLU) -> Relaxation:
+    # The turning point is where SiLU has its minimum; likewise for GELU.
     return Smooth(functional.silu, _silu_curvature, turning=-1.2784645427610738)
 
 
@@ -91,6 +96,7 @@ def _gelu(layer: nn.GELU) -> Relaxation:
     if layer.approximate == "none":
         return Smooth(functional.gelu, _gelu_curvature, turning=-0.7517915246935646)
     function = partial(functional.gelu, approximate=layer.approximate)
+    # A constant: the decay of the exact GELU does not hold for its approximation.
     supremum = math.sqrt(2 / math.pi)
     return Smooth(function, supremum, turning=-0.7524614220710162)
 
@@ -98,6 +104,7 @@ def _gelu(layer: nn.GELU) -> Relaxation:
 def _elu(layer: nn.ELU) -> Relaxation:
     alpha = layer.alpha
     function = partial(functional.elu, alpha=alpha)
+    # With a negative alpha the function falls until 0.
     turning = _RISING if alpha >= 0 else 0.0
     return Smooth(function, partial(_elu_curvature, alpha=alpha), turning)
 
@@ -115,12 +122,12 @@ _RELAXATIONS: dict[type[nn.Module], Callable[[nn.Module], Relaxation]] = {
 
 
 def known_activations() -> list[str]:
-    """Return the names of the layers that have a relaxation."""
+    """Names of the layers that have a relaxation."""
     return sorted(layer_type.__name__ for layer_type in _RELAXATIONS)
 
 
 def find_relaxation(layer: nn.Module) -> Relaxation | None:
-    """Return the relaxation of a layer, by its exact type; None if there is none.
+    """Find the relaxation of a layer by its exact type; None if there is none.
 
     Parameters
     ----------
@@ -148,21 +155,22 @@ def register_relaxation(
     layer_type : type
         Subclass of ``nn.Module``; its subclasses are not included.
     function : callable, optional
-        What it computes, of a float64 tensor. By default its own ``forward``.
+        What the layer computes, as a function of a float64 tensor. By default its own
+        ``forward``.
     curvature : float or callable
         Bound of ``|g''|`` everywhere, or a function of tensors ``(low, high)`` that
-        bounds it on each interval. The certificate is as true as this number.
+        bounds it on each interval. Certificates are only valid if this bound is.
     turning : float, optional
         The function falls up to here and rises afterwards; ``-inf`` if it never falls.
-        Without it, nothing is known of the function over infinite intervals.
+        Without it, nothing is known about the function over infinite intervals.
 
     Raises
     ------
     TypeError
         If `layer_type` is not a class of modules.
     ValueError
-        If second differences on [-20, 20] exceed the curvature (looked at only where a
-        function is given).
+        If second differences on [-20, 20] exceed the curvature. This is checked only
+        if a function is given.
 
     Examples
     --------
@@ -179,6 +187,7 @@ def register_relaxation(
         _try_out(function, curvature)
 
     def relaxation(layer: nn.Module) -> Relaxation:
+        # A copy in float64, as the layer itself stays in the dtype of the net.
         own = copy.deepcopy(layer).cpu().double() if function is None else function
         return Smooth(own, curvature, turning)
 
@@ -186,7 +195,7 @@ def register_relaxation(
 
 
 def unregister_relaxation(layer_type: type[nn.Module]) -> None:
-    """Forget an activation; unknown ones are ignored.
+    """Remove an activation; unknown ones are ignored.
 
     Parameters
     ----------
@@ -202,6 +211,7 @@ def _try_out(function, curvature) -> None:
     if callable(curvature):
         bound = curvature(z - _STEP, z + _STEP)
     excess = second / _STEP**2 - bound
+    # Second differences are rounded, so a small excess proves nothing.
     if bool((excess > 1e-6 * (1 + excess.abs())).any()):
         raise ValueError(
             f"curvature is too small: the function's second derivative exceeds it near "

@@ -14,8 +14,10 @@ from sklpos.certificates.bounds.relaxations import Lines
 from sklpos.certificates.domains.regions import Region
 
 _STEPS = 30
-_ROWS = 128  # bounded at a time, of each part
-_FIRST_STEP = 0.5  # of a mix, which goes from 0 to 1
+# Bounds of one part that are improved together.
+_CHUNK = 128
+# Of a mix, which goes from 0 to 1.
+_FIRST_STEP = 0.5
 
 
 def alpha_crown_bounds(
@@ -25,10 +27,10 @@ def alpha_crown_bounds(
     *,
     steps: int = _STEPS,
 ) -> Tensor:
-    """Tighten what enters the activations, layer by layer, and bound the outputs.
+    """Tighten the bounds of hidden units, layer by layer, and bound the outputs.
 
-    Each bound of each unit has slopes of its own (see `ascend`), so none is loosened
-    for the sake of another.
+    Each bound of each unit has its own slopes (see `ascend`), so none is loosened for
+    the sake of another.
 
     Parameters
     ----------
@@ -45,14 +47,16 @@ def alpha_crown_bounds(
     """
     tight: dict[int, Interval] = {}
     for number, (low, high) in hidden.items():
-        if tight:  # no activation before the first: nothing to choose
+        # Before the first activation everything is linear, and its bounds are exact.
+        if tight:
             unit = torch.eye(low.shape[1], dtype=torch.float64)
             bounds = [
                 ascend(network, number, rows, region, tight, steps=steps)
-                for rows in torch.cat([unit, -unit]).split(_ROWS)
+                for rows in torch.cat([unit, -unit]).split(_CHUNK)
             ]
             below, above = torch.cat(bounds, dim=1).chunk(2, dim=1)
             low = torch.maximum(low, below)
+            # Rounding may cross the ends of a narrow interval.
             high = torch.maximum(low, torch.minimum(high, -above))
         tight[number] = low, high
     return raised_bounds(network, region, tight, steps=steps)
@@ -65,9 +69,9 @@ def raised_bounds(
     *,
     steps: int = _STEPS,
 ) -> Tensor:
-    """Bound the outputs by `ascend`, with the bounds of what is hidden as they are.
+    """Bound the outputs by `ascend`, without tightening the bounds of hidden units.
 
-    Of ReLU networks, this goes up to the minimum over the triangles that contain the
+    For ReLU networks, the limit is the minimum over the triangles that contain the
     graphs of the activations (a linear programme).
 
     Parameters
@@ -94,7 +98,7 @@ def ascend(
     *,
     steps: int = _STEPS,
 ) -> Tensor:
-    """Bound linear functions of what enters a layer, with the best slopes found.
+    """Bound linear functions of the input of a layer, with the best slopes found.
 
     Where an activation admits several lines, any choice is sound, so gradient ascent
     on the choices gives a proved bound at every step, of which the best is returned.
@@ -106,7 +110,7 @@ def ascend(
     ----------
     network : Network
     number : int
-        Number of the layer; that after the last stands for the outputs.
+        Number of the layer; the one after the last stands for the outputs.
     rows : Tensor of shape (n_rows, width)
         Coefficients of the functions.
     region : Region
@@ -128,7 +132,8 @@ def ascend(
         k: network.layers[k].usual_mix(low, high)[:, None].repeat(1, len(rows), 1)
         for k, (low, high) in hidden.items()
     }
-    rows = rows.repeat(len(region), 1)[:, None]  # a batch of one row each
+    # A batch of one row each, as `backward` shares the lines among the rows of a batch.
+    rows = rows.repeat(len(region), 1)[:, None]
 
     def bounds(mixes: dict[int, Tensor]) -> Tensor:
         lines = {k: _flat(families[k](mix)) for k, mix in mixes.items()}
@@ -139,16 +144,18 @@ def ascend(
         return bounds(mixes)
     best = torch.tensor(-torch.inf, dtype=torch.float64)
     for k in range(steps):
+        # Signed steps may overshoot, so the best bound is kept and not the last.
         value, mixes = _step(bounds, mixes, _FIRST_STEP / (k + 1))
         best = torch.maximum(best, value)
     return best
 
 
 def _step(bounds, mixes, size):
-    """Return the bounds, and mixes that should give higher ones."""
+    """Compute the bounds, and mixes that should give higher ones."""
     with torch.enable_grad():
         free = {k: mix.requires_grad_() for k, mix in mixes.items()}
         value = bounds(free)
+        # No two bounds share a mix, so the gradient of the sum has that of each.
         gradients = torch.autograd.grad(value.sum(), list(free.values()))
     moved = {
         k: (mix.detach() + size * gradient.sign()).clamp(0, 1)

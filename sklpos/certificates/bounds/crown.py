@@ -1,4 +1,4 @@
-"""Bounds of a network's values: by intervals, and by linear bounds (CROWN).
+"""Bounds of a network's values by intervals and by linear functions (CROWN).
 
 Sources: Gowal et al. (2018), doi:10.48550/arXiv.1810.12715 (intervals); Zhang et al.
 (2018), doi:10.48550/arXiv.1811.00866 (CROWN).
@@ -29,9 +29,9 @@ class Propagation:
     slope : Tensor of shape (1 or n_parts, 2 * n_outputs, n_features)
         Coefficients of the linear lower bounds of the outputs, then of their negatives.
     blame : Tensor of shape (n_parts, n_features)
-        How much of the relaxations' looseness is due to the extent of each feature.
+        How much each feature's extent contributes to the gaps of the relaxations.
     hidden : dict of int to (low, high)
-        Bounds of what enters each activation, by the number of its layer.
+        Bounds of the inputs of each activation, by the number of its layer.
     """
 
     lower: Tensor
@@ -42,7 +42,7 @@ class Propagation:
 
 
 def interval_bounds(network: Network, low: Tensor, high: Tensor) -> Interval:
-    """Return bounds of the outputs over boxes, by interval arithmetic.
+    """Bound the outputs over boxes by interval arithmetic.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def interval_bounds(network: Network, low: Tensor, high: Tensor) -> Interval:
 
 
 def image(layer: Affine | Relaxation, low: Tensor, high: Tensor) -> Interval:
-    """Return bounds of what one layer makes of boxes.
+    """Bound the outputs of one layer over boxes.
 
     Parameters
     ----------
@@ -73,6 +73,7 @@ def image(layer: Affine | Relaxation, low: Tensor, high: Tensor) -> Interval:
     """
     if not isinstance(layer, Affine):
         return layer.image(low, high)
+    # The centre of an infinite interval is NaN.
     if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
         return _infinite_image(layer, low, high)
     center = layer((low + high) / 2)
@@ -81,7 +82,7 @@ def image(layer: Affine | Relaxation, low: Tensor, high: Tensor) -> Interval:
 
 
 def _infinite_image(layer: Affine, low: Tensor, high: Tensor) -> Interval:
-    """Interval of an affine map where ``0 * inf`` is 0."""
+    """Interval of an affine map, where ``0 * inf`` counts as 0."""
     ends = torch.stack([low, high])[:, :, None, :] * layer.weight
     ends = torch.where(layer.weight == 0, 0.0, ends)
     return (
@@ -95,18 +96,18 @@ def crown_bounds(
     region: Region,
     known: dict[int, Interval] | None = None,
 ) -> Propagation:
-    """Return bounds of the outputs by linear bounds, intersected with intervals.
+    """Bound the outputs by linear functions, intersected with interval bounds.
 
-    Each activation is put between two lines; going backwards, the outputs are bounded
-    by linear functions of the input, whose minima over the region are known. What
-    enters the activations is bounded in the same way, first layers first.
+    Each activation is put between two lines. Going backwards, the outputs are bounded
+    by linear functions of the input, whose minima over the region are known. The inputs
+    of the activations are bounded in the same way, starting with the first layer.
 
     Parameters
     ----------
     network : Network
     region : Region
     known : dict of int to (low, high), optional
-        Bounds that hold for the whole region already, see `Propagation.hidden`.
+        Bounds that are known to hold for the region, see `Propagation.hidden`.
 
     Returns
     -------
@@ -119,6 +120,7 @@ def crown_bounds(
     for number, layer in enumerate(network.layers):
         if not isinstance(layer, Affine):
             bounds, slopes[number], _ = _linear_bounds(network, number, lines, region)
+            # Neither is always tighter: a line may leave the range of its activation.
             bounds = _intersect((low, high), bounds)
             if known is not None:
                 bounds = _intersect(bounds, known[number])
@@ -135,11 +137,12 @@ def crown_bounds(
 
 
 def _blame(rows: Tensor, lines: Lines, bounds: Interval, slope: Tensor) -> Tensor:
-    """Looseness per unit of each feature: gap of the lines, times its weight."""
+    """Gap of the lines times its weight, per unit of each feature."""
     low, high = bounds
     middle, width = (low + high) / 2, (high - low).clamp(min=1e-300)
     gap = (lines.upper_slope - lines.lower_slope) * middle
     gap = gap + lines.upper_intercept - lines.lower_intercept
+    # The second half of the rows has the same size, with the opposite sign.
     weight = rows[:, : rows.shape[1] // 2].abs().sum(1) * gap / width
     size = slope[:, : low.shape[1]].abs()
     return apply(size.transpose(1, 2), weight)
@@ -147,16 +150,18 @@ def _blame(rows: Tensor, lines: Lines, bounds: Interval, slope: Tensor) -> Tenso
 
 def _intersect(first: Interval, second: Interval) -> Interval:
     low = torch.maximum(first[0], second[0])
+    # Never empty: rounding may cross the ends of an interval of one point.
     return low, torch.maximum(torch.minimum(first[1], second[1]), low)
 
 
 def _linear_bounds(network, number, lines, region):
-    """Bound what enters a layer: backwards, then over the region."""
+    """Bound the inputs of a layer, backwards and then over the region."""
     width = _width(network, number)
     unit = torch.eye(width, dtype=torch.float64)
     slope, offset, rows = backward(
         network, number, lines, torch.cat([unit, -unit])[None]
     )
+    # Refined for the outputs only: each step passes over the body again.
     outputs = number == len(network.layers)
     lowest = region.lowest(slope, refine=outputs) + offset
     return (lowest[:, :width], -lowest[:, width:]), slope, rows
@@ -171,14 +176,14 @@ def _width(network: Network, number: int) -> int:
 
 def backward(
     network: Network, number: int, lines: dict[int, Lines], rows: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Bound linear functions of what enters a layer by linear functions of the input.
+) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+    """Bound linear functions of a layer's input by linear functions of the net's input.
 
     Parameters
     ----------
     network : Network
     number : int
-        Number of the layer; that after the last stands for the outputs.
+        Number of the layer; the one after the last stands for the outputs.
     lines : dict of int to Lines
     rows : Tensor of shape (1 or n_parts, n_rows, width)
 
@@ -187,12 +192,15 @@ def backward(
     slope : Tensor of shape (1 or n_parts, n_rows, n_features)
     offset : Tensor of shape (1 or n_parts, n_rows)
         ``rows @ z >= slope @ x + offset``.
+    seen : dict of int to Tensor
+        The coefficients of what leaves each activation, by the number of its layer.
     """
     offset = torch.zeros(rows.shape[:2], dtype=torch.float64)
     seen = {}
     for k in reversed(range(number)):
         layer = network.layers[k]
         if isinstance(layer, Affine):
+            # While the rows are the same for all parts, one matrix does both steps.
             if k + 1 in seen and len(rows) == 1:
                 rows, part = _through_both(rows, lines[k + 1], layer)
             else:
@@ -201,6 +209,7 @@ def backward(
             offset = offset + part
             continue
         seen[k] = rows
+        # Otherwise this activation is passed together with the affine layer before it.
         before = network.layers[k - 1] if k else None
         if len(rows) > 1 or not isinstance(before, Affine):
             rows, part = _through_lines(rows, lines[k])
@@ -209,7 +218,10 @@ def backward(
 
 
 def _through_lines(rows: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
-    positive, negative = rows.clamp(min=0), rows.clamp(max=0)
+    # A lower bound takes the lower line where the coefficient is positive, and the
+    # upper one where it is negative.
+    positive = rows.clamp(min=0)
+    negative = rows.clamp(max=0)
     offset = apply(positive, lines.lower_intercept)
     offset = offset + apply(negative, lines.upper_intercept)
     below = positive * lines.lower_slope[:, None]
@@ -217,9 +229,9 @@ def _through_lines(rows: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
 
 
 def _through_both(rows: Tensor, lines: Lines, layer: Affine) -> tuple[Tensor, Tensor]:
-    """Through an activation and the affine layer before it, the same rows for all.
+    """Pass an activation and the affine layer before it, with the same rows for all.
 
-    The lines multiply the layer's matrix and not the rows, of which there are more.
+    The lines multiply the layer's matrix instead of the rows, of which there are more.
     """
     signs = torch.cat([rows[0].clamp(min=0), rows[0].clamp(max=0)], 1)
     slopes = torch.cat([lines.lower_slope, lines.upper_slope], 1)

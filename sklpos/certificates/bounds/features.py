@@ -1,4 +1,4 @@
-"""What may enter the head of a network, over a region."""
+"""Bounds of the features that enter the head of a network, over a region."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from sklpos.certificates.bounds.crown import crown_bounds, image
 from sklpos.certificates.bounds.network import Network
 from sklpos.certificates.domains.regions import Region
 
-_CHUNK = 512  # parts bounded at a time
+# Parts that are bounded together.
+_CHUNK = 512
 
 
 def feature_bounds(network: Network, region: Region) -> tuple[NDArray, NDArray]:
-    """Return bounds of what enters the last layer, over all parts of a region.
+    """Bound the inputs of the last layer over all parts of a region.
 
     Parameters
     ----------
@@ -28,6 +29,7 @@ def feature_bounds(network: Network, region: Region) -> tuple[NDArray, NDArray]:
     ends = []
     for index in torch.arange(len(region)).split(_CHUNK):
         part = region.take(index)
+        # CROWN needs finite ends; over all inputs only intervals are left.
         finite = bool(torch.isfinite(part.low).all())
         hidden = crown_bounds(network, part).hidden if finite else {}
         low, high = part.low, part.high

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,13 +14,15 @@ from sklpos.nets.modules import has_own_forward, layers_of
 from sklpos.nets.units import InputScale
 
 _DROPOUTS = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout)
-_NORM_TERMS = 8  # roundings of one batch-norm value
-_SCALER_TERMS = 4  # roundings of one scaled value, and of its way into the net
+# Roundings of one batch-norm value.
+_NORM_TERMS = 8
+# Roundings of one scaled value and of its conversion to the dtype of the net.
+_SCALER_TERMS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """``x -> weight @ x + bias``, and what its computation rounds.
+    """``x -> weight @ x + bias``, and how its computation is rounded.
 
     Attributes
     ----------
@@ -29,9 +32,9 @@ class Affine:
     bias_size : Tensor of shape (n_out,)
         Sum of the absolute terms that make the bias.
     n_terms : int
-        Roundings that one output suffers at most, relative to the absolute terms.
+        Largest number of roundings of one output, relative to the absolute terms.
     stored : bool
-        Whether the bias is a parameter, and not computed and rounded.
+        Whether the bias is a parameter, as opposed to computed and rounded.
     """
 
     weight: Tensor
@@ -45,21 +48,21 @@ class Affine:
         return x @ self.weight.T + self.bias
 
     def rows(self, index: Tensor) -> Affine:
-        """Return the map to some of the outputs."""
+        """Select some of the outputs."""
         parts = self.weight[index], self.bias[index], self.bias_size[index]
         return Affine(*parts, self.n_terms, self.stored)
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """The chain of layers that a module amounts to.
+    """A module as a chain of layers.
 
     Attributes
     ----------
     layers : tuple of Affine or Relaxation
     n_features, n_outputs : int
     dtype : torch.dtype
-        In which the module predicts; the layers are in float64.
+        Dtype in which the module predicts; the layers are in float64.
 
     Examples
     --------
@@ -79,7 +82,7 @@ class Network:
         return X
 
     def output(self, index: int) -> Network:
-        """Return the network that computes one of the outputs."""
+        """Select the network of one of the outputs."""
         *features, head = self.layers
         head = head.rows(torch.tensor([index]))
         return replace(self, layers=(*features, head), n_outputs=1)
@@ -93,21 +96,18 @@ class Network:
         return f"Network({' -> '.join(parts)}, predicts in {dtype})"
 
 
-def read_network(module: nn.Module, *, differentiable: bool = False) -> Network:
-    """Read a module as a chain of layers.
+def read_network(module: nn.Module) -> Network:
+    """Read a module as a chain of layers, exactly, in float64.
 
-    Understood are ``nn.Linear``; ``nn.BatchNorm1d`` and dropout in eval mode;
-    ``nn.Identity``, ``nn.Flatten``; the activations of `known_activations`; and
-    ``nn.Sequential`` or the package's `MLP` of these. Types count exactly: a subclass
-    may compute something else.
+    The layers that are understood are ``nn.Linear``; ``nn.BatchNorm1d`` and dropout in
+    eval mode; ``nn.Identity`` and ``nn.Flatten``; the activations of
+    `known_activations`; and ``nn.Sequential`` or the package's `MLP` of these.
+    Subclasses are not, because they may compute something else.
 
     Parameters
     ----------
     module : nn.Module
         In eval mode.
-    differentiable : bool, default=False
-        Keep the module's own tensors, dtype and device, for bounds to train with. It
-        may then be in training mode, and is read as it predicts.
 
     Returns
     -------
@@ -117,21 +117,48 @@ def read_network(module: nn.Module, *, differentiable: bool = False) -> Network:
     Raises
     ------
     ValueError
-        If a layer is not understood, by its name.
+        If a layer is not understood; the message names it.
     """
+    network = _read_chain(module, _exact)
+    _check_eval_mode(module)
+    _check_finite(network)
+    return network
+
+
+def trainable_network(module: nn.Module) -> Network:
+    """Read a module as a chain of its own tensors, for bounds in a training loss.
+
+    Parameters
+    ----------
+    module : nn.Module
+        As in `read_network`, but in any mode; it is read as if in eval mode.
+
+    Returns
+    -------
+    Network
+        In the dtype and on the device of the module; gradients flow to its weights.
+
+    Raises
+    ------
+    ValueError
+        If a layer is not understood, or an activation has weights.
+    """
+    network = _read_chain(module, _keep)
+    _check_no_weights_in_activations(module)
+    return network
+
+
+def _read_chain(module: nn.Module, take: Callable[[Tensor], Tensor]) -> Network:
     parts = list(layers_of(module))
     for part in parts:
         refuse_hooks(*part)
-    check, take = (_no_weights, _keep) if differentiable else (_eval_mode, _exact)
     layers = [layer for part in parts for layer in _read(*part, take)]
-    check(parts)
     affine = [layer for layer in layers if isinstance(layer, Affine)]
     if not affine or not isinstance(layers[0], Affine):
         raise ValueError("the module must begin with nn.Linear to be certified.")
     if not isinstance(layers[-1], Affine):
+        # Searches pick one output by its row of the last layer.
         layers.append(_unit(affine[-1].bias))
-    if not differentiable:
-        _check_finite(affine)
     return Network(
         tuple(layers),
         n_features=affine[0].weight.shape[1],
@@ -141,7 +168,7 @@ def read_network(module: nn.Module, *, differentiable: bool = False) -> Network:
 
 
 def fold_inputs(network: Network, scale: InputScale) -> Network:
-    """Return the network behind scalers, in terms of what enters these.
+    """Fold scalers before a network into its first layer.
 
     Parameters
     ----------
@@ -154,6 +181,7 @@ def fold_inputs(network: Network, scale: InputScale) -> Network:
     """
     first, *rest = network.layers
     weight, bias = scale.fold(first.weight, first.bias)
+    # The scalers' rounding is relative to their own terms, which may cancel in the sum.
     size = first.weight.abs() @ torch.as_tensor(scale.offset_size)
     n_terms = first.n_terms + _SCALER_TERMS * len(scale.steps)
     folded = Affine(weight, bias, first.bias_size + size, n_terms, first.stored)
@@ -161,7 +189,7 @@ def fold_inputs(network: Network, scale: InputScale) -> Network:
 
 
 def refuse_hooks(module: nn.Module, name: str = "") -> None:
-    """Raise ValueError if a module computes something else than its type does.
+    """Raise ValueError if a module may compute something other than its type does.
 
     Parameters
     ----------
@@ -178,24 +206,26 @@ def _keep(tensor: Tensor) -> Tensor:
 
 
 def _exact(tensor: Tensor) -> Tensor:
+    # To the CPU before float64, which some devices do not have.
     return tensor.detach().cpu().double()
 
 
-def _eval_mode(parts) -> None:
-    for layer, name in parts:
+def _check_eval_mode(module: nn.Module) -> None:
+    for layer, name in layers_of(module):
         if layer.training and type(layer) in (nn.BatchNorm1d, *_DROPOUTS):
             raise _refusal(layer, name, "is in training mode; call eval() first")
 
 
-def _no_weights(parts) -> None:
-    """Refuse activations with weights, to which no gradient would flow."""
-    for layer, name in parts:
+def _check_no_weights_in_activations(module: nn.Module) -> None:
+    """Refuse activations with weights, which would get no gradient."""
+    for layer, name in layers_of(module):
         if type(layer) not in _READERS and any(True for _ in layer.parameters()):
             raise _refusal(layer, name, "has weights, which cannot be trained with")
 
 
-def _check_finite(layers: list[Affine]) -> None:
-    for layer in layers:
+def _check_finite(network: Network) -> None:
+    affine = [layer for layer in network.layers if isinstance(layer, Affine)]
+    for layer in affine:
         if not (layer.weight.isfinite().all() and layer.bias.isfinite().all()):
             raise ValueError("the module has parameters that are NaN or infinite.")
 
@@ -243,6 +273,7 @@ def _batch_norm(layer: nn.BatchNorm1d, name: str, take) -> list[Affine]:
 
 
 def _flatten(layer: nn.Flatten, name: str, take) -> list:
+    # Rows are flat already, so any other way of flattening would merge them.
     if (layer.start_dim, layer.end_dim) not in ((1, -1), (1, 1)):
         raise _refusal(layer, name, "does more than flatten rows")
     return []

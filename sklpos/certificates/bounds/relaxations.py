@@ -1,4 +1,4 @@
-"""Activations between two lines: what bound propagation knows of a nonlinearity."""
+"""Activations between two lines: what bound propagation knows about them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_NODES, _REFINEMENTS = 8, 4  # grid intervals on each side of the pivot
-_REMOTE = -1e300  # stands for minus infinity where inf * 0 would be NaN
+_NODES = 8  # on each side of the pivot
+_REFINEMENTS = 4
+_REMOTE = -1e300  # in place of minus infinity, where z * sigmoid(z) is NaN
 
 
 class Lines(NamedTuple):
@@ -30,27 +31,27 @@ Family = Callable[[Tensor | None], Lines]
 
 
 class Relaxation(ABC):
-    """An activation function, elementwise, and what can be proved of it.
+    """An elementwise activation function, and what can be proved about it.
 
     Attributes
     ----------
     error : float
-        Largest distance between the function and what torch computes, beside rounding.
+        Largest distance, rounding aside, between the function and what torch computes.
     """
 
     error: float = 0.0
 
     @abstractmethod
     def __call__(self, z: Tensor) -> Tensor:
-        """Return the exact function's values."""
+        """Evaluate the exact function."""
 
     @abstractmethod
     def image(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the smallest and largest value over each interval."""
+        """Smallest and largest value over each interval."""
 
     @abstractmethod
     def family(self, low: Tensor, high: Tensor) -> Family:
-        """Return the lines below and above the function over each finite interval.
+        """Prepare the lines below and above the function over each finite interval.
 
         Parameters
         ----------
@@ -59,16 +60,16 @@ class Relaxation(ABC):
         Returns
         -------
         callable
-            Of `mix`, a tensor that can be broadcast with the intervals: from 0 to 1,
-            which slope is taken where there is a choice. None takes the usual one.
+            Function of `mix`, a tensor to broadcast with the intervals: from 0 to 1,
+            which slope to take where there is a choice; None takes the usual one.
         """
 
     def usual_mix(self, low: Tensor, high: Tensor) -> Tensor:
-        """Return the mix that None stands for in `family`."""
+        """The mix that None stands for in `family`."""
         return torch.full_like(low, 0.5)
 
     def lines(self, low: Tensor, high: Tensor) -> Lines:
-        """Return a line below and one above the function over each finite interval.
+        """Lines below and above the function over each finite interval.
 
         Parameters
         ----------
@@ -78,15 +79,15 @@ class Relaxation(ABC):
 
     @abstractmethod
     def steepness(self, low: Tensor, high: Tensor) -> Tensor:
-        """Return a Lipschitz constant on each finite interval."""
+        """A Lipschitz constant on each finite interval."""
 
 
 class OneKink(Relaxation):
     """``max(z, 0) + negative_slope * min(z, 0)``: ReLU and leaky ReLU.
 
-    Over an interval with 0 inside, one side is the chord and the other any line
-    through the origin with a slope between the two. By default the slope that leaves
-    the smaller area (Zhang et al. 2018, doi:10.48550/arXiv.1811.00866).
+    Over an interval with 0 inside, one line is the chord, and the other may be any
+    line through the origin with a slope between the two. The default is the slope that
+    leaves the smaller area (Zhang et al. 2018, doi:10.48550/arXiv.1811.00866).
 
     Parameters
     ----------
@@ -104,7 +105,7 @@ class OneKink(Relaxation):
 
     def __call__(self, z: Tensor) -> Tensor:  # noqa: D102
         if not self.negative_slope:
-            return z.clamp(min=0)  # 0 * inf is no number
+            return z.clamp(min=0)  # 0 * inf is NaN
         return torch.where(z > 0, z, self.negative_slope * z)
 
     def image(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
@@ -140,11 +141,11 @@ class OneKink(Relaxation):
 class Smooth(Relaxation):
     """Any function whose second derivative is bounded.
 
-    Less a line, the function is evaluated on a grid. Between two nodes at distance h
-    it differs from its interpolant by at most ``M h**2 / 8`` with ``M = sup |g''|``
-    there, so the line is moved by the extreme value of the grid and this much. The
-    slope is that of the edge of the grid's convex envelope over the middle of the
-    interval: the line with the smallest area (any slope is sound).
+    The function minus a line is evaluated on a grid. Between two nodes at distance h it
+    differs from its interpolant by at most ``M h**2 / 8``, where M is the supremum of
+    ``|g''|`` there. So the line is moved by the extreme value on the grid and by this
+    error. Any slope is sound; the one taken is that of the edge of the grid's convex
+    envelope over the middle of the interval, which leaves the smallest area.
 
     Parameters
     ----------
@@ -156,7 +157,7 @@ class Smooth(Relaxation):
         jump if a callable is given.
     turning : float, optional
         The function falls up to here and rises afterwards (``-inf``: it never falls).
-        By default this is not known, and values are bounded by the grid.
+        By default this is unknown, and values are bounded by the grid.
     error : float, default=0.0
         Largest distance between the function and what the layer computes.
 
@@ -196,9 +197,8 @@ class Smooth(Relaxation):
         lowest = (torch.minimum(y[..., 1:], y[..., :-1]) - error).amin(-1)
         highest = (torch.maximum(y[..., 1:], y[..., :-1]) + error).amax(-1)
         finite = torch.isfinite(low) & torch.isfinite(high)
-        unknown = torch.full_like(low, torch.inf)
-        lowest = torch.where(finite, lowest, -unknown)
-        return lowest, torch.where(finite, highest, unknown)
+        lowest = torch.where(finite, lowest, -torch.inf)
+        return lowest, torch.where(finite, highest, torch.inf)
 
     def family(self, low: Tensor, high: Tensor) -> Family:  # noqa: D102
         x, y, error = self._grid(low, high)
@@ -212,7 +212,7 @@ class Smooth(Relaxation):
         return lines
 
     def steepness(self, low: Tensor, high: Tensor) -> Tensor:  # noqa: D102
-        high = high.maximum(low + 1e-6 * (1 + low.abs()))  # or rounding drowns slopes
+        high = high.maximum(low + 1e-6 * (1 + low.abs()))  # or rounding hides slopes
         x, y, _ = self._grid(low, high)
         step = x.diff(dim=-1)
         curvature = self._curvature(x[..., :-1], x[..., 1:])
@@ -226,17 +226,17 @@ class Smooth(Relaxation):
         return x, self(x), error
 
     def _curvature(self, low, high):
-        if callable(self.curvature):
-            return self.curvature(low, high)
-        return torch.full_like(low, self.curvature)
+        given = self.curvature
+        return given(low, high) if callable(given) else torch.full_like(low, given)
 
 
 def _nodes(low: Tensor, high: Tensor, *, dense: bool) -> Tensor:
-    """Return a grid over each interval; with the pivot 0 and dense near it, or even."""
+    """Make a grid over each interval: even, or dense near the pivot 0."""
     ramp = torch.linspace(0, 1, _NODES + 1, dtype=low.dtype, device=low.device)
     if not dense:
         even = torch.cat([ramp / 2, (1 + ramp[1:]) / 2])
         return low[..., None] + (high - low)[..., None] * even
+    # Near 0 the known activations bend most, and the derivative of ELU may jump there.
     pivot = torch.zeros_like(low).clamp(low, high)
     left = _stretch((pivot - low)[..., None], ramp.flip(0))
     right = _stretch((high - pivot)[..., None], ramp[1:])
@@ -265,8 +265,8 @@ def _supporting_line(x, y, error, slope) -> tuple[Tensor, Tensor]:
 class _Slopes:
     """Slopes of the lower convex envelope of a function known on a grid.
 
-    From that at the left end (mix 0) by that over the middle (1/2) to that at the right
-    end (1), the last and the first of which are looked for when they are needed.
+    They go from the slope at the left end (mix 0) over that in the middle (1/2) to that
+    at the right end (1). The slopes at the ends are computed when they are needed.
     """
 
     def __init__(self, x: Tensor, y: Tensor):
@@ -283,13 +283,14 @@ class _Slopes:
             return self.middle
         fall, rise = self._fall_and_rise
         right = 2 * mix[..., None] - 1
-        # not abs(), which has no gradient at 0
+        # abs() has no gradient at 0, where the ascent starts.
         return self.middle + right.clamp(min=0) * rise + (-right).clamp(min=0) * fall
 
 
 def _envelope_slope(x: Tensor, y: Tensor, middle: Tensor) -> Tensor:
     """Slope of the edge of the lower convex envelope over the middle."""
     x0, y0, x1, y1 = x[..., :1], y[..., :1], x[..., -1:], y[..., -1:]
+    # The node farthest below the chord is on the envelope; any slope is sound.
     for _ in range(_REFINEMENTS):
         lowest = (y - _slope(x1 - x0, y1 - y0) * x).argmin(-1, keepdim=True)
         x2, y2 = x.gather(-1, lowest), y.gather(-1, lowest)

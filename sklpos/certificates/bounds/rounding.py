@@ -1,4 +1,4 @@
-"""What floating-point arithmetic may add to a network's values."""
+"""Bounds of the rounding errors in a network's values."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from sklpos.certificates.bounds.crown import Interval, image
 from sklpos.certificates.bounds.network import Affine, Network
 from sklpos.certificates.bounds.relaxations import OneKink
 
-_ACTIVATION_UNITS = 8  # error of an activation, in unit roundoffs of |g| + |z|
-_OWN_SHARE = 8  # rounding of the bounds themselves, in those of a float64 prediction
+# Error of an activation, in unit roundoffs of |g| + |z|.
+_ACTIVATION_UNITS = 8
+# Rounding of the bounds themselves, as a multiple of that of a float64 prediction.
+_OWN_SHARE = 8
 
 
 def rounding_error(
@@ -35,16 +37,17 @@ def rounding_error(
     low, high : Tensor of shape (n_parts, n_features)
         Finite.
     dtype : torch.dtype, optional
-        Default: that in which the network predicts.
+        By default, the dtype in which the network predicts.
     hidden : dict of int to (low, high), optional
         Bounds of what enters the activations, see `Propagation`.
     disturbance : float, default=0.0
-        What else every layer may be off by, relative to one plus its largest input.
+        Further error of every layer, relative to one plus its largest input.
 
     Returns
     -------
     Tensor of shape (n_parts, n_outputs)
     """
+    # Rounding to nearest is off by half the distance between neighbours at most.
     unit = torch.finfo(network.dtype if dtype is None else dtype).eps / 2
     largest = torch.maximum(low.abs(), high.abs())
     error = unit * largest + disturbance * (1 + largest)
@@ -69,8 +72,9 @@ def _through_affine(layer: Affine, error, size, unit):
 
 def _through_activation(layer, low, high, error, unit):
     passed = layer.steepness(low, high) * error + layer.error
+    # The maximum of two numbers is one of them, so ReLU rounds nothing.
     if isinstance(layer, OneKink) and not layer.negative_slope:
-        return passed  # a maximum is not rounded
+        return passed
     values = torch.maximum(*(end.abs() for end in layer.image(low, high)))
     size = torch.maximum(low.abs(), high.abs())
     return passed + _ACTIVATION_UNITS * unit * (values + size)
@@ -82,7 +86,7 @@ def numerical_slack(
     high: Tensor,
     hidden: dict[int, Interval] | None = None,
 ) -> Tensor:
-    """Bound what rounding takes from a proved bound: in predictions, and in the proof.
+    """Bound the effect of rounding on a proved bound, in predictions and in the proof.
 
     Bounds are computed in float64 from products of the same matrices, whose rounding
     is a small multiple of that of a float64 prediction.
@@ -103,7 +107,7 @@ def numerical_slack(
 
 
 def lowest_everywhere(network: Network) -> Tensor:
-    """Return lower bounds of the computed outputs over all real inputs.
+    """Lower bounds of the computed outputs over all real inputs.
 
     Interval arithmetic from ``(-inf, inf)``, rounded outwards. A sum whose terms are
     all known to be non-negative needs no margin: rounding is monotone, so the computed
@@ -116,7 +120,7 @@ def lowest_everywhere(network: Network) -> Tensor:
     Returns
     -------
     Tensor of shape (n_outputs,)
-        Minus infinity where nothing is known.
+        Minus infinity if nothing is known.
     """
     unit = torch.finfo(network.dtype).eps / 2
     high = torch.full((1, network.n_features), torch.inf, dtype=torch.float64)
@@ -136,19 +140,22 @@ def _rounded_outwards(layer, before, after, unit):
         return _widened(layer, before, after, unit)
     none = torch.zeros_like(layer.bias)
     size = torch.maximum(before[0].abs(), before[1].abs())
+    # Masked, as 0 * inf is NaN.
     reach = torch.where(layer.weight == 0, none[:, None], layer.weight.abs() * size)
     gamma = layer.n_terms * unit / (1 - layer.n_terms * unit)
     margin = gamma * (reach.sum(-1) + layer.bias_size)
     rising = (layer.weight > 0) & (before[0] == 0) | (layer.weight == 0)
     falling = (layer.weight < 0) & (before[1] == 0)
     exact = (rising | falling).all(-1)
+    # A bias that is a parameter is exact; that of batch norm is computed and rounded.
     least = none if layer.stored else gamma * layer.bias_size
     return low - torch.where(exact, least, margin), high + margin
 
 
 def _widened(layer, before, after, unit):
-    """Activations are bounded by their extreme values, 0 included, when computed."""
+    """Widen the range of an activation by the rounding of its computed values."""
     low, high = after
     margin = layer.error + _ACTIVATION_UNITS * unit * (1 + low.abs())
+    # A function that is never negative is not computed as negative either.
     floor = torch.where(low >= 0, 0.0, low - margin)
     return floor, high + layer.error + _ACTIVATION_UNITS * unit * (1 + high.abs())

@@ -1,4 +1,4 @@
-"""Where inputs may lie, as bound propagation needs it: batches of convex sets."""
+"""Sets of inputs as bound propagation needs them: batches of convex sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DUAL_STEPS = 12
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A batch of boxes, each cut with a convex body if there is one.
+    """A batch of boxes, each intersected with a convex body if there is one.
 
     Attributes
     ----------
@@ -36,12 +36,13 @@ class Region:
         return len(self.low)
 
     def lowest(self, coefficients: Tensor, *, refine: bool = False) -> Tensor:
-        """Return lower bounds of linear functions over each part.
+        """Lower bounds of linear functions over each part.
 
-        They are exact for boxes and for whole bodies. Over a box cut with a body it is
-        the larger of the two; refined, for any ``mu``, that of ``(a - mu) x`` over the
-        body plus that of ``mu x`` over the box (weak duality), where a few subgradient
-        steps look for a good ``mu``.
+        They are exact for boxes and for whole bodies. Over the intersection of a box
+        and a body, the larger of the two bounds holds. With `refine`, it is compared
+        with the minimum of ``(a - mu) x`` over the body plus that of ``mu x`` over the
+        box, which is a bound for any ``mu`` (weak duality); a few subgradient steps
+        look for a good one.
 
         Parameters
         ----------
@@ -52,19 +53,22 @@ class Region:
         -------
         Tensor of shape (n_parts, n_rows)
         """
-        center, radius = (self.low + self.high) / 2, (self.high - self.low) / 2
+        center = (self.low + self.high) / 2
+        radius = (self.high - self.low) / 2
         lowest = apply(coefficients, center) - apply(coefficients.abs(), radius)
         if self.body is None:
             return lowest
         lowest = torch.maximum(lowest, self.body.lowest(coefficients)[0])
         spread = self.body.spread()
+        # A box that contains its body cuts nothing off: the bound is exact.
         if not refine or (self.high - self.low >= spread * (1 - 1e-9)).all():
             return lowest
         return torch.maximum(lowest, self._lowest_in_both(coefficients, spread))
 
     def _lowest_in_both(self, coefficients: Tensor, spread: Tensor) -> Tensor:
-        low, high, spread = self.low[:, None], self.high[:, None], spread[:, None]
-        spread = spread.clamp(min=1e-300)
+        low = self.low[:, None]
+        high = self.high[:, None]
+        spread = spread[:, None].clamp(min=1e-300)
         size = (coefficients * spread).abs().amax(-1, keepdim=True)
         mu = torch.zeros((len(self), *coefficients.shape[1:]), dtype=torch.float64)
         best = torch.tensor(-torch.inf, dtype=torch.float64)
@@ -72,19 +76,22 @@ class Region:
             value, vertex = self.body.lowest(coefficients - mu)
             corner = torch.where(mu > 0, low, high)
             best = torch.maximum(best, value + (mu * corner).sum(-1))
+            # Where mu is 0, every point of the box is a minimiser: the nearest to the
+            # vertex gives the smallest subgradient.
             corner = torch.where(mu == 0, vertex.clamp(low, high), corner)
             ascent = (corner - vertex) / spread
             length = ascent.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+            # Steps that fall as 1 / sqrt(k), as subgradient ascent needs to converge.
             mu = mu + size * (1 + k) ** -0.5 * ascent / length / spread
         return best
 
     def take(self, index: Tensor) -> Region:
-        """Return some of the parts."""
+        """Select some of the parts."""
         body = None if self.body is None else self.body.take(index)
         return Region(self.low[index], self.high[index], body)
 
     def halves(self, feature: Tensor) -> Region:
-        """Return each part cut in two, at the middle of a feature of its own.
+        """Cut each part in two, at the middle of its own feature.
 
         Parameters
         ----------
@@ -98,20 +105,22 @@ class Region:
         part = torch.arange(len(self))
         middle = (self.low[part, feature] + self.high[part, feature]) / 2
         low, high = self.low.clone(), self.high.clone()
-        low[part, feature], high[part, feature] = middle, middle
+        low[part, feature] = middle
+        high[part, feature] = middle
         both = self.take(part.repeat(2))
         return Region(
             torch.cat([self.low, low]), torch.cat([high, self.high]), both.body
         )
 
     def joined(self, other: Region) -> Region:
-        """Return the parts of both, which have bodies of the same kind."""
+        """Combine the parts of both, which have bodies of the same kind."""
         body = None if self.body is None else self.body.joined(other.body)
-        low, high = torch.cat([self.low, other.low]), torch.cat([self.high, other.high])
+        low = torch.cat([self.low, other.low])
+        high = torch.cat([self.high, other.high])
         return Region(low, high, body)
 
     def candidates(self, slope: Tensor) -> Tensor:
-        """Return points of each part where a function of this slope may be small.
+        """Points of each part where a function with this slope may be small.
 
         Parameters
         ----------
@@ -126,13 +135,13 @@ class Region:
         return box_candidates(slope, self.low, self.high)
 
     def misses(self) -> Tensor:
-        """Return which parts are certainly empty, shape (n_parts,)."""
+        """Which parts are certainly empty, shape (n_parts,)."""
         if self.body is None:
             return torch.zeros(len(self), dtype=torch.bool)
         return self.body.misses(self.low, self.high)
 
     def descend(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
-        """Step against a gradient and stay inside.
+        """Step against a gradient without leaving the parts.
 
         Parameters
         ----------
@@ -146,9 +155,9 @@ class Region:
         return (x - step * width * gradient.sign()).clamp(self.low, self.high)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return random points of shape (count, n_parts, n_features).
+        """Random points of shape (count, n_parts, n_features).
 
-        Of a box, half of them are corners.
+        In a box, half of them are corners.
         """
         if self.body is not None:
             return self.body.sample(count, generator)

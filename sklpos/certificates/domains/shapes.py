@@ -1,4 +1,4 @@
-"""The inputs a certificate speaks about, in the unit of X."""
+"""The sets of inputs that a certificate can be about, in the unit of X."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy import spatial
 from torch import Tensor
 
-from sklpos.certificates.domains.bodies import ConvexHull, Ellipsoid
+from sklpos.certificates.domains.bodies import ConvexHull, Ellipsoid, hull_surface
 from sklpos.certificates.domains.regions import Region
 
 _MAX_COMBINATIONS = 100_000
-_FEW_FEATURES = 5  # in which the surface of a hull has few points
-_FLAT = 1e-10  # share of the width by which rows may lie above their facets
 
 
 class Domain(ABC):
@@ -30,10 +27,10 @@ class Domain(ABC):
 
     @abstractmethod
     def region(self) -> Region:
-        """Return the parts, for bound propagation."""
+        """Convert the set to the parts that bound propagation takes."""
 
     def check_features(self, n_features: int) -> None:
-        """Refuse a module of another number of inputs.
+        """Refuse a module with another number of inputs.
 
         Parameters
         ----------
@@ -42,6 +39,7 @@ class Domain(ABC):
         Raises
         ------
         ValueError
+            If the numbers of features differ.
         """
         if self.n_features != n_features:
             raise ValueError(
@@ -52,7 +50,7 @@ class Domain(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Box(Domain):
-    """All inputs between two corners; some features may take certain values only.
+    """All inputs between two corners, where some features may be categorical.
 
     Parameters
     ----------
@@ -79,8 +77,8 @@ class Box(Domain):
         low, high = _numbers(low, "low", 1), _numbers(high, "high", 1)
         if low.shape != high.shape:
             raise ValueError(
-                f"low has {len(low)} features, but high has {len(high)}; give one "
-                "number a feature to each."
+                f"low has {len(low)} features, but high has {len(high)}; pass "
+                "one number per feature in each."
             )
         wrong = np.flatnonzero(low > high)
         if wrong.size:
@@ -88,6 +86,7 @@ class Box(Domain):
             raise ValueError(f"low > high for feature {k}: {low[k]} > {high[k]}.")
         groups = tuple(_as_group(group, len(low)) for group in categorical)
         _set(self, low=low, high=high, categorical=groups)
+        # Too many combinations raise here, not later in the middle of a proof.
         self._choices()
 
     @property
@@ -96,12 +95,14 @@ class Box(Domain):
         return len(self.low)
 
     def region(self) -> Region:
-        """Return one box for each combination of categories."""
+        """One box for each combination of categories."""
         low, high = np.atleast_2d(self.low), np.atleast_2d(self.high)
         for group, values in self._choices():
             low, high = (np.repeat(side, len(values), axis=0) for side in (low, high))
             tiled = np.tile(values, (len(low) // len(values), 1))
-            low[:, group] = high[:, group] = tiled
+            # Fixed in each part: the box has no width along these features.
+            low[:, group] = tiled
+            high[:, group] = tiled
         return Region(_tensor(low), _tensor(high))
 
     def _choices(self) -> list[tuple[list[int], NDArray]]:
@@ -111,6 +112,7 @@ class Box(Domain):
         if 0 in sizes:
             group = self.categorical[sizes.index(0)]
             raise ValueError(f"the box leaves no value for categorical {list(group)}.")
+        # In floating point: the product of many integers would wrap around.
         if np.prod([1, *sizes], dtype=float) > _MAX_COMBINATIONS:
             raise ValueError(
                 f"categorical makes more than {_MAX_COMBINATIONS} combinations; leave "
@@ -124,6 +126,7 @@ class Box(Domain):
             rows = np.eye(len(group))
             return rows[((rows >= low) & (rows <= high)).all(axis=1)]
         first, last = np.ceil(low[0]), np.floor(high[0])
+        # One more than allowed fails the check, before a wide range fills the memory.
         count = min(max(last - first + 1, 0), _MAX_COMBINATIONS + 1)
         return first + np.arange(int(count))[:, None]
 
@@ -160,8 +163,8 @@ class Hull(Domain):
         return self.points.shape[1]
 
     def region(self) -> Region:
-        """Return the hull in its bounding box."""
-        points, facets = _surface(np.unique(self.points, axis=0))
+        """Convert the hull to one part, inside its bounding box."""
+        points, facets = hull_surface(np.unique(self.points, axis=0))
         points = _tensor(points)
         low, high = points.amin(0, keepdim=True), points.amax(0, keepdim=True)
         return Region(low, high, ConvexHull(points, facets))
@@ -172,7 +175,7 @@ class Hull(Domain):
 
 @dataclass(frozen=True, eq=False)
 class Ball(Domain):
-    """A ball around each of some rows; the certificate gives a verdict for each.
+    """A ball around each row; the certificate has a verdict for each of them.
 
     Parameters
     ----------
@@ -181,7 +184,7 @@ class Ball(Domain):
     radius : float or array-like of shape (n_features,)
         Unit of X; a vector stretches the ball, for instance 0.25 standard deviations.
     norm : {"linf", "l2"}, default="linf"
-        Boxes, or ellipsoids.
+        Boxes ("linf") or ellipsoids ("l2").
 
     Examples
     --------
@@ -212,7 +215,7 @@ class Ball(Domain):
         return self.center.shape[1]
 
     def region(self) -> Region:
-        """Return one part for each row."""
+        """One part for each row."""
         center, radius = _tensor(self.center), _tensor(self.radius)
         round_body = Ellipsoid(center, radius.expand(center.shape))
         body = round_body if self.norm == "l2" else None
@@ -239,7 +242,7 @@ class All(Domain):
     n_features: int = 1
 
     def region(self) -> Region:
-        """Return an infinite box."""
+        """One infinite box."""
         high = torch.full((1, self.n_features), torch.inf, dtype=torch.float64)
         return Region(-high, high)
 
@@ -247,29 +250,8 @@ class All(Domain):
         return f"All({self.n_features} features)"
 
 
-def _surface(points: NDArray) -> tuple[NDArray, Tensor | None]:
-    """Return the points on the surface, and ``normal, offset`` of each facet.
-
-    All points and None, where there are many features or the hull is nearly flat.
-    """
-    n, d = points.shape
-    low, high = points.min(axis=0), points.max(axis=0)
-    width = high - low
-    if not 2 <= d <= _FEW_FEATURES or n <= d or not width.all():
-        return points, None
-    unit = (points - (low + high) / 2) / width  # the facets' own rounding is 1e-15
-    try:
-        facets = spatial.ConvexHull(unit).equations
-    except spatial.QhullError:  # flat
-        return points, None
-    height = unit @ facets[:, :-1].T + facets[:, -1]
-    if height.max() > _FLAT:  # Qhull merged facets, with points above them
-        return points, None
-    facets[:, :-1] /= width
-    return points[height.max(axis=1) > -1e-9], _tensor(facets)
-
-
 def _set(instance, **values) -> None:
+    # The instances are frozen, so that a certificate keeps its domain.
     for name, value in values.items():
         object.__setattr__(instance, name, value)
 
@@ -279,13 +261,14 @@ def _tensor(array: NDArray) -> Tensor:
 
 
 def _numbers(values: ArrayLike, name: str, ndim: int) -> NDArray:
-    """Return a finite float64 array of the right number of dimensions."""
+    """Validate a finite float64 array with the right number of dimensions."""
     array = np.array(values, dtype=np.float64)
     shape = {1: "(n_features,)", 2: "(n_samples, n_features)"}[ndim]
     if array.ndim != ndim or not array.size:
         raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} contains NaN or infinity.")
+    # A copy that cannot change: a certificate refers to these numbers.
     array.flags.writeable = False
     return array
 

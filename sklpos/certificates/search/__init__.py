@@ -1,1 +1,1 @@
-"""Searches for inputs of small outputs: incomplete and complete ones."""
+"""Incomplete and complete searches for inputs with small outputs."""

@@ -10,8 +10,10 @@ from sklpos.certificates.domains.bodies import ConvexHull
 from sklpos.certificates.domains.regions import Region
 
 _STEPS = 60
-_ROUNDS = 30
-_FIRST_STEP, _LAST_STEP = 0.5, 1e-3  # in half-widths of the part
+_POLISH_ROUNDS = 30
+# In half-widths of the part; the steps between them shrink geometrically.
+_FIRST_STEP = 0.5
+_LAST_STEP = 1e-3
 
 
 def attack(
@@ -22,26 +24,26 @@ def attack(
     steps: int = _STEPS,
     seed: int = 0,
 ) -> Tensor:
-    """Return inputs of small outputs, by projected gradient descent.
+    """Find inputs with small outputs, by projected gradient descent.
 
-    Signed gradients with projection on boxes (Madry et al. 2018,
-    doi:10.48550/arXiv.1706.06083), plain ones on ellipsoids, steps towards vertices on
-    hulls. Half of the starts are extreme points.
+    On boxes, the steps follow the signs of the gradient (Madry et al. 2018,
+    doi:10.48550/arXiv.1706.06083), on ellipsoids the gradient itself, and on hulls they
+    go towards vertices. Half of the starts are extreme points.
 
     Parameters
     ----------
     network : Network
     region : Region
     restarts : int, default=32
-        Starts for each part and output.
+        Number of starts for each part and output.
     steps : int, default=60
     seed : int, default=0
-        The global generators are not touched.
+        The global random state is not used.
 
     Returns
     -------
     Tensor of shape (n_parts, n_outputs, n_features)
-        Best point found; inside the region.
+        The best points found, all inside the region.
     """
     points, values = local_minima(
         network, region, restarts=restarts, steps=steps, seed=seed
@@ -59,7 +61,7 @@ def local_minima(
     steps: int = _STEPS,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Return where each start of the descent ends, see `attack`.
+    """Descend from each start, see `attack`.
 
     Parameters
     ----------
@@ -70,16 +72,18 @@ def local_minima(
     -------
     points : Tensor of shape (restarts, n_outputs, n_parts, n_features)
     values : Tensor of shape (restarts, n_outputs, n_parts)
-        Of the output that was made small.
+        Values of the output that was made small.
     """
     generator = torch.Generator().manual_seed(seed)
     m = network.n_outputs
     start = region.sample(restarts, generator)
     x = start[:, None].expand(-1, m, *start.shape[1:])
-    best, lowest = x, _own_outputs(network, x)
+    best = x
+    lowest = _own_outputs(network, x)
     decay = (_LAST_STEP / _FIRST_STEP) ** (1 / max(steps - 1, 1))
     for k in range(steps):
         x = region.descend(x, _gradient(network, x), _FIRST_STEP * decay**k)
+        # Steps of a fixed length may overshoot, so the last point need not be the best.
         value = _own_outputs(network, x)
         better = value < lowest
         best = torch.where(better[..., None], x, best)
@@ -88,15 +92,16 @@ def local_minima(
 
 
 def _polish(network: Network, region: Region, x: Tensor) -> Tensor:
-    """Of a hull: try points towards every row, until none is better.
+    """In a hull, try points towards every row until none is better.
 
     Gradient steps zigzag where the minimum lies on a face (Wolfe 1970).
     """
     if not isinstance(region.body, ConvexHull):
         return x
-    for _ in range(_ROUNDS):
+    for _ in range(_POLISH_ROUNDS):
         points = torch.cat([x[:, :, None], region.body.neighbours(x)], dim=2)
         best = network(points).diagonal(dim1=1, dim2=3).argmin(1)
+        # Point 0 is x itself.
         if not best.any():
             break
         index = best[:, :, None, None].expand(-1, -1, 1, points.shape[-1])
@@ -112,5 +117,6 @@ def _own_outputs(network: Network, x: Tensor) -> Tensor:
 def _gradient(network: Network, x: Tensor) -> Tensor:
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
+        # Each point enters one term of the sum, so its gradient is that of its term.
         total = _own_outputs(network, x).sum()
         return torch.autograd.grad(total, x)[0]

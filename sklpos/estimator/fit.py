@@ -1,0 +1,290 @@
+"""The result of a fit, in one object, and how it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from sklpos.estimator.checks import TrainingData
+from sklpos.estimator.endings import Ending, RepairPlan
+from sklpos.estimator.net_params import built_in_params
+from sklpos.estimator.repairs import Request, enforce_bound, finish_head
+from sklpos.estimator.row_summary import RowSummary, summarise_pair
+from sklpos.nets.bounded import BoundedModel
+from sklpos.nets.rows import predict_rows
+from sklpos.nets.warnings import warn_user
+from sklpos.repair.summary import warn_of_error
+from sklpos.strategies.base import ConstraintStrategy
+from sklpos.training.kkt import KKTResiduals, evaluate_training_state
+from sklpos.training.net import ConstrainedNet
+from sklpos.training.product import make_product
+from sklpos.training.rows import TrainingRows
+
+# Loss in variances of y; a constant has about 1.
+_DIVERGED = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """All that a fitted estimator holds: replaced as a whole, never changed.
+
+    Attributes
+    ----------
+    net : ConstrainedNet
+        The training state, in scaled units, never repaired.
+    ending : Ending
+        The product in the unit of y, its repair and what is proved.
+    y_ndim : int
+        1 if y came as a vector.
+    n_iter : int
+        Epochs of the last call.
+    multipliers : ndarray of shape (n_samples, n_outputs)
+        Unit of y.
+    key : str
+        Hash of the training data.
+    built_in : dict
+        Parameters that are part of the net.
+    loss : float
+        Weighted mean loss on the training rows, in scaled units.
+    kkt : KKTResiduals or None
+    training : pair of RowSummary, or None
+        Of the training rows, as trained and repaired.
+    """
+
+    net: ConstrainedNet
+    ending: Ending
+    y_ndim: int
+    n_iter: int
+    multipliers: NDArray
+    key: str
+    built_in: dict[str, Any]
+    loss: float
+    kkt: KKTResiduals | None = None
+    training: tuple[RowSummary, RowSummary | None] | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        # Everything is loaded onto the CPU; the net then moves itself to its device.
+        self.ending.model.module.to(self.net.device)
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs."""
+        return len(self.net.targets.scale)
+
+    @property
+    def loss_curve(self) -> list[float]:
+        """Training loss of each epoch."""
+        rows = self.net.history
+        return [float(row["train_loss"]) for row in rows if "train_loss" in row]
+
+    @property
+    def as_trained(self) -> BoundedModel:
+        """The product before any repair, with its own module."""
+        return trained_model(self.net, self.ending.model.input_range)
+
+
+def trained_model(net: ConstrainedNet, input_range: NDArray) -> BoundedModel:
+    """Read a net as it was trained, in the unit of y.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+    input_range : ndarray of shape (2, n_features)
+
+    Returns
+    -------
+    BoundedModel
+    """
+    return BoundedModel(
+        make_product(net),
+        head=net.head,
+        lower_bound=net.targets.lower_bound,
+        scale=net.targets.scale,
+        input_range=input_range,
+    )
+
+
+def evaluate(
+    estimator,
+    net: ConstrainedNet,
+    rows: TrainingRows,
+    data: TrainingData,
+    n_iter: int,
+    earlier: Fit | None = None,
+) -> Fit:
+    """Collect what is known when training is over, before any repair.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+    net : ConstrainedNet
+        Trained.
+    rows : TrainingRows
+    data : TrainingData
+    n_iter : int
+        Epochs run.
+    earlier : Fit, optional
+        The fit that this one continues; the range of its data is included.
+
+    Returns
+    -------
+    Fit
+        Without a repair.
+    """
+    multiplier, loss, kkt = evaluate_training_state(net, rows.train)
+    # Rows of weight 0 and rows held out have no constraint, hence multiplier 0.
+    multipliers = np.zeros((data.n_samples, data.y.shape[1]))
+    multipliers[rows.index] = multiplier * net.targets.scale
+    known = None if earlier is None else earlier.ending.model.input_range
+    return Fit(
+        net=net,
+        ending=Ending(trained_model(net, data_range(data.X, known))),
+        y_ndim=data.y_ndim,
+        n_iter=n_iter,
+        multipliers=multipliers,
+        key=data.key,
+        built_in=built_in_params(estimator),
+        loss=loss,
+        kkt=kkt,
+    )
+
+
+def finish(estimator, fit: Fit, data: TrainingData) -> Fit:
+    """End a fit: repair the head as the strategy asks for, and summarise the rows.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+    fit : Fit
+        Without a repair.
+    data : TrainingData
+
+    Returns
+    -------
+    Fit
+    """
+    warn_of_divergence(fit.loss, estimator.lr)
+    trained = fit.ending.model
+    ending = finish_head(trained, data, repair_plan(estimator, fit.net.strategy_))
+    now = None if ending.repair is None else predict_rows(ending.model.module, data.X)
+    training = summarise_pair(
+        (predict_rows(trained.module, data.X), now),
+        data.lower_bound,
+        data.y,
+        data.weight,
+    )
+    if ending.repair is not None and ending.certificate is None:
+        before, after = (rows.rmse for rows in training)
+        # The warning blames the balance, so only balanced outputs may cause it.
+        after = np.where(ending.repair.balanced_, after, before)
+        warn_of_error(before, after, trained.scale)
+    return replace(fit, ending=ending, training=training)
+
+
+def enforce(estimator, fit: Fit, request: Request) -> Fit:
+    """Repair a fitted model further.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+    fit : Fit
+    request : Request
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    ValueError
+        If no head does.
+    """
+    plan = repair_plan(estimator, fit.net.strategy_)
+    ending = enforce_bound(fit.as_trained, fit.ending, plan, request)
+    training = fit.training
+    if training is not None and ending.repair is not None:
+        # The rows were measured with the earlier head.
+        training = training[0], None
+    return replace(fit, ending=ending, training=training)
+
+
+def repair_plan(estimator, strategy: ConstraintStrategy) -> RepairPlan:
+    """How an estimator wants its head finished.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+    strategy : ConstraintStrategy
+        The strategy that the model was trained with.
+
+    Returns
+    -------
+    RepairPlan
+    """
+    return RepairPlan(strategy, estimator.repair is not None, estimator.balance)
+
+
+def preview(data: TrainingData, net: ConstrainedNet) -> dict[str, Any]:
+    """Attributes of an estimator as if its fit ended now, without a repair.
+
+    Parameters
+    ----------
+    data : TrainingData
+    net : ConstrainedNet
+        In the middle of its training.
+
+    Returns
+    -------
+    dict
+    """
+    fit = Fit(
+        net=net,
+        ending=Ending(trained_model(net, data_range(data.X))),
+        y_ndim=data.y_ndim,
+        n_iter=len(net.history),
+        multipliers=np.zeros((data.n_samples, data.y.shape[1])),
+        key=data.key,
+        built_in={},
+        loss=np.nan,
+    )
+    return {**data.seen, "fitted_": fit}
+
+
+def warn_of_divergence(loss: float, lr: float) -> None:
+    """Warn if the loss ends far above that of a constant prediction.
+
+    Parameters
+    ----------
+    loss : float
+        Weighted mean, in scaled units.
+    lr : float
+    """
+    if loss > _DIVERGED:
+        warn_user(
+            f"training diverged, or has hardly begun: the loss ends at {loss:.3g} "
+            f"times the variance of y; lower lr (now {lr}), raise max_epochs or "
+            "standardise X.",
+            ConvergenceWarning,
+        )
+
+
+def data_range(X: NDArray, known: NDArray | None = None) -> NDArray:
+    """Smallest and largest value of each feature, over earlier rows as well.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+    known : ndarray of shape (2, n_features), optional
+        The range of earlier rows.
+
+    Returns
+    -------
+    ndarray of shape (2, n_features)
+    """
+    rows = X if known is None else np.vstack([X, known])
+    return np.stack([rows.min(axis=0), rows.max(axis=0)]).astype(np.float64)

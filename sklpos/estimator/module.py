@@ -1,0 +1,127 @@
+"""The module that an estimator trains: made, inspected and initialised."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from sklpos.estimator.parameters import net_params_for
+from sklpos.nets.head import check_output, find_head, trace
+from sklpos.nets.modules import make_module
+from sklpos.nets.units import TargetScale
+from sklpos.strategies.architecture import Architecture
+from sklpos.training.randomness import borrowed_generator, derive_seed
+
+
+def new_module(estimator, example: Tensor, n_outputs: int, seed: int) -> nn.Module:
+    """Make or copy a module, with new weights drawn by the seed.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+    example : torch.Tensor of shape (1, n_features)
+        Any row, in the dtype to compute in.
+    n_outputs : int
+    seed : int
+
+    Returns
+    -------
+    nn.Module
+
+    Raises
+    ------
+    ValueError
+        If it has no weights that can be trained.
+    """
+    with borrowed_generator(derive_seed(seed, 2)):
+        module = _made_module(estimator, example.shape[1], n_outputs).to(example.dtype)
+        # Lazy layers draw their weights in this call, so it needs the seed, too.
+        trace(module, example)
+    if not any(weight.requires_grad for weight in module.parameters()):
+        raise ValueError(
+            "module has no weights that can be trained; set requires_grad for some."
+        )
+    return module
+
+
+def _made_module(estimator, n_features_in: int, n_outputs: int) -> nn.Module:
+    kwargs = net_params_for(estimator, "module")
+    if isinstance(estimator.module, nn.Module):
+        if kwargs:
+            raise ValueError(
+                f"module__{next(iter(kwargs))} needs module to be a class or callable, "
+                "not an instance."
+            )
+        # scikit-learn's contract: `fit` never changes a parameter.
+        return copy.deepcopy(estimator.module)
+    if not callable(estimator.module):
+        raise ValueError(
+            f"module={estimator.module!r} must be an nn.Module instance, or a class or "
+            "callable that makes one."
+        )
+    return make_module(estimator.module, n_features_in, n_outputs, **kwargs)
+
+
+def head_of(module, example: Tensor, n_outputs: int, strategy) -> str | None:
+    """Find the head of a module; None if there is none and the strategy needs none.
+
+    Parameters
+    ----------
+    module : nn.Module
+    example : torch.Tensor of shape (1, n_features)
+    n_outputs : int
+    strategy : ConstraintStrategy
+
+    Returns
+    -------
+    str or None
+        Dotted name of the last ``nn.Linear``.
+    """
+    if strategy.needs_head:
+        return find_head(module, example, n_outputs)
+    # `find_head` checks this first, but its errors are dropped here.
+    check_output(trace(module, example)[0], n_outputs)
+    try:
+        return find_head(module, example, n_outputs)
+    except ValueError:
+        return None
+
+
+@torch.no_grad()
+def start_module(
+    estimator, module, head, targets: TargetScale, strategy, example: Tensor
+) -> nn.Module:
+    """Start at the scaled mean, or from a pretrained head in scaled units.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+    module : nn.Module
+        Changed in place.
+    head : str or None
+    targets : TargetScale
+    strategy : ConstraintStrategy
+    example : torch.Tensor of shape (1, n_features)
+
+    Returns
+    -------
+    nn.Module
+        Wrapped by a strategy that is part of it.
+    """
+    bound = torch.as_tensor(targets.bound, dtype=example.dtype)
+    architecture = strategy if isinstance(strategy, Architecture) else None
+    linear = None if head is None else module.get_submodule(head)
+    pretrained = isinstance(estimator.module, nn.Module)
+    if linear is not None and pretrained and strategy.needs_head:
+        # A pretrained head predicts in the unit of y, but training is in scaled units.
+        targets.unfold(linear)
+    elif linear is not None and not pretrained and linear.bias is not None:
+        # 0 is the mean of the scaled targets.
+        linear.bias.zero_()
+        if architecture is not None:
+            linear.bias.copy_(architecture.initial_bias(bound))
+    if architecture is None:
+        return module
+    return architecture.wrap(module, head, X=example, lower_bound=bound)

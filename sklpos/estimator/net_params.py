@@ -1,0 +1,120 @@
+"""The parameters of the private net, from those of the estimator."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from skorch.callbacks import EarlyStopping
+from skorch.utils import noop
+from torch import nn
+
+from sklpos.estimator.checks import check_callbacks
+from sklpos.estimator.parameters import BUILT_IN, net_params, net_params_for
+from sklpos.training.callbacks import private_copy
+from sklpos.training.decay import NoiseScaledDecay
+
+
+def built_in_params(estimator) -> dict[str, Any]:
+    """Parameters that are part of a net once it is built."""
+    # Those of the optimizer are live: a warm start hands them over.
+    params = {name: getattr(estimator, name) for name in BUILT_IN}
+    return {**params, **_net_params_but(estimator, "optimizer__")}
+
+
+def check_built_in_params(estimator, built_in: dict[str, Any]) -> None:
+    """Raise ValueError if a parameter changed that is part of the net."""
+    now = built_in_params(estimator)
+    for name in {**built_in, **now}:
+        if name not in now or name not in built_in or now[name] != built_in[name]:
+            raise ValueError(
+                f"{name} is part of the net and cannot change in a warm start; use fit "
+                "with warm_start=False."
+            )
+
+
+def net_callbacks(estimator) -> list:
+    """Callbacks of the net: copies of the user's, and those that parameters request.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+
+    Returns
+    -------
+    list of (str, Callback)
+    """
+    check_callbacks(estimator.callbacks)
+    callbacks = [private_copy(item) for item in estimator.callbacks or []]
+    if estimator.early_stopping:
+        stopper = EarlyStopping(
+            patience=estimator.n_iter_no_change,
+            threshold=estimator.tol,
+            # As `tol` of scikit-learn's MLP; losses of scaled targets have no unit.
+            threshold_mode="abs",
+            load_best=True,
+            sink=print if estimator.verbose else noop,
+        )
+        callbacks.append(("early_stopping", stopper))
+    if _decays_by_noise(estimator):
+        callbacks.append(("weight_decay", NoiseScaledDecay()))
+    return callbacks
+
+
+def open_params(estimator) -> dict[str, Any]:
+    """Parameters of the net that the estimator has no parameter of its own for.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+
+    Returns
+    -------
+    dict
+    """
+    params = _net_params_but(estimator, "module__")
+    if not isinstance(estimator.criterion, nn.Module):
+        # Rows are weighted after the criterion, so it must not average them.
+        params = {"criterion__reduction": "none", **params}
+    decay = _decay_params(estimator)
+    return {"iterator_train__shuffle": True, **decay, **params}
+
+
+def _net_params_but(estimator, prefix: str) -> dict[str, Any]:
+    params = net_params(estimator)
+    return {k: v for k, v in params.items() if not k.startswith(prefix)}
+
+
+def _decays_by_noise(estimator) -> bool:
+    given = net_params_for(estimator, "optimizer")
+    return (
+        estimator.weight_decay == "auto"
+        and estimator.optimizer is torch.optim.AdamW
+        and estimator.criterion is nn.MSELoss
+        and not isinstance(estimator.module, nn.Module)
+        and not given.keys() & {"weight_decay", "param_groups"}
+    )
+
+
+def _decay_params(estimator) -> dict[str, Any]:
+    """Parameters of the net for ``weight_decay``; refuse one that is given twice."""
+    if _decays_by_noise(estimator):
+        # A bias carries the mean, which noise is no reason to shrink.
+        return {"optimizer__param_groups": [("*bias", {"weight_decay": 0.0})]}
+    if estimator.weight_decay == "auto":
+        return {}
+    shown = f"weight_decay={estimator.weight_decay!r}"
+    if "weight_decay" in net_params_for(estimator, "optimizer"):
+        raise ValueError(
+            f"{shown} and optimizer__weight_decay are the same thing; pass only one."
+        )
+    if "weight_decay" not in inspect.signature(estimator.optimizer).parameters:
+        # An optimizer without the term does not decay anyway.
+        if estimator.weight_decay == 0:
+            return {}
+        name = getattr(estimator.optimizer, "__name__", estimator.optimizer)
+        raise ValueError(
+            f"{shown} must be 'auto' or 0 for {name}, which has no weight decay."
+        )
+    return {"optimizer__weight_decay": estimator.weight_decay}

@@ -1,0 +1,112 @@
+"""Running statistics of the violations and multipliers of an epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ConstraintSummary:
+    """Violations and multipliers of an epoch, as its batches saw them.
+
+    Attributes
+    ----------
+    max_violation : float
+        Largest violation in scales, at least 0.
+    violation_rate : float
+        Share of the predictions of bounded outputs that violated their bound.
+    max_multiplier, mean_multiplier : float
+        Of the rows seen, in scales.
+    alpha : float
+        Weight of the penalty term.
+    """
+
+    max_violation: float
+    violation_rate: float
+    max_multiplier: float
+    mean_multiplier: float
+    alpha: float
+
+
+class EpochRecord(nn.Module):
+    """Running maxima and sums of an epoch, as buffers.
+
+    They are saved and moved with the constraint, so that training can stop and resume
+    within an epoch, and they need no memory for the rows.
+
+    Parameters
+    ----------
+    like : torch.Tensor
+        Tensor whose dtype and device the numbers take.
+
+    Examples
+    --------
+    >>> record = EpochRecord(torch.zeros(1))
+    >>> record.add(torch.tensor([[0.5], [-1.0]]), torch.tensor([[2.0], [0.0]]))
+    >>> record.summary(alpha=1.0).violation_rate
+    0.5
+    """
+
+    def __init__(self, like: Tensor):
+        super().__init__()
+        for name in ("n_steps", "n_seen", "n_violated"):
+            count = torch.zeros((), dtype=torch.long, device=like.device)
+            self.register_buffer(name, count)
+        for name in ("max_violation", "max_multiplier", "total_multiplier"):
+            self.register_buffer(name, like.new_zeros(()))
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new epoch."""
+        for value in self.buffers():
+            value.zero_()
+        # The multipliers of `slack` can be negative, all of them in one epoch.
+        self.max_multiplier.fill_(-inf)
+
+    def add(self, violation: Tensor, multiplier: Tensor) -> None:
+        """Take in a batch.
+
+        Parameters
+        ----------
+        violation, multiplier : torch.Tensor of shape (batch, n_columns)
+            Detached, in scales.
+        """
+        self.n_steps.add_(1)
+        if violation.numel() == 0:  # which has no maximum
+            return
+        self.n_seen.add_(violation.numel())
+        self.n_violated.add_((violation > 0).sum())
+        self.total_multiplier.add_(multiplier.sum())
+        for largest, values in (
+            (self.max_violation, violation),
+            (self.max_multiplier, multiplier),
+        ):
+            largest.copy_(torch.maximum(largest, values.amax().to(largest.dtype)))
+
+    def summary(self, alpha: float) -> ConstraintSummary:
+        """Summary of the batches since the last `reset`.
+
+        Parameters
+        ----------
+        alpha : float
+            Weight of the penalty term.
+
+        Returns
+        -------
+        ConstraintSummary
+            Zeros if there was no batch.
+        """
+        n_seen = int(self.n_seen)
+        if n_seen == 0:
+            return ConstraintSummary(0.0, 0.0, 0.0, 0.0, alpha)
+        return ConstraintSummary(
+            max_violation=float(self.max_violation),
+            violation_rate=int(self.n_violated) / n_seen,
+            max_multiplier=float(self.max_multiplier),
+            mean_multiplier=float(self.total_multiplier / n_seen),
+            alpha=alpha,
+        )

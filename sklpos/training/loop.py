@@ -1,0 +1,215 @@
+"""The loop over epochs and batches, and its interruption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from skorch.helper import predefined_split
+from torch import nn
+
+from sklpos.training.epoch import EpochSteps
+from sklpos.training.fast import Backprop, ignores_loss
+from sklpos.training.randomness import borrowed_generator, derive_seed
+from sklpos.training.rows import TrainingRows
+from sklpos.training.state import load_training_state
+from sklpos.training.world import Alone
+
+
+@dataclass(eq=False)
+class TrainingRun:
+    """State that a net needs only while it trains.
+
+    Attributes
+    ----------
+    world : Alone or Processes
+    replica : nn.Module or None
+        The module, wrapped so that processes average its gradients.
+    undo : dict or None
+        The training state at the end of the last epoch, while the next one runs.
+    epochs_resumed : int
+        Number of epochs that were restored from a checkpoint.
+    """
+
+    world: Alone = field(default_factory=Alone)
+    replica: nn.Module | None = None
+    undo: dict[str, Any] | None = None
+    epochs_resumed: int = 0
+
+
+def train(
+    net, rows: TrainingRows, epochs: int, callbacks: list, world: Alone | None = None
+) -> int:
+    """Train a net for some epochs; Ctrl-C and early stopping end it quietly.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+    rows : TrainingRows
+    epochs : int
+    callbacks : list of (str, Callback)
+        For this call only.
+    world : Alone or Processes, optional
+
+    Returns
+    -------
+    int
+        Number of epochs run, those of a checkpoint included.
+    """
+    world = world or Alone()
+    before = len(net.history)
+    own = net.callbacks_
+    net.train_split = predefined_split(rows.valid) if rows.valid else None
+    net.callbacks_ = [*own, *callbacks]
+    try:
+        net.run_ = TrainingRun(world, world.replicate(net.module_))
+        net.partial_fit(rows.train, epochs=epochs)
+    finally:
+        net.callbacks_ = own
+        # The split holds the validation rows, and a net must not carry data.
+        net.train_split = None
+        net.forget_run()
+    return len(net.history) - before
+
+
+@contextmanager
+def gradients_on() -> Iterator[None]:
+    """Compute gradients whatever the caller's mode, and restore that, also on Ctrl-C.
+
+    Ctrl-C may leave gradients off where it strikes inside ``no_grad``.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def fit_epochs(net, X, y=None, epochs: int | None = None, **fit_params):
+    """Train further, or resume from a checkpoint; Ctrl-C undoes the epoch it cuts.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+    X : array-like or Dataset
+    y : array-like, optional
+    epochs : int, optional
+        By default ``max_epochs``; epochs restored from a checkpoint count.
+    **fit_params : object
+        Passed to the module.
+
+    Returns
+    -------
+    ConstrainedNet
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If no epoch was finished.
+    DivergenceError
+        If the loss or a weight is not finite.
+    """
+    if epochs == 0:
+        return net
+    net.constraint_best_ = {}
+    net.notify("on_train_begin", X=X, y=y)
+    # After ``on_train_begin``, in which a checkpoint may have restored epochs.
+    start = len(net.history)
+    epochs = net.max_epochs if epochs is None else epochs
+    try:
+        with gradients_on():
+            net.fit_loop(X, y, epochs=epochs - net.run_.epochs_resumed, **fit_params)
+    except KeyboardInterrupt:
+        # Nothing to undo if the interrupt came after the end of an epoch.
+        if net.run_.undo is not None:
+            load_training_state(net, net.run_.undo)
+        if len(net.history) == start:
+            raise
+    net.notify("on_train_end", X=X, y=y)
+    net.constraint_best_ = {}
+    _check_weights(net)
+    return net
+
+
+def run_batches(net, iterator, training, prefix, step_fn, **fit_params) -> None:
+    """Go through the batches once; training steps are summed up at the end.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+    iterator : iterable of Batch
+    training : bool
+    prefix : {"train", "valid"}
+    step_fn : callable
+    **fit_params : object
+    """
+    watched = net.watches_batches
+    net.steps_ = EpochSteps(
+        passes=None if watched else _plain_passes(net),
+        need_losses=watched or not ignores_loss(net.optimizer_),
+    )
+    records = net.history[-1]["batches"]
+    before = len(records)
+    for batch in iterator:
+        record = {}
+        records.append(record)
+        net.notify("on_batch_begin", batch=batch, training=training)
+        step = step_fn(batch, **fit_params)
+        # Reading a loss waits for the device, so do it only if a callback may look.
+        if watched or not training:
+            record[f"{prefix}_loss"] = step["loss"].item()
+        record[f"{prefix}_batch_size"] = len(batch)
+        net.notify("on_batch_end", batch=batch, training=training, **step)
+    net.history.record(f"{prefix}_batch_count", len(records) - before)
+    if training:
+        _close_epoch(net, records)
+
+
+def step_randomness(net) -> AbstractContextManager:
+    """Seed torch's generators for the next step, if it draws from them.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+
+    Returns
+    -------
+    context manager
+        Restores the generators.
+    """
+    # Most modules draw nothing, and borrowing makes other threads wait.
+    if not net.stochastic:
+        return nullcontext()
+    # A key that begins with 1, as the order of the batches has one that begins with 0.
+    batch = len(net.history[-1]["batches"])
+    seed = derive_seed(net.seed, 1, len(net.history), batch)
+    return borrowed_generator(seed, net.device)
+
+
+def _plain_passes(net) -> Backprop | None:
+    """Passes without a graph, or None if a graph is needed."""
+    # Processes average gradients in hooks of autograd, and a domain's term has a graph.
+    alone = net.run_.replica is None and net.domain_constraint_ is None
+    return Backprop.of(net.module_) if alone else None
+
+
+def _close_epoch(net, records: list[dict]) -> None:
+    epoch = net.steps_.close().pooled(net.run_.world)
+    # The batches would stay in memory until the next epoch.
+    net.steps_ = EpochSteps()
+    net.epoch_ = epoch
+    values = epoch.losses.tolist(), epoch.sizes.tolist()
+    for record, loss, size in zip(records, *values, strict=True):
+        record["train_loss"] = loss
+        record["train_batch_size"] = size
+        if not math.isfinite(loss):
+            raise net.divergence(f"the loss became {loss} in")
+
+
+def _check_weights(net) -> None:
+    """Raise if the last step left weights that are not finite."""
+    # Losses are computed before a step, so none of them shows the result of the last.
+    values = [*net.module_.parameters(), *net.module_.buffers()]
+    if not all(value.isfinite().all() for value in values):
+        raise net.divergence("a weight is no longer a finite number after")

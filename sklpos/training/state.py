@@ -1,0 +1,237 @@
+"""The state from which training resumes, in one format: read, restored, made storable.
+
+The net uses it to undo an epoch that was interrupted, and a `TrainingCheckpoint` writes
+it to a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from skorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+# Key of a tensor that stands for a numpy array.
+_ARRAY = "__ndarray__"
+_SCALARS = (bool, int, float, str, type(None))
+
+
+def training_state(net) -> dict[str, Any]:
+    """State from which training resumes.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+
+    Returns
+    -------
+    dict
+        ``"parts"`` are the states of module, criterion, constraints and optimizer;
+        ``"frozen"`` names the weights that do not train, ``"best"`` holds multipliers
+        that belong to the best epoch so far, ``"history"`` has one record per epoch and
+        ``"callbacks"`` the attributes of each callback. Tensors are copies.
+    """
+    weights = net.plain_module_.named_parameters()
+    # Copies of the tensors, because the optimizer changes them in place.
+    return {
+        "parts": {
+            name: copied(part.state_dict()) for name, part in trained_parts(net).items()
+        },
+        "frozen": [name for name, weight in weights if not weight.requires_grad],
+        "best": net.constraint_best_,
+        "history": list(net.history),
+        "callbacks": {name: _attributes(callback) for name, callback in net.callbacks_},
+    }
+
+
+def load_training_state(net, state: dict[str, Any]) -> None:
+    """Restore what `training_state` returned.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+        Built like the net that the state was taken from.
+    state : dict
+    """
+    for name, part in trained_parts(net).items():
+        load_state(part, state["parts"][name])
+    for name, weight in net.plain_module_.named_parameters():
+        weight.requires_grad_(name not in state["frozen"])
+    for name, callback in net.callbacks_:
+        _set_attributes(callback, state["callbacks"].get(name, {}))
+    net.constraint_best_ = state["best"]
+    net.history[:] = state["history"]
+
+
+def trained_parts(net) -> dict[str, nn.Module | Optimizer]:
+    """Parts of a net that change while it trains, by name.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+
+    Returns
+    -------
+    dict
+    """
+    parts = {
+        "module": net.plain_module_,
+        "criterion": net.criterion_,
+        "constraint": net.constraint_,
+        "domain_constraint": net.domain_constraint_,
+        "optimizer": net.optimizer_,
+    }
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def has_state(value: Any) -> bool:
+    """Whether an attribute is an object with a ``state_dict``, such as a schedule."""
+    return hasattr(value, "load_state_dict") and not isinstance(value, type)
+
+
+def _attributes(callback: Callback) -> dict[str, Any]:
+    return {
+        name: copied(value.state_dict()) if has_state(value) else value
+        for name, value in vars(callback).items()
+    }
+
+
+def _set_attributes(callback: Callback, values: dict[str, Any]) -> None:
+    # Attributes that were set after the state was taken.
+    for name in vars(callback).keys() - values.keys():
+        delattr(callback, name)
+    for name, value in values.items():
+        live = getattr(callback, name, None)
+        # A schedule must stay the same object, which is tied to the optimizer.
+        if has_state(live) and isinstance(value, dict):
+            live.load_state_dict(value)
+        else:
+            setattr(callback, name, value)
+
+
+def load_state(part, state: dict) -> None:
+    """Load a ``state_dict``, bit for bit.
+
+    An optimizer casts everything it loads to the dtype of the weights, even tensors
+    that it keeps in float32 for weights in float64, as NAdam does. This is undone.
+
+    Parameters
+    ----------
+    part : nn.Module or torch.optim.Optimizer
+    state : dict
+        From its ``state_dict``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> weight = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    >>> optimizer = torch.optim.NAdam([weight])
+    >>> weight.grad = weight.detach()
+    >>> optimizer.step()
+    >>> load_state(optimizer, optimizer.state_dict())
+    >>> optimizer.state[weight]["mu_product"].dtype
+    torch.float32
+    """
+    part.load_state_dict(state)
+    if not isinstance(part, Optimizer):
+        return
+    weights = [weight for group in part.param_groups for weight in group["params"]]
+    for number, saved in state["state"].items():
+        live = part.state[weights[number]]
+        for name, value in saved.items():
+            if isinstance(value, Tensor) and value.dtype != live[name].dtype:
+                live[name] = value.to(live[name].device, copy=True)
+
+
+def map_leaves(function: Callable, tree):
+    """Apply a function to the leaves of nested dicts, lists and tuples.
+
+    Parameters
+    ----------
+    function : callable
+    tree : object
+        Anything that is not a dict, list or tuple is a leaf.
+
+    Returns
+    -------
+    object
+        New containers.
+
+    Examples
+    --------
+    >>> map_leaves(abs, {"a": [-1, (2, -3)]})
+    {'a': [1, (2, 3)]}
+    """
+    if isinstance(tree, dict):
+        return {key: map_leaves(function, item) for key, item in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        # The constructor of a subclass, such as a named tuple, may differ.
+        kind = tuple if isinstance(tree, tuple) else list
+        return kind(map_leaves(function, item) for item in tree)
+    return function(tree)
+
+
+def copied(tree):
+    """Copy the containers and the tensors of a tree; everything else is shared."""
+    return map_leaves(_copy_tensor, tree)
+
+
+def to_storable(tree):
+    """Convert a tree to one that ``torch.load(weights_only=True)`` reads.
+
+    Parameters
+    ----------
+    tree : object
+        A tree of numbers, strings, arrays and tensors.
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    TypeError
+        If it contains anything else.
+    """
+    return map_leaves(_to_storable, tree)
+
+
+def from_storable(tree):
+    """Convert a tree back that `to_storable` made; tensors are on the CPU.
+
+    Parameters
+    ----------
+    tree : object
+
+    Returns
+    -------
+    object
+    """
+    if isinstance(tree, dict) and tree.keys() == {_ARRAY}:
+        # An array without axes was a numpy scalar, which `[()]` makes of it again.
+        return tree[_ARRAY].numpy()[()]
+    if isinstance(tree, dict):
+        return {key: from_storable(item) for key, item in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(map(from_storable, tree))
+    return tree
+
+
+def _copy_tensor(leaf):
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _to_storable(leaf):
+    if isinstance(leaf, (np.ndarray, np.generic)):
+        return {_ARRAY: torch.as_tensor(np.asarray(leaf))}
+    if isinstance(leaf, Tensor):
+        return leaf.detach().cpu()
+    if isinstance(leaf, _SCALARS):
+        return leaf
+    raise TypeError(
+        f"a file stores numbers, strings, arrays and tensors, not {leaf!r}."
+    )

@@ -1,0 +1,56 @@
+"""A `ConstrainedNet` around a module as it is, in the unit of y."""
+
+import numpy as np
+import torch
+
+from sklpos.nets.units import TargetScale
+from sklpos.strategies import DomainConstraint, OutputConstraint
+from sklpos.training.net import ConstrainedNet
+from sklpos.training.rows import RowDataset
+
+
+def make_rows(X, y, weight=None):
+    weight = np.ones(len(X)) if weight is None else weight
+    return RowDataset(*map(torch.as_tensor, (X, y, weight)))
+
+
+def make_net(
+    module,
+    y,
+    *,
+    strategy,
+    lower_bound=0.0,
+    alpha=1.0,
+    domain=None,
+    head="",
+    kind=ConstrainedNet,
+    **params,
+):
+    """An initialised net; `domain` gives the bounds and the number of domains."""
+    n_outputs = y.shape[1]
+    bound = np.zeros(n_outputs) + lower_bound
+    targets = TargetScale(np.zeros(n_outputs), np.ones(n_outputs), bound)
+    y = torch.as_tensor(y)
+    constraint = OutputConstraint(
+        y,
+        scale=1.0,
+        lower_bound=torch.as_tensor(bound),
+        strategy=strategy,
+        alpha=alpha,
+    )
+    if domain is not None:
+        bounds, n_domains = domain
+        domain = DomainConstraint(
+            bounds, like=constraint, alpha=alpha, n_domains=n_domains
+        )
+    defaults = {"criterion__reduction": "none", "train_split": None, "verbose": 0}
+    net = kind(
+        module.double(),
+        constraint=constraint,
+        domain_constraint=domain,
+        alpha=alpha,
+        targets=targets,
+        head=head,
+        **{**defaults, **params},
+    )
+    return net.initialize()
