@@ -85,7 +85,7 @@ def train(task, problem, dual) -> Progress:
     progress = Progress(task)
     for _ in range(task.max_epochs):
         for batch in loader:
-            names = {"X": batch[0], "y": batch[1], "index": batch.index}
+            names = {"X": batch.X, "y": batch.y, "index": batch.index}
             rolled = optimizer.roll(compute_cmp_state_kwargs=names)
             if problem.updater:
                 problem.updater.step(rolled.cmp_state.observed_constraints)

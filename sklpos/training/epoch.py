@@ -18,6 +18,9 @@ from sklpos.training.world import Alone
 EACH_BATCH = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 
+_KEPT = ("violation", "losses", "term", "domain_violation", "domain_term")
+
+
 class Listeners:
     """Hooks that a net and its callbacks define.
 
@@ -84,14 +87,28 @@ class EpochSteps:
         Whether the loss of a batch is needed at once, by a callback or an optimizer.
     dual_step_due : bool
         Whether the batch still needs its dual step; LBFGS evaluates a batch many times.
-    done : list of (Batch, dict)
-        What each step computed, see `sklpos.training.step.compute_step`.
+    done : list of dict
+        What is kept of each step.
     """
 
     passes: Backprop | None = None
     need_losses: bool = True
     dual_step_due: bool = False
-    done: list[tuple[Batch, dict[str, Any]]] = field(default_factory=list)
+    done: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, batch: Batch, step: dict[str, Any]) -> None:
+        """Keep what the record of the epoch is made of.
+
+        Parameters
+        ----------
+        batch : Batch
+        step : dict
+            See `sklpos.training.step.compute_step`.
+        """
+        # Not the inputs, nor the predictions with the graph behind them: the rows of a
+        # whole epoch would be held in memory once more.
+        kept = {name: step[name] for name in _KEPT}
+        self.done.append({"index": batch.index, "weight": batch.weight, **kept})
 
     def close(self) -> Epoch:
         """Join the batches of an epoch that is over.
@@ -103,23 +120,23 @@ class EpochSteps:
         -------
         Epoch
         """
-        batches, steps = zip(*self.done, strict=True)
-        weight = torch.cat([batch.weight for batch in batches])
-        sizes = torch.tensor([len(batch) for batch in batches]).to(weight.device)
+        steps = self.done
         joined = {
             name: torch.cat([step[name] for step in steps])
-            for name in ("violation", "losses", "term")
+            for name in ("index", "weight", "violation", "losses", "term")
         }
+        weight, violation = joined["weight"], joined["violation"]
+        sizes = torch.tensor([len(step["index"]) for step in steps]).to(weight.device)
         n_outputs = joined["losses"].shape[1]
         constraint = _batch_means(weight * joined["term"], sizes, n_outputs)
         # Empty, but of the right dtype and on the right device.
-        domain_violation = joined["violation"][:0]
+        domain_violation = violation[:0]
         if steps[0]["domain_term"] is not None:
             constraint += torch.stack([step["domain_term"] for step in steps])
             domain_violation = torch.cat([step["domain_violation"] for step in steps])
         return Epoch(
-            index=torch.cat([batch.index for batch in batches]),
-            violation=joined["violation"],
+            index=joined["index"],
+            violation=violation,
             domain_violation=domain_violation,
             sizes=sizes,
             objective=_batch_means(weight * joined["losses"], sizes, n_outputs),

@@ -297,7 +297,7 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
         self.steps_.dual_step_due = True
         with step_randomness(self):
             step = super().train_step(batch, **fit_params)
-        self.steps_.done.append((batch, step))
+        self.steps_.add(batch, step)
         return step
 
     def train_step_single(self, batch: Batch, **fit_params):
