@@ -203,14 +203,25 @@ def _is_plain(optimizer) -> bool:
         _global_optimizer_post_hooks,
         optimizer._optimizer_step_pre_hooks,
         optimizer._optimizer_step_post_hooks,
-        # Schedules of the learning rate wrap the method of the instance.
-        "step" in vars(optimizer),
+        _is_overridden(optimizer),
     )
     return (
         type(optimizer) in _KERNELS
         and not any(hooks)
         and all(_is_ready(optimizer, group) for group in optimizer.param_groups)
     )
+
+
+def _is_overridden(optimizer) -> bool:
+    """Whether ``step`` of this instance is more than torch's own."""
+    attributes = vars(optimizer)
+    own = attributes.get("step")
+    if own is None:
+        return False
+    # torch's schedules wrap it only to note that a step was made before theirs, or
+    # they warn. So the first step goes through the wrapper, and the others need not.
+    by_torch = getattr(own, "__wrapped__", None) is type(optimizer).step
+    return not (by_torch and attributes.get("_opt_called", False))
 
 
 def _is_ready(optimizer, group: dict) -> bool:

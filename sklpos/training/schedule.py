@@ -45,6 +45,10 @@ class CosineSchedule(LRScheduler):
         made = cls(CosineAnnealingLR, event_name="lr", T_max=n_epochs, last_epoch=-1)
         return made.initialize()
 
+    # That of skorch waits for schedules that step in every batch: a net with a callback
+    # that listens to batches cannot take the fast way through them.
+    on_batch_end = Callback.on_batch_end
+
     def on_train_end(self, net, *args, **kwargs):
         """Put the learning rates back to where the schedule found them."""
         super().on_train_end(net, *args, **kwargs)

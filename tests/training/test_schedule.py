@@ -125,3 +125,15 @@ def test_without_a_schedule_a_checkpoint_may_be_trained_on(small, data, tmp_path
 def test_other_schedules_are_refused_by_name(annealed, data):
     with pytest.raises(ValueError, match="'lr_schedule' parameter"):
         annealed(lr_schedule="linear").fit(data.X, data.y)
+
+
+def test_the_schedule_does_not_slow_the_steps_down(annealed, data):
+    """No callback listens to batches, and the losses are read once per epoch."""
+    seen = []
+
+    class Look(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            seen.append(net.watches_batches)
+
+    annealed(callbacks=[Look()]).fit(data.X, data.y)
+    assert seen == [False] * 6
