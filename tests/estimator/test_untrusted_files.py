@@ -184,7 +184,7 @@ def test_an_object_of_another_kind_is_refused(doctored):
 
 def test_a_foreign_kind_is_refused(doctored):
     doctored.replace_text("tensor", "_unpack")
-    refuse(doctored, ValueError, "'_unpack' is not a kind of stored thing")
+    refuse(doctored, ValueError, "'_unpack' is not a known kind of stored object")
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of inductor
