@@ -68,7 +68,7 @@ def measure(X, y, max_epochs, time_limit):
         max_epochs=max_epochs,
         lr=0.005,
         batch_size=64,
-        on_negative_y="ignore",
+        on_violated_y="ignore",
         random_state=0,
     ).fit(X, y)
     box = Box(X.min(axis=0), X.max(axis=0))
@@ -80,8 +80,8 @@ def measure(X, y, max_epochs, time_limit):
     }
     return {
         method: {
-            "proved": float(certificate.lower_bound_[0] / y.std()),
-            "seen": float(certificate.upper_bound_[0] / y.std()),
+            "proved": float(certificate.proved_min_[0] / y.std()),
+            "seen": float(certificate.attained_min_[0] / y.std()),
             "boxes": certificate.n_boxes_,
             "seconds": certificate.time_,
         }

@@ -92,7 +92,7 @@ def measure(load, seed):
     (plain, before), (certified, after) = results
     models = (plain, certified)
     scores = [model.score(X_test, y_test) for model in models]
-    bounds = [model.certify(method="interval").lower_bound_[0] for model in models]
+    bounds = [model.certify(method="interval").proved_min_[0] for model in models]
     return [*scores, before, after, *np.divide(bounds, y.std())]
 
 

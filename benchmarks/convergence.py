@@ -88,7 +88,7 @@ def ours(task: Task, name: str, alpha: float = 1.0, **params) -> Progress:
         max_epochs=task.max_epochs,
         batch_size=task.batch_size,
         iterator_train__drop_last=True,
-        on_negative_y="ignore",
+        on_violated_y="ignore",
         random_state=0,
         callbacks=[decay, Watch(progress)],
     ).fit(task.X, task.y)

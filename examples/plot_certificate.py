@@ -148,7 +148,7 @@ balls.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
 for name in names:
     for domain, marker, size in (("hull", "s", 9), ("box", "^", 6)):
         found = certificates[name][domain]
-        value = found.lower_bound_ if found else found.upper_bound_
+        value = found.proved_min_ if found else found.attained_min_
         color = COLORS[found.status_]
         lowest.plot(value, [name], marker, ms=size, mec=color, mfc="none", mew=1.5)
     lowest.plot(models[name].predict(X_test).min(), [name], "ko", ms=4)

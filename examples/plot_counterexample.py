@@ -53,7 +53,7 @@ def ask(model):
     for domain, certificate in certificates.items():
         print(f"{domain:>6}: {certificate.status_}", end="")
         if certificate.counterexample_ is None:
-            print(f", it predicts at least {certificate.lower_bound_[0]:.4f} mm")
+            print(f", it predicts at least {certificate.proved_min_[0]:.4f} mm")
         else:
             low, high = certificate.counterexample_
             rain = model.predict([[low, high]])[0]

@@ -22,7 +22,7 @@ from sklpos.estimator.fit import (
 from sklpos.estimator.parameters import check_params
 from sklpos.nets.rows import feature_source, predict_rows
 from sklpos.repair.head import objective_of_rows
-from sklpos.repair.nearest import HeadObjective
+from sklpos.repair.objective import HeadObjective
 from sklpos.strategies.registry import make_strategy
 from sklpos.training.checkpoint import TrainingCheckpoint
 from sklpos.training.loop import gradients_on, train
@@ -49,7 +49,7 @@ def fit_data_parallel(
     own rows. The result is that of `fit` on the rows of all processes, concatenated in
     the order of their ranks, up to the rounding of sums: all take every step on the
     same batch, of which each computes its own part. Multipliers and slack stay with
-    the process that has the row, and the repair holds the bound on all rows.
+    the process that has the row, and the repair holds the bounds on all rows.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def fit_data_parallel(
     Notes
     -----
     Every process receives the whole of y once, for its mean and deviation, but only
-    those rows of X that the repair finds below the bound. Two things differ from
+    those rows of X that the repair finds out of bounds. Two things differ from
     `fit`: batch norm sees only a process's own part of the batch, and dropout draws
     the same numbers in every process.
 
@@ -137,7 +137,7 @@ def _check_request(estimator) -> None:
     if strategy.guarantee == "domain":
         raise ValueError(
             f"strategy={estimator.strategy!r} needs a domain of all rows, which no "
-            "process has; train with another strategy and enforce the bound on the "
+            "process has; train with another strategy and enforce the bounds on the "
             "domain afterwards."
         )
 
@@ -208,18 +208,18 @@ def _pooled(objectives: list[HeadObjective], weights) -> HeadObjective:
 def _hold_on_all_rows(
     trained: Ending, data: TrainingData, world: Processes, plan: RepairPlan
 ) -> Ending:
-    """Repair on the lowest rows, then on those still below the bound, until none is.
+    """Repair on the worst rows, then on those still out of bounds, until none is.
 
-    Cutting planes: if the nearest head for some rows obeys the bound on all rows, it is
-    the nearest head for all of them. Every process computes the same.
+    Cutting planes: if the nearest head for some rows obeys the bounds on all rows, it
+    is the nearest head for all of them. Every process computes the same.
     """
     weight = world.gain * data.weight / data.weight.mean()
     total = sum(gather(weight.sum()))
     found = []
     sent = np.zeros(len(data.X), dtype=bool)
     ending = trained
-    # The first round sends rows even if all obey the bound: there is a mean to keep.
-    own = np.argsort(_gap(ending, data.X))[:_ROWS_PER_ROUND]
+    # The first round sends rows even if all obey the bounds: there is a mean to keep.
+    own = _worst(_excess(ending, data.X))
     # Gathered, so that all processes stop in the same round and none waits for another.
     while any(map(len, gather(own))):
         sent[own] = True
@@ -234,10 +234,10 @@ def _hold_on_all_rows(
             n_samples=world.n_samples,
             weights=weights,
         )
-        gap = _gap(ending, data.X)
-        # A row travels once, even if rounding leaves it a little too low.
-        own = np.argsort(np.where(sent, np.inf, gap))[:_ROWS_PER_ROUND]
-        own = own[(gap[own] < 0) & ~sent[own]]
+        # A row travels once, even if rounding leaves it a little outside.
+        excess = np.where(sent, -np.inf, _excess(ending, data.X))
+        own = _worst(excess)
+        own = own[excess[own] > 0]
     multipliers = np.zeros((data.n_samples, data.y.shape[1]))
     own = slice(world.first, world.first + len(data.X))
     # The repair took the rows found for all rows, so their shares were too large.
@@ -245,12 +245,18 @@ def _hold_on_all_rows(
     return replace(ending, repair=replace(ending.repair, multipliers_=multipliers))
 
 
-def _gap(ending: Ending, X: np.ndarray) -> np.ndarray:
-    """How far each row is above the bound, and half of the margin to it."""
+def _worst(excess: np.ndarray) -> np.ndarray:
+    return np.argsort(-excess)[:_ROWS_PER_ROUND]
+
+
+def _excess(ending: Ending, X: np.ndarray) -> np.ndarray:
+    """How far each row is outside the bounds, drawn in by half of the margin."""
     model, repair = ending.model, ending.repair
-    floor = model.lower_bound
+    bounds, margin = model.bounds, 0.0
     if repair is not None:
-        # The solver may use up a part of the margin, and no head can lift the rows of
-        # an infeasible output.
-        floor = np.where(repair.feasible_, floor, -np.inf) + repair.margin_ / 2
-    return ((predict_rows(model.module, X) - floor) / model.scale).min(axis=1)
+        # The solver may use up a part of the margin, there is no room for it between
+        # equal bounds, and no head can hold the rows of an infeasible output.
+        margin = np.minimum(repair.margin_, (bounds.upper - bounds.lower) / 2) / 2
+        bounds = bounds.only(repair.feasible_)
+    violation = bounds.violation(predict_rows(model.module, X)) + margin
+    return (violation / model.scale).max(axis=1)

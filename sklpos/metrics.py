@@ -1,4 +1,4 @@
-"""Violations of a bound as metrics and scores, and the best feasible candidate."""
+"""Violations of bounds as metrics and scores, and the best feasible candidate."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.metrics import root_mean_squared_error
 
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.warnings import warn_user
 
 
-def violation_rate(y_pred, lower_bound=0.0) -> float:
-    """Share of the rows with a prediction below the bound.
+def violation_rate(y_pred, lower_bound=0.0, upper_bound=None) -> float:
+    """Share of the rows with a prediction outside the bounds.
 
     Parameters
     ----------
     y_pred : array-like of shape (n_samples,) or (n_samples, n_outputs)
-    lower_bound : float or array-like of shape (n_outputs,), default=0.0
-        Same unit as y.
+    lower_bound, upper_bound : float, array-like of shape (n_outputs,) or None
+        Same unit as y; 0 and None by default. None leaves a side free.
 
     Returns
     -------
@@ -29,20 +31,21 @@ def violation_rate(y_pred, lower_bound=0.0) -> float:
     --------
     >>> violation_rate([1.0, -0.5, 0.0, 2.0])
     0.25
+    >>> violation_rate([1.0, -0.5, 0.0, 2.0], upper_bound=1.5)
+    0.5
     """
-    # Not `y_pred < lower_bound`, which is False for NaN.
-    low = ~(np.asarray(y_pred) >= np.atleast_1d(lower_bound))
-    return float(low.reshape(len(low), -1).any(axis=1).mean())
+    rows, bounds = _read(y_pred, lower_bound, upper_bound)
+    return float((~bounds.contain(rows)).any(axis=1).mean())
 
 
-def max_violation(y_pred, lower_bound=0.0) -> float:
-    """Largest amount by which a prediction misses the bound.
+def max_violation(y_pred, lower_bound=0.0, upper_bound=None) -> float:
+    """Largest amount by which a prediction misses its bounds.
 
     Parameters
     ----------
     y_pred : array-like of shape (n_samples,) or (n_samples, n_outputs)
-    lower_bound : float or array-like of shape (n_outputs,), default=0.0
-        Same unit as y.
+    lower_bound, upper_bound : float, array-like of shape (n_outputs,) or None
+        Same unit as y; 0 and None by default. None leaves a side free.
 
     Returns
     -------
@@ -54,20 +57,21 @@ def max_violation(y_pred, lower_bound=0.0) -> float:
     >>> max_violation([1.0, -0.5, 0.0])
     0.5
     """
-    return float(np.max(np.atleast_1d(lower_bound) - np.asarray(y_pred), initial=0.0))
+    rows, bounds = _read(y_pred, lower_bound, upper_bound)
+    return float(bounds.excess(rows).max(initial=0.0))
 
 
-def mean_violation(y_pred, lower_bound=0.0) -> float:
-    """Mean amount by which predictions miss the bound.
+def mean_violation(y_pred, lower_bound=0.0, upper_bound=None) -> float:
+    """Mean amount by which predictions miss their bounds.
 
-    ``mean_ij max(lower_bound_j - y_pred_ij, 0)``. An output without a bound adds
-    nothing to the sum but counts in the mean.
+    ``mean_ij max(lower_bound_j - y_pred_ij, y_pred_ij - upper_bound_j, 0)``. An output
+    without a bound adds nothing to the sum but counts in the mean.
 
     Parameters
     ----------
     y_pred : array-like of shape (n_samples,) or (n_samples, n_outputs)
-    lower_bound : float or array-like of shape (n_outputs,), default=0.0
-        Same unit as y.
+    lower_bound, upper_bound : float, array-like of shape (n_outputs,) or None
+        Same unit as y; 0 and None by default. None leaves a side free.
 
     Returns
     -------
@@ -79,15 +83,23 @@ def mean_violation(y_pred, lower_bound=0.0) -> float:
     >>> mean_violation([1.0, -0.5, 0.0, -1.5])
     0.5
     """
-    return float(np.maximum(np.atleast_1d(lower_bound) - np.asarray(y_pred), 0).mean())
+    rows, bounds = _read(y_pred, lower_bound, upper_bound)
+    return float(bounds.excess(rows).mean())
+
+
+def _read(y_pred, lower_bound, upper_bound) -> tuple[NDArray, Bounds]:
+    """Predictions as a matrix, and a bound on each side for each of its columns."""
+    rows = np.asarray(y_pred)
+    rows = rows.reshape(len(rows), -1)
+    return rows, Bounds.read(lower_bound, upper_bound, rows.shape[1])
 
 
 def feasible_root_mean_squared_error(
-    y_true, y_pred, lower_bound=0.0, *, tolerance: float = 0.0
+    y_true, y_pred, lower_bound=0.0, upper_bound=None, *, tolerance: float = 0.0
 ) -> float:
-    """Root mean squared error, or infinity if the bound is broken.
+    """Root mean squared error, or infinity if a bound is broken.
 
-    The objective of "the smallest error among the models that obey the bound", for
+    The objective of "the smallest error among the models that obey the bounds", for
     optimisers that minimise one number. For a search by scikit-learn, use
     `best_feasible` instead.
 
@@ -95,8 +107,8 @@ def feasible_root_mean_squared_error(
     ----------
     y_true : array-like of shape (n_samples,) or (n_samples, n_outputs)
     y_pred : array-like of the same shape
-    lower_bound : float or array-like of shape (n_outputs,), default=0.0
-        Same unit as y.
+    lower_bound, upper_bound : float, array-like of shape (n_outputs,) or None
+        Same unit as y; 0 and None by default. None leaves a side free.
     tolerance : float, default=0.0
         Violation rate that still counts as feasible.
 
@@ -112,7 +124,7 @@ def feasible_root_mean_squared_error(
     >>> feasible_root_mean_squared_error([0.0, 2.0], [-0.1, 2.0])
     inf
     """
-    if violation_rate(y_pred, lower_bound) > tolerance:
+    if violation_rate(y_pred, lower_bound, upper_bound) > tolerance:
         return float("inf")
     return float(root_mean_squared_error(y_true, y_pred))
 
@@ -122,13 +134,13 @@ def feasible_root_mean_squared_error(
 class _ViolationScorer:
     """Scorer of an estimator, a pipeline or a search: minus a violation.
 
-    Call it as ``scorer(estimator, X, y=None)``; greater is better. The ``lower_bound``
-    of the estimator is read, 0 if it has none, and `y` is ignored.
+    Call it as ``scorer(estimator, X, y=None)``; greater is better. The bounds of the
+    estimator are read, 0 and None if it has none, and `y` is ignored.
 
     Attributes
     ----------
     measure : callable
-        Takes predictions and the bound.
+        Takes predictions, the lower and the upper bound.
     """
 
     measure: Callable[..., float]
@@ -151,11 +163,12 @@ class _ViolationScorer:
         float
             Greater is better.
         """
-        return -self.measure(estimator.predict(X), _bound_of(estimator))
+        return -self.measure(estimator.predict(X), *_bounds_of(estimator))
 
 
 #: Minus the violation rate of an estimator, a pipeline or a search. Call it with
-#: ``(estimator, X)``; the ``lower_bound`` of the estimator is read, 0 if it has none.
+#: ``(estimator, X)``; its ``lower_bound`` and ``upper_bound`` are read, 0 and None if
+#: it has none.
 violation_rate_scorer = _ViolationScorer(violation_rate)
 
 #: Minus the largest violation, see `violation_rate_scorer`.
@@ -171,17 +184,17 @@ def feasible_rmse_scorer(estimator, X, y) -> float:
     Parameters
     ----------
     estimator : estimator
-        Its ``lower_bound`` is read, 0 if it has none.
+        Its ``lower_bound`` and ``upper_bound`` are read, 0 and None if it has none.
     X : array-like of shape (n_samples, n_features)
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
 
     Returns
     -------
     float
-        Greater is better; ``-inf`` if a prediction is below the bound.
+        Greater is better; ``-inf`` if a prediction is outside the bounds.
     """
     return -feasible_root_mean_squared_error(
-        y, estimator.predict(X), _bound_of(estimator)
+        y, estimator.predict(X), *_bounds_of(estimator)
     )
 
 
@@ -194,13 +207,13 @@ SCORERS = {
 }
 
 
-def _bound_of(model):
-    """Bound of a regressor, of the last step of a pipeline, or of a search's best."""
+def _bounds_of(model) -> tuple:
+    """Bounds of a regressor, of the last step of a pipeline, or of a search's best."""
     while hasattr(model, "best_estimator_") or hasattr(model, "steps"):
         # A search may wrap a pipeline and the other way round, at any depth.
         best = getattr(model, "best_estimator_", None)
         model = model.steps[-1][1] if best is None else best
-    return getattr(model, "lower_bound", 0.0)
+    return getattr(model, "lower_bound", 0.0), getattr(model, "upper_bound", None)
 
 
 def best_feasible(

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.units import TargetScale
 from sklpos.strategies import DomainConstraint, OutputConstraint
 from sklpos.training.net import ConstrainedNet
@@ -20,6 +21,7 @@ def make_net(
     *,
     strategy,
     lower_bound=0.0,
+    upper_bound=None,
     alpha=1.0,
     domain=None,
     head="",
@@ -28,20 +30,21 @@ def make_net(
 ):
     """An initialised net; `domain` gives the bounds and the number of domains."""
     n_outputs = y.shape[1]
-    bound = np.zeros(n_outputs) + lower_bound
-    targets = TargetScale(np.zeros(n_outputs), np.ones(n_outputs), bound)
+    bounds = Bounds.read(lower_bound, upper_bound, n_outputs)
+    targets = TargetScale(np.zeros(n_outputs), np.ones(n_outputs), bounds)
     y = torch.as_tensor(y)
     constraint = OutputConstraint(
         y,
         scale=1.0,
-        lower_bound=torch.as_tensor(bound),
+        lower_bound=lower_bound,
+        upper_bound=upper_bound,
         strategy=strategy,
         alpha=alpha,
     )
     if domain is not None:
-        bounds, n_domains = domain
+        reach, n_domains = domain
         domain = DomainConstraint(
-            bounds, like=constraint, alpha=alpha, n_domains=n_domains
+            reach, like=constraint, alpha=alpha, n_domains=n_domains
         )
     defaults = {"criterion__reduction": "none", "train_split": None, "verbose": 0}
     net = kind(

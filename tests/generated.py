@@ -197,7 +197,7 @@ def _shape(draw):
     return n, p, outputs
 
 
-def _model(draw, lower_bound):
+def _model(draw, bounds):
     options = {
         "strategy": sorted(STRATEGIES),
         "dtype": ["auto", "float32", "float64"],
@@ -210,25 +210,35 @@ def _model(draw, lower_bound):
         "lr": [0.05, 0.004],
     }
     drawn = {name: draw(st.sampled_from(values)) for name, values in options.items()}
+    # With an upper bound, this strategy may need features between 0 and 1.
+    needs_sigmoid = drawn["strategy"] == "nonnegative_weights" and bounds[1] is not None
     return PositiveOutputRegressor(
-        lower_bound=lower_bound,
+        **dict(zip(("lower_bound", "upper_bound"), bounds, strict=True)),
         module__hidden_layer_sizes=(4,),
+        module__activation="sigmoid" if needs_sigmoid else "relu",
         random_state=0,
         **drawn,
     )
 
 
-def _lower_bound(draw, unit, n_outputs):
+def _bounds(draw, unit, n_outputs):
     bounds = {
-        "0": 0.0,
-        "below y": -unit,
-        "above y": 3 * unit,
-        "1": 1.0,
-        "free": [-np.inf, *[0.0] * (n_outputs - 1)],
-        "all free": -np.inf,
-        "huge": 1e300,
+        "0": (0.0, None),
+        "below y": (-unit, None),
+        "above y": (3 * unit, None),
+        "1": (1.0, None),
+        "free": ([-np.inf, *[0.0] * (n_outputs - 1)], None),
+        "all free": (-np.inf, None),
+        "huge": (1e300, None),
+        "from above": (None, unit),
+        "both": (0.0, unit),
+        # No float32 number may lie between two equal float64 ones.
+        "equal": (float(np.float32(unit)), float(np.float32(unit))),
+        "mixed": ([None, *[0.0] * (n_outputs - 1)], [unit] * n_outputs),
+        "far apart": (-1e20 * unit, 1e20 * unit),
+        "crossed": (unit, -unit),
     }
-    return bounds[draw(st.sampled_from(list(bounds)), label="bound")]
+    return bounds[draw(st.sampled_from(list(bounds)), label="bounds")]
 
 
 @st.composite
@@ -240,7 +250,7 @@ def odd_values(draw) -> Case:
     X = INPUTS[kinds[0]](rng, (n, p))
     y = unit * TARGETS[kinds[1]](rng, (n, outputs or 1))
     weight = WEIGHTS[kinds[2]](rng, n)
-    model = _model(draw, _lower_bound(draw, unit, outputs or 1))
+    model = _model(draw, _bounds(draw, unit, outputs or 1))
     name = f"{kinds}, {n} rows, {p} features, {outputs} outputs, y ~ {unit}, {model}"
     return Case(name, X, y if outputs else y.ravel(), weight, model)
 
@@ -254,7 +264,7 @@ def odd_containers(draw) -> Case:
     dtype_X, dtype_y = (draw(st.sampled_from(DTYPES)) for _ in range(2))
     X = 3 * rng.normal(size=(n, p)) + 5 * (dtype_X.startswith("u"))
     y = 3 * np.maximum(rng.normal(size=(n, outputs) if outputs else n), 0)
-    model = _model(draw, 0.0).set_params(scale_y=True)
+    model = _model(draw, (0.0, None)).set_params(scale_y=True)
     name = f"X: {wrap_X} of {dtype_X}, y: {wrap_y} of {dtype_y}; {n} rows, {model}"
     try:
         X = CONTAINERS[wrap_X](_cast(X, dtype_X))
@@ -273,7 +283,10 @@ def _cast(values, dtype):
 # What is owed
 
 
-NAMES = r"\b(X|y|sample_weight|Sample weights|lower_bound|early_stopping|lr)\b"
+NAMES = (
+    r"\b(X|y|sample_weight|Sample weights|(lower|upper)_bound|early_stopping|lr"
+    r"|strategy)\b"
+)
 KINDS = (UserWarning, ConvergenceWarning)
 
 
@@ -318,4 +331,5 @@ def assert_sound(case: Case) -> None:
                 model,
                 check_array(without_torch(case.X), dtype=float)[used],
                 model.lower_bound,
+                model.upper_bound,
             )

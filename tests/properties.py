@@ -8,18 +8,29 @@ import numpy as np
 import torch
 
 
-def assert_obeys(model, X, lower_bound=0.0):
-    """No prediction is below the bound, whatever the batch; there is no tolerance.
+def assert_obeys(model, X, lower_bound=0.0, upper_bound=None):
+    """No prediction is out of bounds, whatever the batch; there is no tolerance.
 
-    Rounding depends on the batch: the rows nearest to the bound are tried alone, too.
+    Rounding depends on the batch: the rows nearest to a bound are tried alone, too.
     """
-    bound = np.asarray(lower_bound, dtype=np.float64)
-    above = model.predict(X).astype(np.float64) - bound
-    assert (above >= 0).all()
-    nearest = np.argsort(above.reshape(len(X), -1).min(axis=1))[:20]
+
+    def predict(rows):
+        return model.predict(rows).astype(np.float64).reshape(len(rows), -1)
+
+    def side(bound, free):
+        values = np.asarray(bound, dtype=np.float64)  # None becomes NaN
+        return np.where(np.isnan(values), free, values)
+
+    lower, upper = side(lower_bound, -np.inf), side(upper_bound, np.inf)
+    found = predict(X)
+    # An overflow to infinity is not near to a free side.
+    with np.errstate(invalid="ignore"):
+        room = np.fmin(found - lower, upper - found)
+    nearest = np.argsort(room.min(axis=1))[:20]
     batches = [X[start : start + 7] for start in range(0, len(X), 7)]
-    for batch in (*batches, *(X[row : row + 1] for row in nearest)):
-        assert (model.predict(batch).astype(np.float64) >= bound).all()
+    for batch in (X, *batches, *(X[row : row + 1] for row in nearest)):
+        found = predict(batch)
+        assert ((found >= lower) & (found <= upper)).all()
 
 
 def assert_balanced(model, X, Y, weight=None, tolerance=1e-9):

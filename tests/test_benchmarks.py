@@ -73,6 +73,7 @@ def test_a_quick_run_tells_how_soon_the_optimum_is_reached(tmp_path):
     ("module", "words"),
     [
         ("league", ["| default |", "| MLP, poisson |", "## Test mean ratio"]),
+        ("two_bounds", ["| two bounds, repaired (default) |", "## Quantiles"]),
         ("defaults", ["lr 0.004, weight_decay auto, 100 epochs", "early stopping"]),
     ],
 )

@@ -102,7 +102,7 @@ def use(model: PositiveOutputRegressor, file: Path) -> None:
     print(violation_rate(predictions), max_violation(predictions, 0.0))
     certificate: Certificate = model.certify("hull", X=X)
     certificate = certify(model, ([0.0], [1.0]), time_limit=1.0)
-    print(bool(certificate), certificate.lower_bound_, sklpos.__version__)
+    print(bool(certificate), certificate.proved_min_, sklpos.__version__)
     low, high = model.output_bounds(X, X + 1)
     radius: NDArray[np.float64] = model.certified_radius(X)
     risk: RiskCertificate = model.certify_risk(X, risk_level=0.1)

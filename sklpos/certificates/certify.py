@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from sklpos.certificates.methods import METHODS, run
 from sklpos.certificates.proof import Goal, Proof
 from sklpos.nets.arrays import naming
 from sklpos.nets.bounded import BoundedModel, as_bounded_model
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.outputs import BoundedOutput
 
 
@@ -32,6 +32,7 @@ def certify(
     domain: Any = "box",
     *,
     lower_bound: ArrayLike | None = None,
+    upper_bound: ArrayLike | None = None,
     X: ArrayLike | None = None,
     radius: ArrayLike | None = None,
     categorical: Any = None,
@@ -39,7 +40,7 @@ def certify(
     method: str = "auto",
     time_limit: float = 60.0,
 ) -> Certificate:
-    """Prove or disprove that the predictions of a model obey a bound on a domain.
+    """Prove or disprove that the predictions of a model obey bounds on a domain.
 
     The domain, the counterexample and every number are in the unit of the data that
     the model takes. For a pipeline, this is the unit before its scalers, which are
@@ -54,9 +55,9 @@ def certify(
     domain : {"box", "hull", "ball", "all"}, (low, high) or Domain, default="box"
         The range of the training data, the convex hull of the rows of `X`, a ball
         around each row of `X`, every real input, or a given box. Unit of X.
-    lower_bound : float or array-like of shape (n_outputs,), optional
-        Unit of y; ``-inf`` leaves an output free. By default the bound that the model
-        was fitted with, or 0 for a module.
+    lower_bound, upper_bound : float or array-like of shape (n_outputs,), optional
+        Unit of y; ``-inf`` and ``inf`` leave an output free. By default the bounds that
+        the model was fitted with; for a module, 0 and no upper one.
     X : array-like of shape (n_samples, n_features), optional
         Rows for "hull" and "ball", and for the "box" of a bare module, which does not
         know its training data.
@@ -80,8 +81,8 @@ def certify(
     Raises
     ------
     ValueError
-        If the domain or a layer of the module is not understood, or a step is not an
-        affine scaler.
+        If the domain, a bound or a layer of the module is not understood, or a step is
+        not an affine scaler.
 
     Examples
     --------
@@ -93,26 +94,27 @@ def certify(
     array([-3.,  0.])
     """
     bounded = as_bounded_model(model)
-    if lower_bound is not None:
-        bounded = replace(bounded, lower_bound=lower_bound)
     where = make_domain(
         bounded, domain, X=X, radius=radius, categorical=categorical, margin=margin
     )
-    return _certify(bounded, where, method=method, time_limit=time_limit)
+    return _certify(
+        bounded, where, (lower_bound, upper_bound), method=method, time_limit=time_limit
+    )
 
 
 def certify_module(
     module: nn.Module,
     domain: Domain,
     *,
-    lower_bound: ArrayLike = 0.0,
+    lower_bound: ArrayLike | None = 0.0,
+    upper_bound: ArrayLike | None = None,
     scale: ArrayLike = 1.0,
     method: str = "auto",
     time_limit: float = 60.0,
     tolerance: float | None = None,
     seed: int = 0,
 ) -> Certificate:
-    """Prove or disprove that a module stays above its bound.
+    """Prove or disprove that a module stays within its bounds.
 
     `method` "auto" tries interval bounds, then CROWN, then projected gradient descent
     to find a counterexample. What is still undecided goes to branch and bound, or, if
@@ -128,16 +130,19 @@ def certify_module(
         understood. A module behind an output activation of this package is certified
         as such, over any domain.
     domain : Domain
-    lower_bound : float or array-like of shape (n_outputs,), default=0.0
-        Unit of y; ``-inf`` leaves an output free.
+    lower_bound : float, array-like of shape (n_outputs,) or None, default=0.0
+        Unit of y; ``-inf`` leaves an output free, None all of them.
+    upper_bound : float, array-like of shape (n_outputs,) or None, default=None
+        Unit of y; ``inf`` leaves an output free, None all of them.
     scale : float or array-like of shape (n_outputs,), default=1.0
         Size of the outputs, such as the standard deviation of y.
     method : {"auto", "interval", "crown", "alpha_crown", "branch_and_bound", "milp"}
     time_limit : float, default=60.0
         Seconds. What is proved by then is reported.
     tolerance : float, optional
-        Go on until the gap between `lower_bound_` and `upper_bound_` is this many
-        scales. By default, stop as soon as the question is decided.
+        On each side that has a bound, go on until the gap between what is proved and
+        what is attained is this many scales. By default, stop as soon as the question
+        is decided.
     seed : int, default=0
         Seed of the search for counterexamples.
 
@@ -148,7 +153,7 @@ def certify_module(
     Raises
     ------
     ValueError
-        If the module or the domain is not understood.
+        If the module, the domain or a bound is not understood.
 
     Examples
     --------
@@ -159,10 +164,11 @@ def certify_module(
     >>> certify_module(module, Box([0.0], [1.0])).status_
     'verified'
     """
-    model = BoundedModel(module, lower_bound=lower_bound, scale=scale)
+    free = Bounds(np.array(-np.inf), np.array(np.inf))
     return _certify(
-        model,
+        BoundedModel(module, bounds=free, scale=scale),
         domain,
+        (lower_bound, upper_bound),
         method=method,
         time_limit=time_limit,
         tolerance=tolerance,
@@ -188,6 +194,7 @@ def network_of(model: BoundedModel) -> Network:
 def _certify(
     model: BoundedModel,
     domain: Domain,
+    asked: tuple[ArrayLike | None, ArrayLike | None],
     *,
     method: str,
     time_limit: float,
@@ -198,14 +205,15 @@ def _certify(
         raise ValueError(f"method={method!r} is unknown; choose one of {METHODS}.")
     # Bounded by its own formula, over any domain: there is nothing to search for.
     if type(model.module) is BoundedOutput:
-        return _certify_output_activation(model, domain)
+        return _certify_output_activation(model, domain, asked)
     # The clock starts before reading: a user's limit is for the whole call.
     begun = time.monotonic()
     network = network_of(model)
     domain.check_features(network.n_features)
     goal = Goal(
-        required=_as_outputs(model.lower_bound, "lower_bound", network.n_outputs),
-        scale=_as_outputs(model.scale, "scale", network.n_outputs),
+        bounds=model.bounds.replaced(*asked, network.n_outputs),
+        scale=_read_scale(model.scale, network.n_outputs),
+        dtype=network.dtype,
         tolerance=tolerance,
         deadline=begun + time_limit,
         seed=seed,
@@ -215,36 +223,50 @@ def _certify(
     return proof.certificate(begun)
 
 
-def _as_outputs(values: ArrayLike, name: str, n_outputs: int) -> NDArray:
-    with naming(name):
-        array = np.array(values, dtype=np.float64)
+def _read_scale(scale: ArrayLike, n_outputs: int) -> NDArray:
+    with naming("scale"):
+        array = np.array(scale, dtype=np.float64)
     if array.shape not in ((), (1,), (n_outputs,)) or np.isnan(array).any():
-        raise ValueError(f"{name}={values!r} must be a number or {n_outputs} of them.")
+        raise ValueError(f"scale={scale!r} must be a number or {n_outputs} of them.")
     return np.broadcast_to(array, (n_outputs,)).copy()
 
 
-def _certify_output_activation(model: BoundedModel, domain: Domain) -> Certificate:
-    """Certify by construction: ``offset + scale * act`` with ``act >= 0``."""
+def _certify_output_activation(
+    model: BoundedModel, domain: Domain, asked: tuple
+) -> Certificate:
+    """Certify by construction: the activation maps every number into its range."""
     begun = time.monotonic()
     module = model.module
     # A hook could change the output after the activation.
     refuse_hooks(module)
     if model.input_range is not None:
         domain.check_features(model.input_range.shape[1])
-    holds = module.bounded & (module.scale >= 0) & torch.isfinite(module.scale)
-    lower = torch.where(holds, module.offset, -torch.inf).cpu().double().numpy()
-    required = _as_outputs(model.lower_bound, "lower_bound", len(lower))
+    # A scale that was tampered with could turn the range around.
+    holds = (module.scale >= 0) & torch.isfinite(module.scale)
+    ends = (
+        torch.where(holds, module.lower, -torch.inf),
+        torch.where(holds, module.upper, torch.inf),
+    )
+    lower, upper = (end.cpu().double().numpy() for end in ends)
+    required = model.bounds.replaced(*asked, len(lower))
     region = domain.region()
-    # Nothing is searched; one point of each part gives an upper bound.
+    # Nothing is searched; one point of each part shows which values occur.
     points = region.candidates(torch.zeros_like(region.low))[0].numpy()
-    status = "verified" if (lower >= required).all() else "unknown"
     # The centre of an infinite box is NaN, hence nan_to_num.
+    values = model.predict(np.nan_to_num(points))
+    needed = required.in_dtype(module.lower.dtype)
+    within = Bounds(lower, upper).mirrored() >= needed.mirrored()
+    status = "verified" if within.all() else "unknown"
     return Certificate(
         status_=status,
-        lower_bound_=lower,
-        upper_bound_=model.predict(np.nan_to_num(points)).min(axis=0),
+        proved_min_=lower,
+        proved_max_=upper,
+        attained_min_=values.min(axis=0),
+        attained_max_=values.max(axis=0),
+        required_min_=required.lower,
+        required_max_=required.upper,
         counterexample_=None,
-        required_=required,
+        broken_side_=None,
         domain_=domain,
         method_="output activation",
         n_boxes_=0,

@@ -55,8 +55,8 @@ def _everywhere(proof: Proof) -> None:
     proof.lower[:] = lowest_everywhere(proof.network).numpy()
     for size in _SEARCH_SIZES:
         high = torch.full((1, proof.network.n_features), size, dtype=torch.float64)
-        region = Region(-high, high)
-        proof.see(attack(proof.network, region, seed=proof.goal.seed), [0])
+        proof.see(torch.stack([-high, high], dim=1), [0])
+        _attack_parts(proof, Region(-high, high), [0])
 
 
 def _from_cheap_to_expensive(proof: Proof, method: str) -> None:
@@ -103,13 +103,16 @@ def _crown(proof: Proof) -> None:
 def _alpha_crown(proof: Proof) -> None:
     proof.method = "alpha_crown"
     parts = np.flatnonzero(proof.wanted.any(axis=1))
+    columns = np.flatnonzero(proof.wanted.any(axis=0))
+    network = proof.network.outputs(columns)
     for part in torch.as_tensor(parts).split(_PARTS_PER_ASCENT):
         if time.monotonic() > proof.goal.deadline:
             break
-        region = proof.region.take(part)
         hidden = _hidden(proof, part)
-        lower = alpha_crown_bounds(proof.network, region, hidden).numpy()
-        proof.lower[part] = np.maximum(proof.lower[part], lower - proof.slack[part])
+        lower = alpha_crown_bounds(network, proof.region.take(part), hidden).numpy()
+        chosen = np.ix_(part, columns)
+        proved = lower - proof.slack[chosen]
+        proof.lower[chosen] = np.maximum(proof.lower[chosen], proved)
 
 
 def _hidden(proof: Proof, part: Tensor) -> dict[int, Interval]:
@@ -120,7 +123,7 @@ def _look_at_corners(proof: Proof) -> None:
     candidates = proof.region.candidates(torch.zeros_like(proof.region.low))
     rows = list(range(len(proof.region)))
     for points in candidates:
-        proof.see(points[:, None].expand(-1, proof.network.n_outputs, -1), rows)
+        proof.see(points[:, None], rows)
 
 
 def _attack(proof: Proof) -> None:
@@ -130,10 +133,17 @@ def _attack(proof: Proof) -> None:
     for part in np.array_split(parts, max(1, math.ceil(len(parts) / _CHUNK))):
         if time.monotonic() > proof.goal.deadline:
             break
-        region = proof.region.take(torch.as_tensor(part))
-        proof.see(attack(proof.network, region, seed=proof.goal.seed), part)
+        _attack_parts(proof, proof.region.take(torch.as_tensor(part)), part)
     if proof.settled and not before:
         proof.method = "attack"
+
+
+def _attack_parts(proof: Proof, region: Region, parts) -> None:
+    """Make the columns small that have a bound."""
+    # With a tolerance, work may be left although every verdict is known.
+    if len(parts) and proof.goal.asked.any():
+        network = proof.network.outputs(np.flatnonzero(proof.goal.asked))
+        proof.see(attack(network, region, seed=proof.goal.seed), parts)
 
 
 def _choose(proof: Proof) -> str:
@@ -148,11 +158,11 @@ def _choose(proof: Proof) -> str:
 def _complete(proof: Proof, method: str) -> None:
     proof.method = method
     search = _SEARCHES[method]
-    outputs = np.flatnonzero(proof.wanted.any(axis=0))
-    for count, j in enumerate(outputs):
-        # The time left is shared equally; what an output does not use goes to the rest.
+    columns = np.flatnonzero(proof.wanted.any(axis=0))
+    for count, j in enumerate(columns):
+        # The time left is shared equally; what a column does not use goes to the rest.
         now = time.monotonic()
-        search(proof, j, now + (proof.goal.deadline - now) / (len(outputs) - count))
+        search(proof, j, now + (proof.goal.deadline - now) / (len(columns) - count))
         if proof.done:
             break
 
@@ -161,7 +171,7 @@ def _branch(proof: Proof, j: int, deadline: float) -> None:
     parts = np.flatnonzero(proof.wanted[:, j])
     index = torch.as_tensor(parts)
     found = branch_and_bound(
-        proof.network.output(j),
+        proof.network.outputs([j]),
         proof.region.take(index),
         # One slack for all parts: the largest is safe for each.
         proof.goal.stops(j, proof.slack[parts, j].max()),
@@ -172,14 +182,13 @@ def _branch(proof: Proof, j: int, deadline: float) -> None:
     proof.n_boxes += found.n_boxes
     proved = found.lower.numpy() - proof.slack[parts, j]
     proof.lower[parts, j] = np.maximum(proof.lower[parts, j], proved)
-    points = found.minimiser[:, None].expand(-1, proof.network.n_outputs, -1)
-    proof.see(points, parts)
+    proof.see(found.minimiser[:, None], parts)
 
 
 def _milp(proof: Proof, j: int, deadline: float) -> None:
     # At least a moment, if the deadline has passed already.
     limit = max(deadline - time.monotonic(), 0.1)
-    network = proof.network.output(j)
+    network = proof.network.outputs([j])
     found = milp_minimum(network, proof.region, proof.hidden, time_limit=limit)
     # Only this method relies on the tolerances of a solver.
     proof.assumptions = (*ASSUMPTIONS, found.assumption)
@@ -188,7 +197,7 @@ def _milp(proof: Proof, j: int, deadline: float) -> None:
         point = torch.as_tensor(found.minimiser)
         # The solver keeps to the bounds only up to its tolerance.
         point = point.clamp(proof.region.low[0], proof.region.high[0])
-        proof.see(point.expand(1, proof.network.n_outputs, -1), [0])
+        proof.see(point[None, None], [0])
 
 
 _SEARCHES = {"milp": _milp, "branch_and_bound": _branch}

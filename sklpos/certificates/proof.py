@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains.regions import Region
 from sklpos.certificates.domains.shapes import Ball, Domain
 from sklpos.certificates.search.branch_and_bound import Stops
+from sklpos.nets.bounds import Bounds
 
 # Outputs computed in the dtype of the model, converted to float64.
 Predict = Callable[[NDArray], NDArray]
@@ -35,14 +38,20 @@ ASSUMPTIONS = (
 class Goal:
     """What a proof must show, and when it may stop.
 
+    An upper bound of f is a lower one of -f. So a proof is about the columns
+    ``(f, -f)``, and knows lower bounds only.
+
     Attributes
     ----------
-    required : ndarray of shape (n_outputs,)
-        The bound, unit of y.
+    bounds : Bounds
+        Unit of y.
     scale : ndarray of shape (n_outputs,)
         Unit of y.
+    dtype : torch.dtype
+        Dtype of the predictions.
     tolerance : float or None
-        Gap to reach, in scales; None to stop as soon as the question is decided.
+        Gap to reach on each side that has a bound, in scales; None to stop as soon as
+        the question is decided.
     deadline : float
         In the time of `time.monotonic`.
     seed : int
@@ -50,15 +59,27 @@ class Goal:
         With a tolerance: a gap above the bound need not be closed.
     """
 
-    required: NDArray
+    bounds: Bounds
     scale: NDArray
+    dtype: torch.dtype
     tolerance: float | None
     deadline: float
     seed: int
     to_bound: bool = False
 
+    @cached_property
+    def required(self) -> NDArray:
+        """Lower bounds of the columns, shape (2 * n_outputs,)."""
+        # What lies between two numbers of the dtype cannot be predicted.
+        return self.bounds.in_dtype(self.dtype).mirrored()
+
+    @property
+    def asked(self) -> NDArray:
+        """Which columns have a bound."""
+        return np.isfinite(self.required)
+
     def stops(self, j: int, slack: float) -> Stops:
-        """When the search of output j may end.
+        """When the search of column j may end.
 
         Parameters
         ----------
@@ -70,13 +91,14 @@ class Goal:
         -------
         Stops
         """
+        scale = self.scale[j % len(self.scale)]
         if self.tolerance is not None:
             target = self.required[j] + slack if self.to_bound else np.inf
-            return Stops(self.tolerance * self.scale[j], target)
+            return Stops(self.tolerance * scale, target)
         # The slack comes off a proved bound, so the search must reach that much more. A
         # value that far below the bound is below it for the model's rounding, too.
         return Stops(
-            tolerance=_GAP * self.scale[j] + slack / 4,
+            tolerance=_GAP * scale + slack / 4,
             target=self.required[j] + slack,
             hopeless=self.required[j] - slack,
         )
@@ -84,7 +106,16 @@ class Goal:
 
 @dataclass
 class Proof:
-    """What is known so far, for each part of the domain and each output."""
+    """What is known so far, for each part of the domain and each column.
+
+    Parameters
+    ----------
+    predict : callable
+    network : Network
+        Kept as that of the columns ``(f, -f)``.
+    domain : Domain
+    goal : Goal
+    """
 
     predict: Predict
     network: Network
@@ -94,16 +125,17 @@ class Proof:
     method: str = ""
     assumptions: tuple[str, ...] = ASSUMPTIONS
     region: Region = field(init=False)
-    # (n_parts, n_outputs), as slack; rounding is included in both bounds.
+    # (n_parts, n_columns), as slack; rounding is included in both bounds.
     lower: NDArray = field(init=False)
     upper: NDArray = field(init=False)
     slack: NDArray = field(init=False)
-    # (n_parts, n_outputs, n_features), the inputs of the values in upper.
+    # (n_parts, n_columns, n_features), the inputs of the values in upper.
     witness: NDArray = field(init=False)
     hidden: dict[int, Interval] = field(default_factory=dict)
 
     def __post_init__(self):
         self.region = self.domain.region()
+        self.network = self.network.mirrored()
         shape = len(self.region), self.network.n_outputs
         self.lower = np.full(shape, -np.inf)
         self.upper = np.full(shape, np.inf)
@@ -112,15 +144,16 @@ class Proof:
 
     @property
     def open_(self) -> NDArray:
-        """Parts and outputs that are neither verified nor falsified."""
+        """Parts and columns that are neither verified nor falsified."""
         return (self.lower < self.goal.required) & (self.upper >= self.goal.required)
 
     @property
     def wanted(self) -> NDArray:
-        """Parts and outputs that need more work."""
+        """Parts and columns that need more work."""
         if self.goal.tolerance is None:
             return self.open_
-        return (self.lower < self.goal.required) | (not self.goal.to_bound)
+        unproved = self.lower < self.goal.required
+        return unproved if self.goal.to_bound else self.goal.asked | unproved
 
     @property
     def settled(self) -> bool:
@@ -141,12 +174,17 @@ class Proof:
         """Whether the goal is reached, or time is up."""
         return time.monotonic() > self.goal.deadline or self.finished
 
+    @property
+    def rounding(self) -> NDArray:
+        """Largest margin against rounding, shape (n_outputs,)."""
+        return np.maximum(*np.split(self.slack.max(axis=0), 2))
+
     def prove(self, lower: NDArray) -> None:
         """Add proved lower bounds of the exact network, less the margin for rounding.
 
         Parameters
         ----------
-        lower : ndarray of shape (n_parts or 1, n_outputs)
+        lower : ndarray of shape (n_parts or 1, n_columns)
         """
         # The larger one, as both are proved.
         self.lower = np.maximum(self.lower, lower - self.slack)
@@ -157,7 +195,7 @@ class Proof:
         Parameters
         ----------
         earlier : Proof
-        lower : ndarray of shape (n_parts or 1, n_outputs)
+        lower : ndarray of shape (n_parts or 1, n_columns)
             Lower bounds of this network, exact.
         """
         self.prove(lower)
@@ -166,11 +204,11 @@ class Proof:
         self.n_boxes += earlier.n_boxes
 
     def open_witnesses(self, wanted: NDArray) -> NDArray:
-        """Inputs that are predicted below `wanted` where the bound is not proved.
+        """Inputs with columns below `wanted` where the bound is not proved.
 
         Parameters
         ----------
-        wanted : ndarray of shape (n_outputs,)
+        wanted : ndarray of shape (n_columns,)
 
         Returns
         -------
@@ -184,19 +222,19 @@ class Proof:
 
         Parameters
         ----------
-        points : Tensor of shape (n_parts, n_outputs, n_features)
+        points : Tensor of shape (n_parts, n_points, n_features)
         parts : sequence of int
         """
         shape = points.shape
         # Not the float64 network: a counterexample must hold for the model itself.
         values = self.predict(points.reshape(-1, shape[-1]).numpy())
-        values = values.reshape(*shape[:2], -1)
-        # A point that was found for one output may be the best for another.
-        for j in range(shape[1]):
-            better = values[:, j] < self.upper[parts]
-            self.upper[parts] = np.where(better, values[:, j], self.upper[parts])
+        values = np.hstack([values, -values]).reshape(*shape[:2], -1)
+        # A point that was found for one column may be the best for another.
+        for k in range(shape[1]):
+            better = values[:, k] < self.upper[parts]
+            self.upper[parts] = np.where(better, values[:, k], self.upper[parts])
             self.witness[parts] = np.where(
-                better[..., None], points[:, j, None].numpy(), self.witness[parts]
+                better[..., None], points[:, k, None].numpy(), self.witness[parts]
             )
 
     def certificate(self, begun: float) -> Certificate:
@@ -205,20 +243,39 @@ class Proof:
         lost = (self.upper < self.goal.required).any(axis=1)
         held = (self.lower >= self.goal.required).all(axis=1)
         verdicts = np.where(lost, "falsified", np.where(held, "verified", "unknown"))
-        worst = (self.upper - self.goal.required).min(axis=1).argmin()
-        j = np.nan_to_num(self.upper - self.goal.required, nan=np.inf)[worst].argmin()
         status = "falsified" if lost.any() else "verified" if held.all() else "unknown"
+        proved_min, proved_max = _both_sides(self.lower)
+        attained_min, attained_max = _both_sides(self.upper)
+        part, column = self._worst()
+        side = "lower" if column < len(proved_min) else "upper"
         return Certificate(
             status_=status,
-            lower_bound_=self.lower.min(axis=0),
-            upper_bound_=self.upper.min(axis=0),
-            counterexample_=self.witness[worst, j].copy() if lost.any() else None,
-            required_=self.goal.required,
+            proved_min_=proved_min,
+            proved_max_=proved_max,
+            attained_min_=attained_min,
+            attained_max_=attained_max,
+            required_min_=self.goal.bounds.lower,
+            required_max_=self.goal.bounds.upper,
+            counterexample_=self.witness[part, column].copy() if lost.any() else None,
+            broken_side_=side if lost.any() else None,
             domain_=self.domain,
             method_=self.method,
             n_boxes_=self.n_boxes,
             time_=time.monotonic() - begun,
-            numerical_slack_=self.slack.max(axis=0),
+            numerical_slack_=self.rounding,
             assumptions_=self.assumptions,
             rows_=verdicts if isinstance(self.domain, Ball) else None,
         )
+
+    def _worst(self) -> tuple[int, int]:
+        """Part and column of the value that is farthest below its bound."""
+        # Nothing seen and nothing asked is inf - inf.
+        room = np.nan_to_num(self.upper - self.goal.required, nan=np.inf)
+        return np.unravel_index(room.argmin(), room.shape)
+
+
+def _both_sides(columns: NDArray) -> tuple[NDArray, NDArray]:
+    """Smallest and largest values of the outputs, from lower bounds of ``(f, -f)``."""
+    lowest, highest = np.split(columns.min(axis=0), 2)
+    # 0 - x and not -x, which is -0 for 0.
+    return lowest, 0 - highest

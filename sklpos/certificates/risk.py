@@ -1,4 +1,4 @@
-"""Exact statistical bounds of how often predictions fall below the bound."""
+"""Exact statistical bounds of how often predictions are out of bounds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta
 
+from sklpos.nets.bounds import Bounds
+
 
 @dataclass(frozen=True, eq=False)
 class RiskCertificate:
-    """What a holdout sample proves about ``P(prediction < lower_bound)``.
+    """What a holdout sample proves about the probability of a violation.
+
+    A prediction violates its bounds if it is below the lower or above the upper one.
 
     No targets are needed. The certificate holds for the population from which the rows
     of the holdout were drawn independently, if they were not used in fitting or tuning.
@@ -20,13 +24,18 @@ class RiskCertificate:
     Attributes
     ----------
     violation_rate_ : ndarray of shape (n_outputs,)
-        Share of the rows below the bound, per output.
+        Share of the rows out of bounds, per output.
     upper_confidence_bound_ : ndarray of shape (n_outputs,)
         Largest plausible probability of a violation, each at `confidence_`.
+    below_rate_, above_rate_ : ndarray of shape (n_outputs,)
+        Share of the rows below the lower bound, and above the upper one.
+    below_confidence_bound_, above_confidence_bound_ : ndarray of shape (n_outputs,)
+        Largest plausible probability of either, each at `confidence_`; 0 where there is
+        no such bound.
     joint_violation_rate_ : float
-        Share of the rows where any output is below its bound.
+        Share of the rows where any output is out of bounds.
     joint_upper_confidence_bound_ : float
-        Largest plausible probability that any output is below its bound.
+        Largest plausible probability that any output is out of bounds.
     n_samples_ : int
     risk_level_ : float
     confidence_ : float
@@ -36,12 +45,16 @@ class RiskCertificate:
     Examples
     --------
     >>> certify_risk(np.ones((59, 1)))
-    RiskCertificate: controlled, P(any output below its bound) <= 0.0495 at 95 %
-      0 of 59 rows below, risk level 0.05
+    RiskCertificate: controlled, P(any output out of bounds) <= 0.0495 at 95 %
+      0 of 59 rows out of bounds, risk level 0.05
     """
 
     violation_rate_: NDArray
     upper_confidence_bound_: NDArray
+    below_rate_: NDArray
+    above_rate_: NDArray
+    below_confidence_bound_: NDArray
+    above_confidence_bound_: NDArray
     joint_violation_rate_: float
     joint_upper_confidence_bound_: float
     n_samples_: int
@@ -57,10 +70,10 @@ class RiskCertificate:
         count = round(self.joint_violation_rate_ * self.n_samples_)
         verdict = "controlled" if self.controlled_ else "not controlled"
         return (
-            f"RiskCertificate: {verdict}, P(any output below its bound) <= "
+            f"RiskCertificate: {verdict}, P(any output out of bounds) <= "
             f"{self.joint_upper_confidence_bound_:.3g} at "
             f"{100 * self.confidence_:.4g} %\n"
-            f"  {count} of {self.n_samples_} rows below, "
+            f"  {count} of {self.n_samples_} rows out of bounds, "
             f"risk level {self.risk_level_:g}"
         )
 
@@ -101,19 +114,22 @@ def clopper_pearson_upper(count: ArrayLike, n_samples: int, confidence: float = 
 
 def certify_risk(
     predictions: ArrayLike,
-    lower_bound: ArrayLike = 0.0,
+    lower_bound: ArrayLike | None = 0.0,
+    upper_bound: ArrayLike | None = None,
     *,
     risk_level: float = 0.05,
     confidence: float = 0.95,
 ) -> RiskCertificate:
-    """Bound how often predictions fall below their bound, from a holdout sample.
+    """Bound how often predictions are out of bounds, from a holdout sample.
+
+    No targets are needed.
 
     Parameters
     ----------
     predictions : array-like of shape (n_samples,) or (n_samples, n_outputs)
         Predictions of rows that were not used in fitting or tuning. Unit of y.
-    lower_bound : float or array-like of shape (n_outputs,), default=0.0
-        Unit of y.
+    lower_bound, upper_bound : float, array-like of shape (n_outputs,) or None
+        Unit of y; by default 0 and None, which leaves a side free.
     risk_level : float, default=0.05
         Acceptable probability of a violation.
     confidence : float, default=0.95
@@ -125,17 +141,29 @@ def certify_risk(
     Raises
     ------
     ValueError
-        If there are no predictions, if they contain NaN, or if a level is not between
-        0 and 1.
+        If there are no predictions, if they contain NaN, or if a bound is not valid or
+        a level not between 0 and 1.
     """
-    below = _as_margins(predictions, lower_bound, risk_level, confidence) < 0
-    n = len(below)
+    _check_levels(risk_level, confidence)
+    values = _as_columns(predictions)
+    bounds = Bounds.read(lower_bound, upper_bound, values.shape[1])
+    below, above = values < bounds.lower, values > bounds.upper
+    n = len(values)
+
+    def limit(rows, possible):
+        found = clopper_pearson_upper(rows.sum(axis=0), n, confidence)
+        return np.where(possible, found, 0.0)
+
     # Counted row by row, as adding up the bounds of the outputs would be looser.
-    joint = below.any(axis=1)
+    joint = (below | above).any(axis=1)
     joint_bound = float(clopper_pearson_upper(joint.sum(), n, confidence))
     return RiskCertificate(
-        violation_rate_=below.mean(axis=0),
-        upper_confidence_bound_=clopper_pearson_upper(below.sum(0), n, confidence),
+        violation_rate_=(below | above).mean(axis=0),
+        upper_confidence_bound_=limit(below | above, bounds.bounded),
+        below_rate_=below.mean(axis=0),
+        above_rate_=above.mean(axis=0),
+        below_confidence_bound_=limit(below, np.isfinite(bounds.lower)),
+        above_confidence_bound_=limit(above, np.isfinite(bounds.upper)),
         joint_violation_rate_=float(joint.mean()),
         joint_upper_confidence_bound_=joint_bound,
         n_samples_=n,
@@ -147,16 +175,18 @@ def certify_risk(
 
 def smallest_shift(
     predictions: ArrayLike,
-    lower_bound: ArrayLike = 0.0,
+    lower_bound: ArrayLike | None = 0.0,
+    upper_bound: ArrayLike | None = None,
     *,
     risk_level: float = 0.05,
     confidence: float = 0.95,
     scale: ArrayLike = 1.0,
 ) -> NDArray:
-    """Find the smallest upward shift after which the joint risk is controlled.
+    """Find the smallest shift away from the bounds after which the risk is controlled.
 
-    If k is the largest count whose Clopper-Pearson bound is at most the risk level,
-    the shift is ``t * scale`` with t the (k + 1)-th largest shortfall of the rows, in
+    Outputs with a lower bound are raised, those with an upper bound are lowered. If k
+    is the largest count whose Clopper-Pearson bound is at most the risk level, the
+    shift is ``t * scale`` with t the (k + 1)-th largest violation of the rows, in
     scales, and at least 0. As k does not depend on the predictions, the guarantee
     survives the choice: the risk left at an order statistic is Beta(k + 1, n - k)
     distributed, or smaller with ties (Wilks 1941, doi:10.1214/aoms/1177731788).
@@ -165,8 +195,9 @@ def smallest_shift(
     ----------
     predictions : array-like of shape (n_samples,) or (n_samples, n_outputs)
         Unit of y.
-    lower_bound : float or array-like of shape (n_outputs,), default=0.0
-        Unit of y.
+    lower_bound, upper_bound : float, array-like of shape (n_outputs,) or None
+        Unit of y; by default 0 and None, which leaves a side free. At most one for
+        each output.
     risk_level, confidence : float
     scale : float or array-like of shape (n_outputs,), default=1.0
         The outputs are shifted in this proportion.
@@ -174,20 +205,27 @@ def smallest_shift(
     Returns
     -------
     ndarray of shape (n_outputs,)
-        Unit of y; add it to the predictions.
+        Unit of y; add it to the predictions. Negative where there is an upper bound, 0
+        for an output without a bound.
 
     Raises
     ------
     ValueError
-        If the sample is so small that no shift would be enough.
+        If the sample is so small that no shift would be enough, or if an output has
+        both bounds.
 
     Examples
     --------
     >>> smallest_shift(np.arange(-1.0, 58.0))
     array([1.])
+    >>> smallest_shift(np.arange(-1.0, 58.0), None, 50.0)
+    array([-7.])
     """
-    margins = _as_margins(predictions, lower_bound, risk_level, confidence)
-    n = len(margins)
+    _check_levels(risk_level, confidence)
+    values = _as_columns(predictions)
+    bounds = Bounds.read(lower_bound, upper_bound, values.shape[1])
+    _check_one_side(bounds)
+    n = len(values)
     allowed = clopper_pearson_upper(np.arange(n), n, confidence) <= risk_level
     if not allowed.any():
         # n clean rows prove the risk once (1 - risk_level)**n <= 1 - confidence.
@@ -196,17 +234,32 @@ def smallest_shift(
             f"{n} rows prove no risk of {risk_level:g} at confidence {confidence:g}; "
             f"at least {needed} are needed."
         )
-    scale = np.broadcast_to(np.asarray(scale, dtype=float), margins.shape[1:])
-    shortfall = np.sort((-margins / scale).max(axis=1))[::-1]
-    # Counts 0 to k are allowed; the row at index k is the first that may not be below.
-    return max(shortfall[np.count_nonzero(allowed) - 1], 0.0) * scale
+    scale = np.broadcast_to(np.asarray(scale, dtype=float), values.shape[1:])
+    violation = np.sort((bounds.violation(values) / scale).max(axis=1))[::-1]
+    # Counts 0 to k are allowed; the row at index k is the first that may not be out.
+    size = max(violation[np.count_nonzero(allowed) - 1], 0.0) * scale
+    return np.where(np.isfinite(bounds.upper), -size, bounds.bounded * size)
 
 
-def _as_margins(predictions, lower_bound, risk_level, confidence) -> NDArray:
-    """Distances above the bound, of shape (n_samples, n_outputs)."""
+def _check_one_side(bounds: Bounds) -> None:
+    both = np.flatnonzero(np.isfinite(bounds.lower) & np.isfinite(bounds.upper))
+    if both.size:
+        j = both[0]
+        raise ValueError(
+            f"lower_bound={bounds.lower[j]:g} and upper_bound={bounds.upper[j]:g} of "
+            f"output {j} leave no direction to shift it in for a risk; use "
+            "method='head', which keeps both bounds."
+        )
+
+
+def _check_levels(risk_level: float, confidence: float) -> None:
     for name, level in (("risk_level", risk_level), ("confidence", confidence)):
         if not 0 < level < 1:
             raise ValueError(f"{name}={level!r} must be between 0 and 1.")
+
+
+def _as_columns(predictions: ArrayLike) -> NDArray:
+    """Predictions of shape (n_samples, n_outputs)."""
     values = np.asarray(predictions, dtype=np.float64)
     if not values.size:
         raise ValueError("the holdout is empty; pass at least one row.")
@@ -215,13 +268,7 @@ def _as_margins(predictions, lower_bound, risk_level, confidence) -> NDArray:
             f"predictions must have shape (n_samples, n_outputs); got {values.shape}."
         )
     values = values.reshape(len(values), -1)
-    # NaN is not below anything, so such a row would count as a good one.
+    # NaN is not out of bounds, so such a row would count as a good one.
     if np.isnan(values).any():
         raise ValueError("the predictions contain NaN.")
-    bound = np.asarray(lower_bound, dtype=np.float64)
-    if bound.shape not in ((), (1,), values.shape[1:]):
-        raise ValueError(
-            f"lower_bound has shape {bound.shape}; pass one number, or one for each of "
-            f"the {values.shape[1]} outputs."
-        )
-    return values - bound
+    return values

@@ -11,6 +11,7 @@ from sklpos.certificates.bounds.crown import crown_bounds
 from sklpos.certificates.bounds.network import Network, read_network
 from sklpos.certificates.bounds.rounding import numerical_slack
 from sklpos.certificates.domains.regions import Region
+from sklpos.nets.bounds import Bounds
 
 # Rows that are bounded together.
 _CHUNK = 512
@@ -67,14 +68,15 @@ def output_bounds(
 def certified_radius(
     module: nn.Module,
     X: ArrayLike,
-    lower_bound: ArrayLike = 0.0,
+    lower_bound: ArrayLike | None = 0.0,
+    upper_bound: ArrayLike | None = None,
     *,
     scale: ArrayLike = 1.0,
     max_radius: float = 10.0,
 ) -> NDArray:
-    """Find how far each row may move while its predictions provably obey the bound.
+    """Find how far each row may move while its predictions are provably in bounds.
 
-    Bisection finds the largest r for which CROWN proves the bound over the box
+    Bisection finds the largest r for which CROWN proves the bounds over the box
     ``x - r * scale <= x' <= x + r * scale``. The true radius may be larger.
 
     Parameters
@@ -82,8 +84,10 @@ def certified_radius(
     module : nn.Module
         In eval mode, with outputs in the unit of y; see `read_network`.
     X : array-like of shape (n_samples, n_features)
-    lower_bound : float or array-like of shape (n_outputs,), default=0.0
-        Unit of y; ``-inf`` leaves an output free.
+    lower_bound : float, array-like of shape (n_outputs,) or None, default=0.0
+        Unit of y; ``-inf`` leaves an output free, None all of them.
+    upper_bound : float, array-like of shape (n_outputs,) or None, default=None
+        Unit of y; ``inf`` leaves an output free, None all of them.
     scale : float or array-like of shape (n_features,), default=1.0
         Unit in which each feature moves, such as its standard deviation.
     max_radius : float, default=10.0
@@ -92,7 +96,7 @@ def certified_radius(
     Returns
     -------
     ndarray of shape (n_samples,)
-        In scales; 0 if the bound is not proved for the row itself.
+        In scales; 0 if the bounds are not proved for the row itself.
 
     Raises
     ------
@@ -117,21 +121,17 @@ def certified_radius(
             f"scale={scale!r} must be non-negative: one number, or one for each of the "
             f"{network.n_features} features."
         )
-    required = torch.as_tensor(np.array(lower_bound, dtype=np.float64))
-    if required.shape not in ((), (1,), (network.n_outputs,)) or required.isnan().any():
-        raise ValueError(
-            f"lower_bound={lower_bound!r} must be one number, or one for each of the "
-            f"{network.n_outputs} outputs."
-        )
-    radii = [_bisect(network, x, required, unit, max_radius) for x in X.split(_CHUNK)]
+    bounds = Bounds.read(lower_bound, upper_bound, network.n_outputs)
+    radii = [_bisect(network, x, bounds, unit, max_radius) for x in X.split(_CHUNK)]
     return torch.cat(radii).numpy()
 
 
-def _bisect(network, X, required, unit, max_radius) -> Tensor:
+def _bisect(network, X, bounds, unit, max_radius) -> Tensor:
     def holds(radius):
         reach = radius[:, None] * unit
-        lower = _proved_bounds(network, X - reach, X + reach)[0]
-        return (lower >= required).all(dim=1)
+        proved = _proved_bounds(network, X - reach, X + reach)
+        within = [bounds.contain(side.numpy()).all(axis=1) for side in proved]
+        return torch.as_tensor(np.logical_and(*within))
 
     proved = X.new_zeros(len(X))
     refuted = X.new_full((len(X),), max_radius)

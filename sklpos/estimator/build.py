@@ -18,6 +18,7 @@ from sklpos.estimator.net_params import (
 from sklpos.estimator.parameters import LIVE, net_params_for
 from sklpos.estimator.split import split_rows
 from sklpos.nets.arrays import check_range
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.placement import check_device, check_dtype
 from sklpos.nets.units import TargetScale
 from sklpos.strategies.architecture import Architecture
@@ -147,7 +148,7 @@ def fork_net(
     strategy = make_strategy(estimator.strategy, estimator.alpha)
     changed = _constraint_changed(estimator, net, strategy, data)
     # The weights are in the unit of the first fit, so the scaling stays.
-    targets = replace(net.targets, lower_bound=data.lower_bound)
+    targets = replace(net.targets, bounds=data.bounds)
     dtype = next(net.module_.parameters()).dtype
     check_range(data.X, dtype)
     targets.check_bound_magnitude(dtype)
@@ -185,12 +186,17 @@ def make_constraints(
     domain_constraint : DomainConstraint or None
     """
     y = rows.train.y
-    bound = torch.as_tensor(targets.bound, dtype=y.dtype)
+    bounds = targets.scaled_bounds
     if isinstance(strategy, Architecture):
-        columns = OutputColumns(bound, torch.ones_like(bound))
+        columns = OutputColumns(bounds, torch.ones(len(bounds), dtype=y.dtype))
         return StrategyConstraint(strategy, -columns.violation(y), alpha, columns), None
     constraint = OutputConstraint(
-        y, scale=1.0, lower_bound=bound, strategy=strategy, alpha=alpha
+        y,
+        scale=1.0,
+        lower_bound=bounds.lower,
+        upper_bound=bounds.upper,
+        strategy=strategy,
+        alpha=alpha,
     )
     term = strategy.domain_term(rows.X)
     if term is None:
@@ -211,7 +217,7 @@ def _target_scale(
     targets = TargetScale.from_data(
         y,
         weight,
-        data.lower_bound,
+        data.bounds,
         # A head without a bias cannot carry a shift.
         shifted=head is None or module.get_submodule(head).bias is not None,
         scaled=estimator.scale_y,
@@ -227,16 +233,19 @@ def _target_scale(
 def _constraint_changed(estimator, net, strategy, data: TrainingData) -> bool:
     """Whether a new constraint is needed; refuse one that is part of the module."""
     before = _signature(net.strategy_, net.alpha)
-    changed = before != _signature(strategy, estimator.alpha) or not np.array_equal(
-        data.lower_bound, net.targets.lower_bound
-    )
+    moved = not np.array_equal(_sides(data.bounds), _sides(net.targets.bounds))
+    changed = moved or before != _signature(strategy, estimator.alpha)
     built_in = any(isinstance(own, Architecture) for own in (strategy, net.strategy_))
     if changed and built_in:
         raise ValueError(
-            "strategy, alpha and lower_bound cannot change under a strategy that is "
+            "strategy, alpha and the bounds cannot change under a strategy that is "
             "part of the module; use fit with warm_start=False."
         )
     return changed
+
+
+def _sides(bounds: Bounds) -> np.ndarray:
+    return np.stack([bounds.lower, bounds.upper])
 
 
 def _signature(strategy: ConstraintStrategy, alpha: float) -> tuple:

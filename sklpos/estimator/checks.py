@@ -17,7 +17,7 @@ from sklearn.utils.validation import (
 from skorch.callbacks import Callback
 
 from sklpos.nets.arrays import UNREADABLE, check_range, for_torch, naming, without_torch
-from sklpos.nets.bounded import check_lower_bound
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.warnings import warn_user
 
 #: Attributes that scikit-learn's validation sets on an estimator.
@@ -36,7 +36,8 @@ class TrainingData:
         float64, unit of y.
     weight : ndarray of shape (n_kept,)
         Positive, largest 1.
-    lower_bound : ndarray of shape (n_outputs,)
+    bounds : Bounds
+        Unit of y.
     kept : ndarray of shape (n_kept,)
         Their numbers among the rows passed in.
     n_samples : int
@@ -51,7 +52,7 @@ class TrainingData:
     X: np.ndarray
     y: np.ndarray
     weight: np.ndarray
-    lower_bound: np.ndarray
+    bounds: Bounds
     kept: np.ndarray
     n_samples: int
     y_ndim: int
@@ -59,9 +60,10 @@ class TrainingData:
 
     @cached_property
     def key(self) -> str:
-        """Hash of rows, targets, weights and bound: equal for the same problem."""
+        """Hash of rows, targets, weights and bounds: equal for the same problem."""
         digest = hashlib.blake2b(digest_size=16)
-        for array in (self.X, self.y, self.weight, self.lower_bound, self.kept):
+        sides = self.bounds.arrays
+        for array in (self.X, self.y, self.weight, *sides, self.kept):
             # The bytes alone do not tell (2, 3) from (3, 2), nor ints from floats.
             digest.update(repr((array.shape, array.dtype)).encode())
             digest.update(np.ascontiguousarray(array))
@@ -74,7 +76,7 @@ def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> Train
     Parameters
     ----------
     estimator : PositiveOutputRegressor
-        Its ``lower_bound`` and ``on_negative_y`` are read.
+        Its ``lower_bound``, ``upper_bound`` and ``on_violated_y`` are read.
     X : array-like of shape (n_samples, n_features)
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
     sample_weight : array-like of shape (n_samples,) or None
@@ -101,19 +103,19 @@ def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> Train
         )
     if not weight.any():
         raise ValueError("sample_weight is 0 in every row; at least one must be > 0.")
-    lower_bound = check_lower_bound(estimator.lower_bound, y.shape[1])
+    bounds = Bounds.read(estimator.lower_bound, estimator.upper_bound, y.shape[1])
     n_samples = len(y)
     kept = np.flatnonzero(weight)
     # A row of weight 0 must count as one that is not there, in the guarantee too.
     if len(kept) < n_samples:
         X, y, weight = X[kept], y[kept], weight[kept]
-    _report_low_targets(y, lower_bound, estimator.on_negative_y)
+    _report_violated_targets(y, bounds, _on_violated_y(estimator))
     return TrainingData(
         X=for_torch(X),
         y=y,
         # Only ratios matter; a largest weight of 1 keeps sums of weights finite.
         weight=weight / weight.max(),
-        lower_bound=lower_bound,
+        bounds=bounds,
         kept=kept,
         n_samples=n_samples,
         y_ndim=y_ndim,
@@ -180,17 +182,42 @@ def _is_numeric(X) -> bool:
     return True
 
 
-def _report_low_targets(y, lower_bound, on_negative_y: str) -> None:
-    low = (y < lower_bound).any(axis=1)
-    if on_negative_y == "ignore" or not low.any():
+def _on_violated_y(estimator) -> str:
+    if estimator.on_negative_y == "deprecated":
+        return estimator.on_violated_y
+    warn_user(
+        f"on_negative_y={estimator.on_negative_y!r} is deprecated and will be removed "
+        "in the next version; use on_violated_y, with the same values.",
+        FutureWarning,
+    )
+    return estimator.on_negative_y
+
+
+def _report_violated_targets(y, bounds: Bounds, on_violated_y: str) -> None:
+    below, above = bounds.rows_outside(y).values()
+    sides = [
+        (below, f"below lower_bound={np.unique(bounds.lower).tolist()}"),
+        (above, f"above upper_bound={np.unique(bounds.upper).tolist()}"),
+    ]
+    found = [f"{side} in {rows.sum()}" for rows, side in sides if rows.any()]
+    if on_violated_y == "ignore" or not found:
         return
     message = (
-        f"y is below lower_bound={np.unique(lower_bound).tolist()} in {low.sum()} of "
-        f"{len(y)} rows, which no feasible model can match"
+        f"y is {' and '.join(found)} of {len(y)} rows, which no feasible model can "
+        "match"
     )
-    if on_negative_y == "raise":
-        raise ValueError(f"{message}; set on_negative_y='warn' to fit anyway.")
-    warn_user(f"{message}; set on_negative_y='ignore' to silence this.")
+    if on_violated_y == "raise":
+        raise ValueError(f"{message}; set on_violated_y='warn' to fit anyway.")
+    warn_user(f"{message}; set on_violated_y='ignore' to silence this.")
+
+
+def asks_for_positive_y(lower_bound) -> bool:
+    """Whether targets below 0 violate a bound; False for what is no bound at all."""
+    try:
+        # None becomes NaN, which is not above any number.
+        return bool((np.asarray(lower_bound, dtype=np.float64) >= 0).any())
+    except UNREADABLE:
+        return False
 
 
 def check_callbacks(callbacks) -> None:

@@ -13,7 +13,7 @@ from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains.shapes import Domain
 from sklpos.nets.bounded import BoundedModel
 from sklpos.repair.head import repair_on_rows
-from sklpos.repair.nearest import HeadObjective
+from sklpos.repair.objective import HeadObjective
 from sklpos.repair.provable import repair_on_domain
 from sklpos.repair.shift import Risk, shift_bias
 from sklpos.repair.summary import (
@@ -40,7 +40,7 @@ class Ending:
     objective : HeadObjective or None
         What later repairs need to know of the training rows.
     kept : ndarray of shape (n_kept, d1) or None
-        Features of rows on which later repairs must hold the bound as well.
+        Features of rows on which later repairs must hold the bounds as well.
     """
 
     model: BoundedModel
@@ -80,7 +80,7 @@ def hold_on_rows(
     features: Callable[[], Iterable[NDArray]] | None = None,
     promise: str = "the training rows, by the repair",
 ) -> Ending:
-    """Take the nearest head that obeys the bound on rows.
+    """Take the nearest head that obeys the bounds on rows.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def hold_on_rows(
     features : callable, optional
         Features of the rows, see `feature_source`.
     promise : str
-        The inputs for which the bound then holds, in words.
+        The inputs for which the bounds then hold, in words.
 
     Returns
     -------
@@ -134,7 +134,7 @@ def hold_on_domain(
     method: str = "head",
     **how: Any,
 ) -> Ending:
-    """Take the nearest head that provably obeys the bound on a domain.
+    """Take the nearest head that provably obeys the bounds on a domain.
 
     Parameters
     ----------

@@ -103,7 +103,7 @@ def trained_model(net: ConstrainedNet, input_range: NDArray) -> BoundedModel:
     return BoundedModel(
         make_product(net),
         head=net.head,
-        lower_bound=net.targets.lower_bound,
+        bounds=net.targets.bounds,
         scale=net.targets.scale,
         input_range=input_range,
     )
@@ -174,7 +174,7 @@ def finish(estimator, fit: Fit, data: TrainingData) -> Fit:
     now = None if ending.repair is None else predict_rows(ending.model.module, data.X)
     training = summarise_pair(
         (predict_rows(trained.module, data.X), now),
-        data.lower_bound,
+        data.bounds,
         data.y,
         data.weight,
     )

@@ -41,11 +41,11 @@ class GuaranteeMixin:
         margin: float | None = None,
         time_limit: float = 10.0,
     ) -> Self:
-        """Repair the head so that predictions obey the bound, in place.
+        """Repair the head so that predictions obey the bounds, in place.
 
-        The bound then holds on the rows of X; or on a whole domain, with the proof in
+        The bounds then hold on the rows of X; or on a whole domain, with the proof in
         `certificate_`; or for all but a share of a population. Each call starts from
-        the head as trained ("head") or as it is ("bias"). The result obeys the bound
+        the head as trained ("head") or as it is ("bias"). The result obeys the bounds
         where this call asks for it, and on the rows that determined earlier repairs;
         for a promise on all training rows as well, stack them onto X. No targets are
         needed. After `partial_fit` the nearest head is the one nearest on X or on a
@@ -63,7 +63,8 @@ class GuaranteeMixin:
             prediction and gives up the mean.
         risk_level : float, optional
             With ``method="bias"``: shift until the probability that a new prediction
-            is below the bound is at most this, with `confidence`.
+            is out of bounds is at most this, with `confidence`; not for an output with
+            both bounds.
         confidence : float, default=0.95
         radius, categorical, margin
             Of the domain, as in `certify`.
@@ -79,8 +80,8 @@ class GuaranteeMixin:
         Raises
         ------
         ValueError
-            For an invalid request, or if no head obeys the bound. The fitted model then
-            stays as it was.
+            For an invalid request, or if no head obeys the bounds. The fitted model
+            then stays as it was.
         """
         check_is_fitted(self)
         inputs = None if X is None else check_inputs(self, X)
@@ -103,7 +104,7 @@ class GuaranteeMixin:
         return self
 
     def certify(self, domain="box", **request: Any) -> Certificate:
-        """Prove or disprove that predictions obey the bound on a whole domain.
+        """Prove or disprove that predictions obey the bounds on a whole domain.
 
         Parameters
         ----------
@@ -112,8 +113,8 @@ class GuaranteeMixin:
             around each row of `X`, every real input, or a box that you choose. Unit of
             X.
         **request : object
-            ``X``, ``radius``, ``categorical``, ``margin``, ``lower_bound``, ``method``
-            and ``time_limit``, as in `sklpos.certify`.
+            ``X``, ``radius``, ``categorical``, ``margin``, ``lower_bound``,
+            ``upper_bound``, ``method`` and ``time_limit``, as in `sklpos.certify`.
 
         Returns
         -------
@@ -150,7 +151,7 @@ class GuaranteeMixin:
     def certified_radius(
         self, X: ArrayLike, *, scale: ArrayLike | None = None
     ) -> NDArray:
-        """Distance that each row may move before the bound is no longer proved.
+        """Distance that each row may move before the bounds are no longer proved.
 
         Parameters
         ----------
@@ -169,7 +170,8 @@ class GuaranteeMixin:
         return certified_radius(
             model.module,
             model.check_rows(X),
-            model.lower_bound,
+            model.bounds.lower,
+            model.bounds.upper,
             scale=1.0 if scale is None else scale,
         )
 
@@ -180,7 +182,7 @@ class GuaranteeMixin:
         risk_level: float = 0.05,
         confidence: float = 0.95,
     ) -> RiskCertificate:
-        """Bound the probability that a new prediction is below the bound.
+        """Bound the probability that a new prediction is out of bounds.
 
         No targets are needed.
 
@@ -189,7 +191,7 @@ class GuaranteeMixin:
         X_holdout : array-like of shape (n_samples, n_features)
             Rows like future ones, not used in fitting, tuning or `enforce`.
         risk_level : float, default=0.05
-            Probability to stay below.
+            Acceptable probability of a violation.
         confidence : float, default=0.95
 
         Returns
@@ -198,9 +200,11 @@ class GuaranteeMixin:
         """
         # Those of `predict`, whose rounding counts, and not those of an exact net.
         predictions = np.asarray(self.predict(X_holdout), dtype=np.float64)
+        bounds = as_bounded_model(self).bounds
         return certify_risk(
             predictions.reshape(len(predictions), -1),
-            as_bounded_model(self).lower_bound,
+            bounds.lower,
+            bounds.upper,
             risk_level=risk_level,
             confidence=confidence,
         )

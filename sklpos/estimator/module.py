@@ -110,7 +110,7 @@ def start_module(
     nn.Module
         Wrapped by a strategy that is part of it.
     """
-    bound = torch.as_tensor(targets.bound, dtype=example.dtype)
+    bounds = targets.scaled_bounds
     architecture = strategy if isinstance(strategy, Architecture) else None
     linear = None if head is None else module.get_submodule(head)
     pretrained = isinstance(estimator.module, nn.Module)
@@ -121,7 +121,7 @@ def start_module(
         # 0 is the mean of the scaled targets.
         linear.bias.zero_()
         if architecture is not None:
-            linear.bias.copy_(architecture.initial_bias(bound))
+            linear.bias.copy_(architecture.initial_bias(bounds))
     if architecture is None:
         return module
-    return architecture.wrap(module, head, X=example, lower_bound=bound)
+    return architecture.wrap(module, head, X=example, bounds=bounds)

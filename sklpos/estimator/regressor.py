@@ -17,6 +17,7 @@ from sklpos.estimator.build import start_net
 from sklpos.estimator.checks import (
     SEEN,
     TrainingData,
+    asks_for_positive_y,
     check_inputs,
     check_training_data,
 )
@@ -53,12 +54,12 @@ def _fitted(path: str) -> property:
 class PositiveOutputRegressor(
     GuaranteeMixin, PlainState, CallbackSupportMixin, RegressorMixin, BaseEstimator
 ):
-    """Neural-network regression whose outputs obey a lower bound.
+    """Neural-network regression whose outputs stay within bounds.
 
     A constraint strategy trains a net that ends in a plain ``nn.Linear`` towards
-    predictions of at least `lower_bound`. Then the head is repaired so that every
-    training prediction obeys the bound exactly, and the mean prediction is the mean
-    target.
+    predictions between `lower_bound` and `upper_bound`. Then the head is repaired so
+    that every training prediction obeys the bounds exactly, and the mean prediction is
+    the mean target. By default, the outputs are bounded below by 0.
 
     Parameters
     ----------
@@ -69,8 +70,10 @@ class PositiveOutputRegressor(
         A name in ``sklpos.STRATEGIES`` or an instance, which is cloned.
     alpha : float, default=1.0
         Weight of the strategy's penalty term; dimensionless.
-    lower_bound : float or array-like of shape (n_outputs,), default=0.0
-        Same unit as y; ``-inf`` leaves an output free.
+    lower_bound : float, array-like of shape (n_outputs,) or None, default=0.0
+        Same unit as y; ``-inf`` or None leaves an output free.
+    upper_bound : float, array-like of shape (n_outputs,) or None, default=None
+        Same unit as y; ``inf`` or None leaves an output free.
     repair : {"head", None}, default="head"
         Whether `fit` ends with the repair of the head.
     balance : bool, default=True
@@ -110,8 +113,13 @@ class PositiveOutputRegressor(
         beside the weights.
     scale_y : bool, default=True
         Standardise the targets, per output, while training.
-    on_negative_y : {"warn", "raise", "ignore"}, default="warn"
-        What to do about targets below `lower_bound`.
+    on_violated_y : {"warn", "raise", "ignore"}, default="warn"
+        What to do about targets outside the bounds.
+    on_negative_y : {"warn", "raise", "ignore"}, default="deprecated"
+        The former name of `on_violated_y`.
+
+        .. deprecated:: 0.1
+           Use `on_violated_y` instead.
     dtype : {"auto", "float32", "float64"}, default="auto"
         ``"auto"`` follows X on the CPU and is float32 on an accelerator.
     device : str, default="cpu"
@@ -141,7 +149,8 @@ class PositiveOutputRegressor(
     multipliers_ : ndarray of shape (n_samples, n_outputs)
         Of the unscaled squared-error problem with means over rows and outputs; in the
         textbook's sum convention they are ``multipliers_ * w / (w.sum() * n_outputs)``.
-        0 for rows of weight 0 and validation rows.
+        Positive where the lower bound pushes a prediction up, negative where the upper
+        bound pushes it down; 0 for rows of weight 0 and validation rows.
     kkt_ : KKTResiduals or None
         Of the training state; None after `partial_fit`.
     repair_ : Repair or None
@@ -197,6 +206,7 @@ class PositiveOutputRegressor(
         strategy="augmented_lagrangian",
         alpha=1.0,
         lower_bound=0.0,
+        upper_bound=None,
         repair="head",
         balance=True,
         criterion=torch.nn.MSELoss,
@@ -212,7 +222,8 @@ class PositiveOutputRegressor(
         tol=1e-4,
         callbacks=None,
         scale_y=True,
-        on_negative_y="warn",
+        on_violated_y="warn",
+        on_negative_y="deprecated",
         dtype="auto",
         device="cpu",
         warm_start=False,
@@ -224,6 +235,7 @@ class PositiveOutputRegressor(
         self.strategy = strategy
         self.alpha = alpha
         self.lower_bound = lower_bound
+        self.upper_bound = upper_bound
         self.repair = repair
         self.balance = balance
         self.criterion = criterion
@@ -239,6 +251,7 @@ class PositiveOutputRegressor(
         self.tol = tol
         self.callbacks = callbacks
         self.scale_y = scale_y
+        self.on_violated_y = on_violated_y
         self.on_negative_y = on_negative_y
         self.dtype = dtype
         self.device = device
@@ -398,8 +411,8 @@ class PositiveOutputRegressor(
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
-        # scikit-learn's checks then use targets that the default bound allows.
-        tags.target_tags.positive_only = True
+        # scikit-learn's checks then use targets that such a bound allows.
+        tags.target_tags.positive_only = asks_for_positive_y(self.lower_bound)
         return tags
 
     # The HTML of an estimator links to its page in the reference.

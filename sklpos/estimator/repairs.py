@@ -40,7 +40,7 @@ class Request:
         Inputs to protect.
     method : {"head", "bias"}
     risk : Risk or None
-        With "bias": the share of a population that may be below the bound.
+        With "bias": the share of a population that may be out of bounds.
     time_limit : float
         Seconds for the repair on a domain.
     """
@@ -98,7 +98,7 @@ def enforce_bound(
 def _certify_alone(
     trained: BoundedModel, now: Ending, plan: RepairPlan, request: Request
 ) -> Ending:
-    """Leave a model alone that obeys the bound by construction."""
+    """Leave a model alone that obeys its bounds by construction."""
     return now if request.domain is None else _certified(now, request.domain)
 
 
@@ -115,7 +115,7 @@ def _repair_further(
 
 
 def _keep_head(model: BoundedModel, data: TrainingData, plan: RepairPlan) -> Ending:
-    """End a fit whose model obeys the bound by construction."""
+    """End a fit whose model obeys its bounds by construction."""
     return Ending(model)
 
 

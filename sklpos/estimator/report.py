@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,11 +13,13 @@ from numpy.typing import ArrayLike
 from sklpos.certificates.certificate import Certificate
 from sklpos.estimator.row_summary import RowSummary, fitted_regressor, summarise_rows
 from sklpos.nets.bounded import as_bounded_model
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import read_head
 from sklpos.repair import Repair
 from sklpos.training.kkt import KKTResiduals
 
 _LEFT = "style='text-align:left'"
+_PUSHES = {"lower": "up", "upper": "down"}
 
 Pair = tuple[RowSummary, RowSummary | None]
 
@@ -32,12 +35,12 @@ class Report:
     ----------
     model_ : str
         The estimator, with the parameters that are not the defaults.
-    lower_bound_ : ndarray of shape (n_outputs,)
-        Unit of y.
+    lower_bound_, upper_bound_ : ndarray of shape (n_outputs,)
+        Unit of y; infinite where an output is free.
     guarantee_ : str
         The guarantee of the strategy, that is of training before any repair.
     promise_ : str
-        The inputs for which no prediction is below the bound.
+        The inputs for which no prediction is outside the bounds.
     training_ : pair of RowSummary, or None
         None after `partial_fit`; after `enforce`, the second of them is None.
     rows_ : pair of RowSummary, or None
@@ -52,15 +55,17 @@ class Report:
 
     Examples
     --------
-    >>> Report("PositiveOutputRegressor()", np.zeros(1), "none", "nothing")
+    >>> sides = np.zeros(1), np.full(1, np.inf)
+    >>> Report("PositiveOutputRegressor()", *sides, "none", "nothing")
     PositiveOutputRegressor()
-      lower bound                               0
-      guarantee of the strategy              none
-      no prediction below the bound for   nothing
+      lower bound                                  0
+      guarantee of the strategy                 none
+      no prediction outside the bounds for   nothing
     """
 
     model_: str
     lower_bound_: np.ndarray
+    upper_bound_: np.ndarray
     guarantee_: str
     promise_: str
     training_: Pair | None = None
@@ -72,19 +77,21 @@ class Report:
 
     def _tables(self) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
         """Yield titles, each with lines of a name and its values."""
+        sides = Bounds(self.lower_bound_, self.upper_bound_).finite_sides
         yield (
             self.model_,
             [
-                ("lower bound", _numbers(self.lower_bound_)),
+                *((f"{side} bound", _numbers(own)) for side, own in sides.items()),
                 ("guarantee of the strategy", self.guarantee_),
-                ("no prediction below the bound for", self.promise_),
+                ("no prediction outside the bounds for", self.promise_),
             ],
         )
         for what, pair in (("training rows", self.training_), ("rows", self.rows_)):
             if pair is not None:
-                yield f"{pair[0].n_samples} {what}", _row_lines(*pair)
+                yield f"{pair[0].n_samples} {what}", _row_lines(*pair, sides)
         if self.repair_ is not None:
-            yield "repair of the head", _repair_lines(self.repair_, self.head_change_)
+            lines = _repair_lines(self.repair_, self.head_change_, sides)
+            yield "repair of the head", lines
         if self.kkt_ is not None:
             yield (
                 "optimality of the training, in standard deviations of y",
@@ -145,7 +152,8 @@ def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Rep
     return Report(
         # scikit-learn breaks long representations into lines.
         model_=" ".join(repr(regressor).split()),
-        lower_bound_=regressor.net_.targets.lower_bound,
+        lower_bound_=regressor.net_.targets.bounds.lower,
+        upper_bound_=regressor.net_.targets.bounds.upper,
         guarantee_=regressor.strategy_.guarantee,
         promise_=_promise(regressor),
         training_=regressor.fitted_.training,
@@ -185,31 +193,48 @@ def _head_change(regressor) -> float | None:
     return float(np.linalg.norm(now - trained) / np.linalg.norm(trained))
 
 
-def _row_lines(as_trained: RowSummary, repaired: RowSummary | None) -> list:
+def _row_lines(as_trained: RowSummary, repaired: RowSummary | None, sides) -> list:
     columns = [as_trained] if repaired is None else [as_trained, repaired]
+
+    def shares(rate):
+        return (_share(rate(c), c.n_samples) for c in columns)
+
     lines = [
         ("", *("as trained", "repaired")[: len(columns)]),
-        ("rows below the bound", *map(_share, columns)),
-        ("largest violation", *(_numbers(c.max_violation) for c in columns)),
+        ("rows outside the bounds", *shares(attrgetter("violation_rate"))),
     ]
+    # Only with bounds on both sides is there a question which one it was.
+    if len(sides) == 2:
+        lines += [
+            ("rows below the lower bound", *shares(lambda c: c.rates["below"])),
+            ("rows above the upper bound", *shares(lambda c: c.rates["above"])),
+        ]
+    lines.append(("largest violation", *(_numbers(c.max_violation) for c in columns)))
     if as_trained.rmse is not None:
         lines.append(("root mean squared error", *(_numbers(c.rmse) for c in columns)))
     return lines
 
 
-def _share(rows: RowSummary) -> str:
-    below = round(rows.violation_rate * rows.n_samples)
-    return f"{below} ({rows.violation_rate:.1%})"
+def _share(rate: float, n_samples: int) -> str:
+    return f"{round(rate * n_samples)} ({rate:.1%})"
 
 
-def _repair_lines(repair: Repair, head_change: float | None) -> list:
+def _repair_lines(repair: Repair, head_change: float | None, sides) -> list:
+    where = " or ".join(_PUSHES[side] for side in sides or _PUSHES)
     balanced = ["yes" if kept else "no" for kept in repair.balanced_]
-    return [
+    lines = [
         ("root mean square change of predictions", _numbers(np.sqrt(repair.cost_))),
         ("change of the head, of its norm", f"{head_change:.2%}"),
-        ("rows that hold it up", _numbers(repair.n_cuts_)),
-        ("mean prediction is the mean target", ", ".join(balanced)),
+        (f"rows that hold it {where}", _numbers(repair.n_cuts_)),
     ]
+    # A repair on a domain, or a shift, has no multipliers.
+    if len(sides) == 2 and repair.multipliers_.any():
+        up, down = repair.multipliers_ > 0, repair.multipliers_ < 0
+        lines += [
+            ("rows that hold it up", _numbers(up.sum(axis=0))),
+            ("rows that hold it down", _numbers(down.sum(axis=0))),
+        ]
+    return [*lines, ("mean prediction is the mean target", ", ".join(balanced))]
 
 
 def _numbers(values: np.ndarray) -> str:

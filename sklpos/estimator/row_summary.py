@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from sklpos.estimator.checks import check_inputs
 from sklpos.estimator.pipelines import take_apart, transform
 from sklpos.metrics import violation_rate
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.rows import predict_rows
 
 Pair = tuple[NDArray, NDArray | None]
@@ -24,16 +25,19 @@ class RowSummary:
     ----------
     n_samples : int
     violation_rate : float
-        Share of the rows with a prediction below the bound.
+        Share of the rows with a prediction outside the bounds.
     max_violation : ndarray of shape (n_outputs,)
-        Largest amount by which a prediction misses the bound, at least 0. Unit of y.
+        Largest amount by which a prediction misses its bounds, at least 0. Unit of y.
     rmse : ndarray of shape (n_outputs,) or None
         Root of the (weighted) mean squared error, unit of y; None without targets.
+    rates : dict
+        Shares of the rows with a prediction ``"below"`` its lower bound, and with one
+        ``"above"`` its upper bound.
 
     Examples
     --------
     >>> predictions = np.array([[1.0], [-1.0]])
-    >>> RowSummary.from_predictions(predictions, np.zeros(1)).violation_rate
+    >>> RowSummary.from_predictions(predictions, Bounds()).violation_rate
     0.5
     """
 
@@ -41,12 +45,13 @@ class RowSummary:
     violation_rate: float
     max_violation: NDArray
     rmse: NDArray | None
+    rates: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_predictions(
         cls,
         predictions: NDArray,
-        lower_bound: NDArray,
+        bounds: Bounds,
         y: NDArray | None = None,
         weight: NDArray | None = None,
     ) -> RowSummary:
@@ -55,7 +60,7 @@ class RowSummary:
         Parameters
         ----------
         predictions : ndarray of shape (n_samples, n_outputs)
-        lower_bound : ndarray of shape (n_outputs,)
+        bounds : Bounds
         y : ndarray of shape (n_samples, n_outputs), optional
         weight : ndarray of shape (n_samples,), optional
 
@@ -64,10 +69,14 @@ class RowSummary:
         RowSummary
         """
         predictions = np.asarray(predictions, dtype=np.float64)
-        missing = np.max(lower_bound - predictions, axis=0, initial=0.0)
-        rmse = None if y is None else _root_mean_square(predictions - y, weight)
-        rate = violation_rate(predictions, lower_bound)
-        return cls(len(predictions), rate, missing, rmse)
+        outside = bounds.rows_outside(predictions)
+        return cls(
+            len(predictions),
+            violation_rate(predictions, bounds.lower, bounds.upper),
+            np.max(bounds.excess(predictions), axis=0, initial=0.0),
+            None if y is None else _root_mean_square(predictions - y, weight),
+            {side: float(rows.mean()) for side, rows in outside.items()},
+        )
 
 
 def _root_mean_square(errors: NDArray, weight: NDArray | None) -> NDArray:
@@ -161,13 +170,13 @@ def summarise_rows(
                 f"y has shape {y.shape}, but the predictions for X have shape {shape}."
             )
         y = y.reshape(shape)
-    bound = fitted_regressor(model)[1].fitted_.ending.model.lower_bound
+    bound = fitted_regressor(model)[1].fitted_.ending.model.bounds
     return summarise_pair(predictions, bound, y)
 
 
 def summarise_pair(
     predictions: Pair,
-    lower_bound: NDArray,
+    bounds: Bounds,
     y: NDArray | None = None,
     weight: NDArray | None = None,
 ) -> tuple[RowSummary, RowSummary | None]:
@@ -176,7 +185,7 @@ def summarise_pair(
     Parameters
     ----------
     predictions : pair of ndarray of shape (n_samples, n_outputs), or None
-    lower_bound, y, weight
+    bounds, y, weight
         As in `RowSummary.from_predictions`.
 
     Returns
@@ -186,9 +195,7 @@ def summarise_pair(
         None without such predictions.
     """
     as_trained, repaired = (
-        None
-        if rows is None
-        else RowSummary.from_predictions(rows, lower_bound, y, weight)
+        None if rows is None else RowSummary.from_predictions(rows, bounds, y, weight)
         for rows in predictions
     )
     return as_trained, repaired

@@ -2,7 +2,7 @@
 
 Both take the data in its own unit and predict in the unit of y: scalers before the net
 are folded into its first layer. Another runtime rounds differently, so a prediction on
-the bound may fall below it by that rounding.
+a bound may end up beyond it by that rounding.
 """
 
 from __future__ import annotations

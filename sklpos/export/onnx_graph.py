@@ -184,18 +184,37 @@ def _gelu(graph: Graph, x: str, layer: nn.GELU) -> str:
     return graph.add("Mul", graph.add("Mul", graph.constant(0.5), x), share)
 
 
+def _clipped(graph: Graph, x: str, layer: nn.Hardtanh) -> str:
+    ends = graph.constant(layer.min_val), graph.constant(layer.max_val)
+    return graph.add("Clip", x, *ends)
+
+
+def _hard_sigmoid(graph: Graph, x: str, layer: nn.Hardsigmoid) -> str:
+    # onnxruntime has HardSigmoid in float32 only.
+    shifted = graph.add("Add", x, graph.constant(3.0))
+    clipped = graph.add("Clip", shifted, graph.constant(0.0), graph.constant(6.0))
+    return graph.add("Div", clipped, graph.constant(6.0))
+
+
 def _negative_part(graph: Graph, x: str) -> str:
     return graph.add("Relu", graph.add("Neg", x))
 
 
 def _bounded_output(graph: Graph, z: str, layer: BoundedOutput) -> str:
-    # Where picks a value, so an overflow in a free output is dropped.
-    if layer.has_free:
-        bounded = graph.constant(layer.bounded)
-        value = graph.add("Where", bounded, _OUTPUTS[layer.function](graph, z), z)
-    else:
-        value = _OUTPUTS[layer.function](graph, z)
-    scaled = graph.add("Mul", graph.constant(layer.scale), value)
+    scale = layer.scale
+    if layer.has_mirrored:
+        scale = layer.sign * scale
+    if layer.has_gain:
+        z = graph.add("Mul", graph.constant(layer.gain), z)
+    value = z
+    for name, mark in layer.pieces:
+        own = _OUTPUTS[name](graph, z)
+        # Where picks a value, so an overflow in another output is dropped.
+        if mark:
+            mask = graph.constant(getattr(layer, mark))
+            own = graph.add("Where", mask, own, value)
+        value = own
+    scaled = graph.add("Mul", graph.constant(scale), value)
     return graph.add("Add", graph.constant(layer.offset), scaled)
 
 
@@ -211,11 +230,16 @@ def _square_of(graph: Graph, z: str) -> str:
     return graph.add("Mul", z, z)
 
 
+def _sigmoid_of(graph: Graph, z: str) -> str:
+    return graph.add("Sigmoid", z)
+
+
 _OUTPUTS: dict[str, Callable[[Graph, str], str]] = {
     "softplus": _softplus_of,
     "exp": _exp_of,
     "relu": _relu_of,
     "square": _square_of,
+    "sigmoid": _sigmoid_of,
 }
 
 _WRITERS: dict[type[nn.Module], Callable] = {
@@ -225,6 +249,9 @@ _WRITERS: dict[type[nn.Module], Callable] = {
     nn.LeakyReLU: _leaky_relu,
     nn.ELU: _elu,
     nn.Sigmoid: _same("Sigmoid"),
+    nn.Hardsigmoid: _hard_sigmoid,
+    nn.Hardtanh: _clipped,
+    nn.ReLU6: _clipped,
     nn.Tanh: _same("Tanh"),
     nn.Softplus: _softplus,
     nn.SiLU: _silu,

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from sklpos.nets.arrays import finite_rows
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.rows import predict_rows
 from sklpos.nets.units import InputScale
 
@@ -27,8 +28,8 @@ class BoundedModel:
     head : str or None
         Dotted name of its last ``nn.Linear``; None if that layer is not the output,
         or is not known.
-    lower_bound : ndarray of shape (n_outputs,) or ()
-        Unit of y; ``-inf`` leaves an output free.
+    bounds : Bounds
+        Unit of y.
     scale : ndarray of shape (n_outputs,) or ()
         Standard deviation of y, or 1 where it is not known. Unit of y.
     inputs : InputScale or None
@@ -40,13 +41,13 @@ class BoundedModel:
 
     Examples
     --------
-    >>> as_bounded_model(nn.Linear(2, 1)).lower_bound.item()
-    0.0
+    >>> as_bounded_model(nn.Linear(2, 1)).bounds
+    Bounds(lower=0.0, upper=inf)
     """
 
     module: nn.Module
     head: str | None = None
-    lower_bound: NDArray = field(default_factory=lambda: np.array(0.0))
+    bounds: Bounds = field(default_factory=Bounds)
     scale: NDArray = field(default_factory=lambda: np.array(1.0))
     inputs: InputScale | None = None
     input_range: NDArray | None = None
@@ -93,8 +94,8 @@ def as_bounded_model(model) -> BoundedModel:
     Parameters
     ----------
     model : nn.Module, PositiveOutputRegressor, Pipeline or search
-        Fitted. A bare module predicts in the unit of y, has the lower bound 0, and no
-        scalers come before it.
+        Fitted. A bare module predicts in the unit of y, with the lower bound 0 and no
+        upper one, and no scalers come before it.
 
     Returns
     -------
@@ -119,41 +120,3 @@ def _(model: nn.Module) -> BoundedModel:
 @as_bounded_model.register
 def _(model: BoundedModel) -> BoundedModel:
     return model
-
-
-def check_lower_bound(lower_bound: ArrayLike, n_outputs: int) -> NDArray:
-    """Validate a bound and expand it to one number per output.
-
-    Parameters
-    ----------
-    lower_bound : float or array-like of shape (n_outputs,)
-        Unit of y; ``-inf`` leaves an output free.
-    n_outputs : int
-
-    Returns
-    -------
-    ndarray of shape (n_outputs,)
-        float64.
-
-    Raises
-    ------
-    ValueError
-        If the bound has NaN, ``inf`` or the wrong length.
-    """
-    try:
-        bound = np.asarray(lower_bound, dtype=np.float64)
-    except (TypeError, ValueError):
-        # What cannot be read gets the message for NaN below.
-        bound = np.array(np.nan)
-    if bound.ndim > 1 or (bound.ndim == 1 and len(bound) != n_outputs):
-        raise ValueError(
-            f"lower_bound={lower_bound!r} has shape {bound.shape}; pass one number, or "
-            f"one for each of the {n_outputs} outputs."
-        )
-    if np.isnan(bound).any() or np.isposinf(bound).any():
-        raise ValueError(
-            f"lower_bound={lower_bound!r} must be a finite number, or -inf for no "
-            "bound; or one of these for each output, in order."
-        )
-    # broadcast_to repeats one number in read-only memory.
-    return np.broadcast_to(bound, (n_outputs,)).copy()

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-# Their outputs are at least 0 for every input.
-_NONNEGATIVE = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.Sigmoid,
-    nn.Hardsigmoid,
-    nn.Softplus,
-    nn.Softmax,
-)
+# Smallest and largest output for any input.
+_RANGES: dict[type[nn.Module], Callable[[nn.Module], tuple[float, float]]] = {
+    nn.ReLU: lambda layer: (0.0, inf),
+    nn.Hardtanh: lambda layer: (layer.min_val, layer.max_val),
+    nn.Sigmoid: lambda layer: (0.0, 1.0),
+    nn.Hardsigmoid: lambda layer: (0.0, 1.0),
+    nn.Softmax: lambda layer: (0.0, 1.0),
+    # It is log(1 + exp(beta * x)) / beta.
+    nn.Softplus: lambda layer: (0.0, inf) if layer.beta > 0 else (-inf, 0.0),
+}
 # In eval mode they pass on their input.
 _SIGN_PRESERVING = (nn.Identity, nn.Dropout, nn.Flatten)
 
@@ -121,34 +123,58 @@ def find_head(module: nn.Module, X: Tensor, n_outputs: int) -> str:
     return last.name
 
 
-def check_nonnegative_features(module: nn.Module, head: str, X: Tensor) -> None:
-    """Raise ValueError if the features that enter the head can be negative.
+def check_features(
+    module: nn.Module, head: str, X: Tensor, *, at_most_one: bool
+) -> None:
+    """Raise ValueError if the features that enter the head can leave their range.
 
     Parameters
     ----------
     module : nn.Module
-        The last layer before the head must be a known non-negative activation;
-        dropout, identity and flatten may follow it.
+        The last layer before the head must be a known activation; dropout, identity
+        and flatten may follow it.
     head : str
         Dotted name of the last ``nn.Linear``.
     X : torch.Tensor of shape (1, n_features)
         Any row.
+    at_most_one : bool
+        Whether the range is [0, 1] instead of all non-negative numbers.
     """
+    low, high = _feature_range(module, head, X)
+    if at_most_one and not (low >= 0 and high <= 1):
+        raise ValueError(
+            "strategy='nonnegative_weights' with both bounds needs features in [0, 1]: "
+            "put nn.Hardtanh(0, 1), nn.Sigmoid or nn.Hardsigmoid before the last "
+            "nn.Linear; the default module does so if you pass "
+            "module__activation=functools.partial(nn.Hardtanh, 0, 1)."
+        )
+    if not low >= 0:
+        raise ValueError(
+            "strategy='nonnegative_weights' needs features that cannot be negative: "
+            "put an nn.ReLU, nn.Sigmoid or nn.Softplus layer before the last "
+            "nn.Linear."
+        )
+
+
+def _feature_range(module: nn.Module, head: str, X: Tensor) -> tuple[float, float]:
+    """Range of what enters the head, infinite where it is not known."""
     _, calls = trace(module, X)
     source = next(call for call in calls if call.name == head).input
     # Identity and dropout return their very input in eval mode, so several calls may
     # have the same output; backwards, they come in the right order.
     for call in reversed(calls):
-        if call.output is source and isinstance(call.layer, _NONNEGATIVE):
-            return
-        if call.output is source and isinstance(call.layer, _SIGN_PRESERVING):
-            source = call.input
-        elif call.output is source:
-            break
-    raise ValueError(
-        "strategy='nonnegative_weights' needs features that cannot be negative: put "
-        "an nn.ReLU, nn.Sigmoid or nn.Softplus layer before the last nn.Linear."
-    )
+        if call.output is not source:
+            continue
+        if not isinstance(call.layer, _SIGN_PRESERVING):
+            return _output_range(call.layer)
+        source = call.input
+    return -inf, inf
+
+
+def _output_range(layer: nn.Module) -> tuple[float, float]:
+    # Base classes as well: nn.ReLU6 is an nn.Hardtanh.
+    known = (_RANGES[kind] for kind in type(layer).__mro__ if kind in _RANGES)
+    return next(known, lambda layer: (-inf, inf))(layer)
 
 
 def replace_layer(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import head_input
 
 # Rows per forward pass.
@@ -133,7 +134,7 @@ def rounding_margin(
     features: Callable[[], Iterator[np.ndarray]],
     coef: NDArray,
     *,
-    lower_bound: NDArray,
+    bounds: Bounds,
     scale: NDArray,
 ) -> NDArray:
     """Bound the rounding of predictions: by their size, and in float32 by measuring.
@@ -146,8 +147,8 @@ def rounding_margin(
         Iterates over the features of the rows, see `feature_source`.
     coef : ndarray of shape (n_outputs, d1)
         The head.
-    lower_bound : ndarray of shape (n_outputs,)
-        Predictions near it have its size at least. Unit of y.
+    bounds : Bounds
+        Predictions near a bound have its size at least. Unit of y.
     scale : ndarray of shape (n_outputs,)
         Unit of y.
 
@@ -158,9 +159,13 @@ def rounding_margin(
     """
     dtype = next(module.parameters()).dtype
     sizes = [np.max(np.abs(part) @ np.abs(coef).T, axis=0) for part in features()]
-    # Infinite where an output is free, which has no bound to fall below.
-    sizes.append(np.where(np.isfinite(lower_bound), np.abs(lower_bound), 0))
-    rounding = 8 * torch.finfo(dtype).eps * np.max(sizes, axis=0)
+    largest = np.max(sizes, axis=0)
+    # A bound beyond all predictions is no reason to keep far away from the other one.
+    near = Bounds(
+        np.where(bounds.lower >= -largest, bounds.lower, -np.inf),
+        np.where(bounds.upper <= largest, bounds.upper, np.inf),
+    )
+    rounding = 8 * torch.finfo(dtype).eps * np.maximum(largest, near.size)
     # 1e-9 standard deviations keep float64 predictions off the bound; float32 needs
     # more.
     margin = 1e-9 * scale + rounding
@@ -190,18 +195,18 @@ def _spread(rows) -> NDArray:
 
 
 def obeys(
-    module: nn.Module, rows: NDArray | RowChunks, bound: NDArray, margin: NDArray
+    module: nn.Module, rows: NDArray | RowChunks, bounds: Bounds, margin: NDArray
 ) -> bool:
-    """Whether all predictions obey the bound, both in large batches and row by row.
+    """Whether all predictions obey the bounds, both in large batches and row by row.
 
     Parameters
     ----------
     module : nn.Module
     rows : ndarray of shape (n_samples, n_features) or RowChunks
-    bound : ndarray of shape (n_outputs,)
-        In the unit of y.
+    bounds : Bounds
+        Unit of y.
     margin : ndarray of shape (n_outputs,)
-        Rows within 8 margins of the bound are also predicted one by one.
+        Rows within 8 margins of a bound are also predicted one by one.
 
     Returns
     -------
@@ -210,13 +215,15 @@ def obeys(
     left = _MAX_SINGLES
     for chunk in chunks_of(rows):
         predictions = _outputs(module, chunk)
-        # Written so that NaN does not obey.
-        if not (predictions >= bound).all():
+        if not bounds.contain(predictions).all():
             return False
         # Matrix products sum in another order for one row than for many, so a row near
         # the bound may obey it in a batch and not alone.
-        near = np.flatnonzero((predictions < bound + 8 * margin).any(axis=1))[:left]
-        if near.size and (predict_rows(module, chunk[near], rows=1) < bound).any():
-            return False
+        close = bounds.violation(predictions) > -8 * margin
+        near = np.flatnonzero(close.any(axis=1))[:left]
+        if near.size:
+            single = predict_rows(module, chunk[near], rows=1)
+            if not bounds.contain(single).all():
+                return False
         left -= len(near)
     return True

@@ -9,10 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sklpos.nets.bounds import Bounds
+
 
 @dataclass(frozen=True, eq=False)
 class TargetScale:
-    """Shift and scale of the targets, and the bound, per output.
+    """Shift and scale of the targets, and their bounds, per output.
 
     Attributes
     ----------
@@ -20,24 +22,24 @@ class TargetScale:
         Weighted mean of y; 0 if the head has no bias to hold it. Unit of y.
     scale : ndarray of shape (n_outputs,)
         Weighted root mean square of ``y - shift``; 1 where that is 0. Unit of y.
-    lower_bound : ndarray of shape (n_outputs,)
-        Unit of y; ``-inf`` leaves an output free.
+    bounds : Bounds
+        Unit of y.
 
     Examples
     --------
     >>> import numpy as np
     >>> y = np.array([[1.0], [3.0]])
-    >>> targets = TargetScale.from_data(y, np.ones(2), np.zeros(1))
-    >>> targets.standardise(y).ravel().tolist(), targets.bound.tolist()
+    >>> targets = TargetScale.from_data(y, np.ones(2), Bounds.read(0.0, None, 1))
+    >>> targets.standardise(y).ravel().tolist(), targets.scaled_bounds.lower.tolist()
     ([-1.0, 1.0], [-2.0])
     """
 
     shift: np.ndarray
     scale: np.ndarray
-    lower_bound: np.ndarray
+    bounds: Bounds
 
     @classmethod
-    def from_data(cls, y, weight, lower_bound, *, shifted=True, scaled=True):
+    def from_data(cls, y, weight, bounds, *, shifted=True, scaled=True):
         """Compute shift and scale from targets.
 
         Parameters
@@ -45,7 +47,8 @@ class TargetScale:
         y : ndarray of shape (n_samples, n_outputs)
         weight : ndarray of shape (n_samples,)
             Positive.
-        lower_bound : ndarray of shape (n_outputs,)
+        bounds : Bounds
+            Unit of y.
         shifted : bool, default=True
             False where the head has no bias.
         scaled : bool, default=True
@@ -69,7 +72,7 @@ class TargetScale:
             # The mean of a constant is rounded: what is left is not a scale.
             rounding = 4 * np.finfo(np.float64).eps
             scale = np.where(deviation > rounding, deviation * unit, 1.0)
-        return cls(shift, scale, lower_bound)
+        return cls(shift, scale, bounds)
 
     def check_target_magnitude(self, y: np.ndarray, dtype: torch.dtype) -> None:
         """Raise ValueError if squares of y overflow, or their unit underflows.
@@ -91,7 +94,7 @@ class TargetScale:
             )
 
     def check_bound_magnitude(self, dtype: torch.dtype) -> None:
-        """Raise ValueError if the bound is so far from y that its square overflows.
+        """Raise ValueError if a bound is so far from y that its square overflows.
 
         Parameters
         ----------
@@ -99,37 +102,25 @@ class TargetScale:
             Dtype that the net computes in.
         """
         limit = torch.finfo(dtype).max / 1e3
-        bound = self.lower_bound
         # An overflow to infinity is one of the cases that are looked for.
         with np.errstate(over="ignore"):
-            far = (np.abs(self.bound) > limit**0.5) | (np.abs(bound) > limit)
-        # A free output has the bound -inf, which is meant to be far away.
-        if (far := far & self.bounded).any():
-            raise ValueError(
-                f"lower_bound={np.unique(bound[far]).tolist()} is too far from y for "
-                f"{dtype}: more than {limit**0.5:.0e} standard deviations of y, or a "
-                f"number above {limit:.0e}; -inf leaves an output without a bound."
-            )
+            scaled = self.scaled_bounds
+        for side in ("lower", "upper"):
+            bound, own = getattr(self.bounds, side), getattr(scaled, side)
+            # A free side has an infinite bound, which is meant to be far away.
+            far = (np.abs(own) > limit**0.5) | (np.abs(bound) > limit)
+            if (far := far & np.isfinite(bound)).any():
+                raise ValueError(
+                    f"{side}_bound={np.unique(bound[far]).tolist()} is too far from y "
+                    f"for {dtype}: more than {limit**0.5:.0e} standard deviations of "
+                    f"y, or a number above {limit:.0e}; None leaves an output without "
+                    "a bound."
+                )
 
     @property
-    def bound(self) -> np.ndarray:
-        """Lower bound in scaled units, shape (n_outputs,)."""
-        return self.standardise(self.lower_bound)
-
-    def bound_for(self, like: torch.Tensor) -> torch.Tensor:
-        """Bound in the dtype and on the device of a tensor, rounded up."""
-        # On the CPU until the end, as some devices have no float64.
-        exact = torch.as_tensor(self.lower_bound)
-        bound = exact.to(like.dtype)
-        # A bound that is rounded down would let a head fall below the exact one.
-        above = torch.nextafter(bound, torch.full_like(bound, torch.inf))
-        bound = torch.where(bound.to(exact.dtype) < exact, above, bound)
-        return bound.to(like.device)
-
-    @property
-    def bounded(self) -> np.ndarray:
-        """Which outputs have a finite bound, shape (n_outputs,)."""
-        return np.isfinite(self.lower_bound)
+    def scaled_bounds(self) -> Bounds:
+        """Bounds in scaled units."""
+        return self.bounds.scaled(self.shift, self.scale)
 
     def standardise(self, y: np.ndarray) -> np.ndarray:
         """Compute ``(y - shift) / scale``."""

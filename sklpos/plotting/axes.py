@@ -66,23 +66,25 @@ def style(given: dict, **defaults) -> dict:
     return {**looks[0], **looks[1]}
 
 
-def draw_bound(ax, lower_bound: float, *, vertical: bool = False) -> None:
-    """Draw the bound, and shade the area below it up to the limit of the axes.
+def draw_bounds(
+    ax, lower_bound: float, upper_bound: float, *, vertical: bool = False
+) -> None:
+    """Draw the bounds, and shade what is outside up to the limits of the axes.
 
     Parameters
     ----------
     ax : matplotlib Axes
         Its limits are kept.
-    lower_bound : float
-        Unit of y; nothing is drawn for ``-inf``.
+    lower_bound, upper_bound : float
+        Unit of y; nothing is drawn for a bound that is infinite or not in sight.
     vertical : bool, default=False
         Whether the predictions are on the x axis.
     """
     low, high = ax.get_xlim() if vertical else ax.get_ylim()
-    if not low < lower_bound < high:
-        return
     line, span = (ax.axvline, ax.axvspan) if vertical else (ax.axhline, ax.axhspan)
-    line(lower_bound, color=BLACK, lw=0.8, zorder=1)
-    span(low, lower_bound, color=VERMILLION, alpha=0.08, lw=0, zorder=0)
+    for bound, end in ((lower_bound, low), (upper_bound, high)):
+        if low < bound < high:
+            line(bound, color=BLACK, lw=0.8, zorder=1)
+            span(*sorted((bound, end)), color=VERMILLION, alpha=0.08, lw=0, zorder=0)
     # Spans make matplotlib recompute the limits.
     (ax.set_xlim if vertical else ax.set_ylim)(low, high)

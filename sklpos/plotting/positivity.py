@@ -1,4 +1,4 @@
-"""Predictions around the bound, before and after the repair."""
+"""Predictions around their bounds, before and after the repair."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklpos.estimator.row_summary import fitted_regressor, predict_twice
-from sklpos.plotting.axes import BLUE, GREY, VERMILLION, draw_bound, get_axes, style
+from sklpos.nets.bounds import Bounds
+from sklpos.plotting.axes import BLUE, GREY, VERMILLION, draw_bounds, get_axes, style
 
 _KINDS = ("sorted", "actual_vs_predicted")
 
 
 class PositivityDisplay:
-    """Predictions of one output around its bound, with those below it marked.
+    """Predictions of one output around its bounds, with those outside marked.
 
     Create one with `from_estimator` or `from_predictions`.
 
@@ -22,21 +23,25 @@ class PositivityDisplay:
     y_true : ndarray of shape (n_samples,), optional
     y_before : ndarray of shape (n_samples,), optional
         Predictions before the repair of the head.
-    lower_bound : float, default=0.0
-        Unit of y.
+    lower_bound : float or None, default=0.0
+        Unit of y; ``-inf`` or None leaves the side free.
+    upper_bound : float or None, default=None
+        Unit of y; ``inf`` or None leaves the side free.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
-    points_, before_, below_ : matplotlib Line2D or None
-        The predictions, the ones before the repair, and those below the bound.
+    points_, before_, outside_ : matplotlib Line2D or None
+        The predictions, the ones before the repair, and those outside the bounds.
 
     Examples
     --------
     >>> import numpy as np
     >>> PositivityDisplay(y_pred=np.array([-1.0, 0.0, 2.0]))
     PositivityDisplay(1 of 3 rows below 0)
+    >>> PositivityDisplay(y_pred=np.array([-1.0, 0.0, 2.0]), upper_bound=1)
+    PositivityDisplay(2 of 3 rows outside [0, 1])
     """
 
     def __init__(
@@ -45,12 +50,14 @@ class PositivityDisplay:
         y_pred: NDArray,
         y_true: NDArray | None = None,
         y_before: NDArray | None = None,
-        lower_bound: float = 0.0,
+        lower_bound: float | None = 0.0,
+        upper_bound: float | None = None,
     ):
         self.y_pred = y_pred
         self.y_true = y_true
         self.y_before = y_before
         self.lower_bound = lower_bound
+        self.upper_bound = upper_bound
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._count(self.y_pred)})"
@@ -89,12 +96,13 @@ class PositivityDisplay:
         """
         as_trained, repaired = predict_twice(estimator, X)
         after = as_trained if repaired is None else repaired
-        bound = fitted_regressor(estimator)[1].net_.targets.lower_bound
+        bounds = fitted_regressor(estimator)[1].net_.targets.bounds
         return cls.from_predictions(
             after[:, output],
             y_true=None if y is None else _column(y, output),
             y_before=None if repaired is None else as_trained[:, output],
-            lower_bound=float(bound[output]),
+            lower_bound=float(bounds.lower[output]),
+            upper_bound=float(bounds.upper[output]),
             kind=kind,
             ax=ax,
             **kwargs,
@@ -107,7 +115,8 @@ class PositivityDisplay:
         *,
         y_true: ArrayLike | None = None,
         y_before: ArrayLike | None = None,
-        lower_bound: float = 0.0,
+        lower_bound: float | None = 0.0,
+        upper_bound: float | None = None,
         kind: str | None = None,
         ax=None,
         **kwargs,
@@ -120,8 +129,10 @@ class PositivityDisplay:
         y_true : array-like of shape (n_samples,), optional
         y_before : array-like of shape (n_samples,), optional
             Other predictions to compare with, such as those before a repair.
-        lower_bound : float, default=0.0
-            Unit of y.
+        lower_bound : float or None, default=0.0
+            Unit of y; ``-inf`` or None leaves the side free.
+        upper_bound : float or None, default=None
+            Unit of y; ``inf`` or None leaves the side free.
         kind : {"sorted", "actual_vs_predicted"}, optional
             See `plot`.
         ax : matplotlib Axes, optional
@@ -145,7 +156,8 @@ class PositivityDisplay:
                     f"{name} has shape {columns[name].shape}, but one output is drawn: "
                     f"({len(y_pred)},) is needed."
                 )
-        return cls(**columns, lower_bound=lower_bound).plot(ax, kind=kind, **kwargs)
+        display = cls(**columns, lower_bound=lower_bound, upper_bound=upper_bound)
+        return display.plot(ax, kind=kind, **kwargs)
 
     def plot(self, ax=None, *, kind: str | None = None, **kwargs) -> PositivityDisplay:
         """Draw the predictions.
@@ -179,7 +191,8 @@ class PositivityDisplay:
         place = self._by_rank() if kind == "sorted" else self._by_target()
         self._draw(place, **kwargs)
         # After the points, which set the limits that the shading fills.
-        draw_bound(self.ax_, self.lower_bound, vertical=kind != "sorted")
+        sides = self._bounds.lower.item(), self._bounds.upper.item()
+        draw_bounds(self.ax_, *sides, vertical=kind != "sorted")
         self.ax_.legend(edgecolor="none", fontsize="small")
         self.ax_.spines[["top", "right"]].set_visible(False)
         return self
@@ -201,26 +214,36 @@ class PositivityDisplay:
             return self.ax_.plot(*place(values, rows), marker, **look)[0]
 
         rows = np.arange(len(self.y_pred))
-        # Negated, so that NaN counts as below the bound.
-        below = rows[~(self.y_pred >= self.lower_bound)]
+        outside = rows[~self._bounds.contain(self.y_pred)]
         alone = self.y_before is None
         count = self._count(self.y_pred)
         label = "predictions" if alone else f"repaired: {count}"
-        self.before_ = self.below_ = None
+        self.before_ = self.outside_ = None
         if not alone:
             trained = f"as trained: {self._count(self.y_before)}"
             look = {"ms": 3, "color": GREY, "label": trained}
             self.before_ = draw(self.y_before, rows, "o", **look)
         look = style(kwargs, ms=3, color=BLUE, label=label)
         self.points_ = draw(self.y_pred, rows, "o", **look)
-        if below.size:
+        if outside.size:
             look = {"ms": 6, "mew": 1.5, "color": VERMILLION}
             look["label"] = count if alone else None
-            self.below_ = draw(self.y_pred, below, "x", **look)
+            self.outside_ = draw(self.y_pred, outside, "x", **look)
+
+    @property
+    def _bounds(self) -> Bounds:
+        return Bounds.read(self.lower_bound, self.upper_bound, n_outputs=1)
 
     def _count(self, values) -> str:
-        below = np.count_nonzero(~(np.asarray(values) >= self.lower_bound))
-        return f"{below} of {len(values)} rows below {self.lower_bound:g}"
+        outside = np.count_nonzero(~self._bounds.contain(np.asarray(values)))
+        return f"{outside} of {len(values)} rows {_outside_of(self._bounds)}"
+
+
+def _outside_of(bounds: Bounds) -> str:
+    lower, upper = bounds.lower.item(), bounds.upper.item()
+    if np.isinf(upper):
+        return f"below {lower:g}"
+    return f"above {upper:g}" if np.isinf(lower) else f"outside [{lower:g}, {upper:g}]"
 
 
 def _column(y, output: int) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Repair: the nearest head that obeys the bound, on rows or on a domain."""
+"""Repair: the nearest head that obeys the bounds, on rows or on a domain."""
 
 from sklpos.repair.head import RepairedHead, repair_head
-from sklpos.repair.nearest import HeadObjective, HeadRepair, nearest_feasible_head
+from sklpos.repair.nearest import HeadRepair, nearest_feasible_head
+from sklpos.repair.objective import HeadObjective
 from sklpos.repair.robust import nearest_robust_head
 from sklpos.repair.summary import Repair
 

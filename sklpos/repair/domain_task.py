@@ -1,4 +1,4 @@
-"""A head that must obey the bound on a domain: what is given, and what is proved."""
+"""A head that must obey its bounds on a domain: what is given, and what is proved."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from sklpos.certificates.methods import run
 from sklpos.certificates.proof import Goal, Proof
 from sklpos.certificates.search.attack import local_minima
 from sklpos.nets.bounded import BoundedModel
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import read_head, write_head
 from sklpos.nets.rows import feature_source, obeys, rounding_margin
-from sklpos.repair.nearest import HeadObjective
-from sklpos.repair.robust import lifted_head
+from sklpos.repair.objective import HeadObjective
+from sklpos.repair.robust import Move, smallest_mix_into, smallest_shift_into
 
 # Counterexamples added per round.
 _MAX_NEW_POINTS = 32
@@ -36,7 +37,7 @@ _ROUNDING = 4 * np.finfo(np.float64).eps
 
 @dataclass(frozen=True, eq=False)
 class ProvableHead:
-    """A head that obeys the bound on a domain, with the proof.
+    """A head that obeys its bounds on a domain, with the proof.
 
     Attributes
     ----------
@@ -48,7 +49,7 @@ class ProvableHead:
     balanced : ndarray of bool of shape (n_outputs,)
         Whether the mean training prediction is the mean target.
     margin : ndarray of shape (n_outputs,)
-        Distance kept from the bound, unit of y.
+        Distance kept from the bounds, unit of y.
     n_counterexamples : int
         Points that the exchange method added.
     """
@@ -73,10 +74,12 @@ class DomainTask:
     given : HeadObjective or None
         Of the training rows, if they are known.
     X : ndarray of shape (n_samples, n_features) or None
-        Rows that must obey the bound as well.
+        Rows that must obey the bounds as well.
     kept : ndarray of shape (n_kept, d1) or None
         Features of more such rows.
     balance : bool
+    bias_only : bool
+        Whether the weights of the head must stay.
     """
 
     model: BoundedModel
@@ -85,6 +88,7 @@ class DomainTask:
     X: NDArray | None = None
     kept: NDArray | None = None
     balance: bool = False
+    bias_only: bool = False
 
     def __post_init__(self):
         self.begun = time.monotonic()
@@ -93,7 +97,10 @@ class DomainTask:
         self.head = self.module.get_submodule(self.model.head)
         self.start = read_head(self.head)
         self.has_bias = self.head.bias is not None
-        self.bound = np.broadcast_to(self.model.lower_bound, len(self.start))
+        self.balance = self.balance and not self.bias_only
+        self.asked = self.model.bounds.replaced(None, None, len(self.start))
+        # What lies between two numbers of the dtype cannot be predicted.
+        self.bounds = self.asked.in_dtype(self.head.weight.dtype)
         self.scale = np.broadcast_to(self.model.scale, len(self.start))
         network = read_network(self.module)
         self.domain.check_features(network.n_features)
@@ -123,7 +130,7 @@ class DomainTask:
 
     @cached_property
     def rows(self) -> NDArray:
-        """Features of the rows that must obey the bound, (n_rows, d1)."""
+        """Features of the rows that must obey the bounds, (n_rows, d1)."""
         parts = [self.start[:0] if self.kept is None else self.kept]
         if self.X is not None:
             parts += self.features_of(self.X)()
@@ -131,7 +138,7 @@ class DomainTask:
 
     @cached_property
     def margin(self) -> NDArray:
-        """Distance from the bound that covers rounding, (n_outputs,)."""
+        """Distance from the bounds that covers rounding, (n_outputs,)."""
         margin = 1e-9 * self.scale
         if self.X is not None:
             margin = rounding_margin(
@@ -139,19 +146,27 @@ class DomainTask:
                 self.X,
                 self.features_of(self.X),
                 self.start,
-                lower_bound=self.bound,
+                bounds=self.bounds,
                 scale=self.scale,
             )
         if isinstance(self.domain, All):
             return margin
         # Twice the rounding of the present head, as the one to come is not known yet.
-        return margin + 2 * self.prove(self.start).slack.max(axis=0)
+        return margin + 2 * self.prove(self.start).rounding
 
     def prove_present(
         self, method="auto", *, deadline=np.inf, seed=0, tolerance=None, to_bound=False
     ) -> Proof:
         """Prove as much of the head in place as a method can, see `Goal`."""
-        goal = Goal(self.bound, self.scale, tolerance, deadline, seed, to_bound)
+        goal = Goal(
+            self.asked,
+            self.scale,
+            self.head.weight.dtype,
+            tolerance,
+            deadline,
+            seed,
+            to_bound,
+        )
         proof = Proof(self.model.predict, read_network(self.module), self.domain, goal)
         run(proof, method)
         return proof
@@ -165,41 +180,69 @@ class DomainTask:
         write_head(self.head, coef)
         return self.prove_present("crown")
 
-    def low_points(self, wanted: NDArray, *, seed: int = 0) -> NDArray:
-        """Search the domain for inputs predicted below `wanted`, and take the worst.
+    def points_outside(self, wanted: Bounds, *, seed: int = 0) -> NDArray:
+        """Search the domain for inputs predicted out of bounds, and take the worst.
 
         Returns
         -------
         ndarray of shape (n_points, n_features)
         """
-        network = read_network(self.module)
+        least = wanted.mirrored()
+        columns = np.flatnonzero(np.isfinite(least))
+        network = read_network(self.module).mirrored().outputs(columns)
         points, values = local_minima(network, self.region, seed=seed)
-        missing = torch.as_tensor(wanted)[:, None] - values
+        missing = torch.as_tensor(least[columns])[:, None] - values
         worst = missing.flatten().topk(min(_MAX_NEW_POINTS, missing.numel()))
         return points.flatten(0, 2)[worst.indices[worst.values > 0]].numpy()
 
-    def lift(self, coef, lowest, required) -> tuple[NDArray, NDArray]:
-        """Raise heads, and their proved minima on the domain, to what is required.
+    def lift(self, coef, proved, wanted: Bounds) -> tuple[NDArray, NDArray]:
+        """Move heads, and what is proved of their columns on the domain, into bounds.
 
-        The minima include the rows. Without a bias, nothing can be raised.
+        The proved bounds are of ``(f, -f)``, shape (2 * n_outputs,), and the rows are
+        held as well. Without a bias, nothing can be moved.
         """
         if not self.has_bias:
-            return coef, lowest
-        least = np.minimum(lowest, (self.rows @ coef.T).min(axis=0, initial=np.inf))
+            return coef, proved
+        columns = np.vstack([coef, -coef])
+        least = np.minimum(
+            proved, (self.rows @ columns.T).min(axis=0, initial=np.inf)
+        ).reshape(2, -1)
+        required = wanted.mirrored().reshape(2, -1)
+        # A side without a bound may be infinite; any number does in its place.
+        least = np.where(np.isfinite(required), least, 0.0)
+        # Nothing helps against an infinite range.
+        short = (least < required).any(axis=0) & np.isfinite(least).all(axis=0)
         coef = coef.copy()
-        lowest = lowest.copy()
-        for j in np.flatnonzero((least < required) & np.isfinite(least)):
-            how = required[j] - least[j], least[j], self._constant(j, required[j])
-            coef[j] = lifted_head(coef[j], *how)
-            lowest[j] = lifted_head(lowest[j : j + 1], *how)[0]
-        return coef, lowest
+        sides = proved.reshape(2, -1).copy()
+        for j in np.flatnonzero(short):
+            move = self._move(coef[j], j, (least[0, j], -least[1, j]), wanted)
+            coef[j] = move(coef[j])
+            known = np.isfinite(sides[:, j])
+            signed = move.gain * sides[:, j] + [move.offset, -move.offset]
+            sides[known, j] = signed[known]
+        return coef, sides.ravel()
 
-    def _constant(self, j: int, required: float) -> float | None:
-        """Mean that an output keeps, if it has one that obeys the bound."""
-        if not self.balance or self.objective.mean_target is None:
+    def _move(self, head, j: int, reached: tuple, wanted: Bounds) -> Move:
+        """The least move of one output from the range that it reaches into bounds."""
+        bounds = wanted.lower[j], wanted.upper[j]
+        constant = self._constant(head, j, bounds)
+        if constant is None:
+            return smallest_shift_into(*reached, bounds)
+        return smallest_mix_into(*reached, bounds, constant)
+
+    def _constant(self, head, j: int, bounds: tuple) -> float | None:
+        """Constant to mix a head with: the mean that it keeps, or one inside bounds."""
+        lower, upper = bounds
+        mean = self.objective.mean_target if self.balance else None
+        if mean is not None and lower <= mean[j] <= upper:
+            return mean[j]
+        # A shift keeps one bound, and only a mix can keep both.
+        if self.bias_only or not np.isfinite(upper - lower):
             return None
-        mean = self.objective.mean_target[j]
-        return mean if mean >= required else None
+        # A scale inside if possible, as a constant on a bound would leave nothing else.
+        inside = min(self.scale[j], (upper - lower) / 2)
+        present = self.objective.mean_features @ head
+        return float(np.clip(present, lower + inside, upper - inside))
 
     def size(self, cost: NDArray) -> float:
         """Cost of all outputs together, without unit."""
@@ -214,7 +257,9 @@ class DomainTask:
         """
         size = np.maximum(*map(np.abs, self.features))
         reach = np.append(size, np.ones(one.shape[1] - len(size)))
-        return (np.abs(one - other) + _ROUNDING * np.abs(other)) @ reach
+        change = np.abs(one - other) + _ROUNDING * np.abs(other)
+        # An infinite feature times a weight of 0 would be NaN.
+        return np.where(change == 0, 0.0, change * reach).sum(axis=1)
 
     def finish(self, proof: Proof, margin, n_found: int = 0) -> ProvableHead | None:
         """Describe the head in place if it is proved and the rows obey, else None."""
@@ -234,9 +279,9 @@ class DomainTask:
 
     def _rows_obey(self, coef: NDArray, margin) -> bool:
         # Of kept rows only the features are known, so their predictions are float64.
-        if ((self.rows @ coef.T).min(axis=0, initial=np.inf) < self.bound).any():
+        if not self.bounds.contain(self.rows @ coef.T).all():
             return False
-        return self.X is None or obeys(self.module, self.X, self.bound, margin)
+        return self.X is None or obeys(self.module, self.X, self.bounds, margin)
 
     def _is_balanced(self, coef: NDArray) -> NDArray:
         """Whether mean predictions are mean targets, up to the rounding of the head."""

@@ -17,7 +17,8 @@ from sklpos.nets.rows import RowChunks, feature_source, obeys, rounding_margin
 from sklpos.nets.units import TargetScale
 from sklpos.repair.inputs import RowData, read_rows
 from sklpos.repair.loader import first_row, open_rows
-from sklpos.repair.nearest import HeadObjective, HeadRepair, nearest_feasible_head
+from sklpos.repair.nearest import HeadRepair, nearest_feasible_head
+from sklpos.repair.objective import HeadObjective
 from sklpos.repair.subject import copy_modes, read_module
 from sklpos.repair.summary import Repair, summarise, warn_of_limits
 
@@ -29,16 +30,16 @@ _MIN_VARIANCE_SHARE = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class RepairedHead:
-    """A module with the nearest head that obeys the bound on given rows.
+    """A module with the nearest head that obeys the bounds on given rows.
 
     Attributes
     ----------
     module : nn.Module
         A copy; only its last ``nn.Linear`` differs.
     repair : Repair
-        What it cost, and where the bound or the mean could not be kept.
+        What it cost, and where the bounds or the mean could not be kept.
     margin : ndarray of shape (n_outputs,)
-        Distance kept from the bound against rounding. Unit of y.
+        Distance kept from the bounds against rounding. Unit of y.
     """
 
     module: nn.Module
@@ -50,15 +51,16 @@ def repair_head(
     module: nn.Module,
     rows: ArrayLike | Tensor | Iterable,
     *,
-    lower_bound: ArrayLike = 0.0,
+    lower_bound: ArrayLike | None = 0.0,
+    upper_bound: ArrayLike | None = None,
     y: ArrayLike | Tensor | None = None,
     weight: ArrayLike | Tensor | None = None,
     balance: bool = True,
 ) -> RepairedHead:
-    """Copy a module with the nearest head that obeys a lower bound on given rows.
+    """Copy a module with the nearest head that obeys bounds on given rows.
 
     Only the weights and the bias of the last ``nn.Linear`` change: as little as the
-    bound, and with `y` the mean, require. The predictions of the copy obey the bound
+    bounds, and with `y` the mean, require. The predictions of the copy obey the bounds
     without a tolerance in the dtype of the module, in batches and row by row.
 
     Parameters
@@ -70,8 +72,10 @@ def repair_head(
         An iterable, such as a ``DataLoader``, yields tensors X, or tuples that begin
         with X, and the same ones on every pass: it must not shuffle. Its rows need not
         fit into memory. Rows are cast to the dtype of the module.
-    lower_bound : float or array-like of shape (n_outputs,), default=0.0
-        Unit of y; ``-inf`` leaves an output free.
+    lower_bound : float, array-like of shape (n_outputs,) or None, default=0.0
+        Unit of y; ``-inf`` or None leaves an output free.
+    upper_bound : float, array-like of shape (n_outputs,) or None, default=None
+        Unit of y; ``inf`` or None leaves an output free.
     y : array-like or tensor of shape (n_samples,) or (n_samples, n_outputs), optional
         Targets, in the order of the rows. By default what a loader yields after X, if
         that is a floating-point tensor of one of these shapes.
@@ -94,7 +98,7 @@ def repair_head(
     Warns
     -----
     UserWarning
-        If no head obeys the bound for some output, which happens only without a bias,
+        If no head obeys the bounds for some output, which happens only without a bias,
         or if the mean target cannot be kept.
 
     Examples
@@ -110,7 +114,7 @@ def repair_head(
     True
     """
     source = open_rows(rows)
-    model = read_module(module, first_row(source), lower_bound)
+    model = read_module(module, first_row(source), lower_bound, upper_bound)
     data = read_rows(source, model, y=y, weight=weight)
     features = feature_source(model.module, model.head, data.rows)
     objective = objective_of_rows(model, features, data)
@@ -158,17 +162,17 @@ def repair_on_rows(
     weights: NDArray | None = None,
     kept: NDArray | None = None,
 ) -> RowRepair:
-    """Copy a module with the nearest head that obeys the bound on all rows.
+    """Copy a module with the nearest head that obeys the bounds on all rows.
 
     The margin is raised until the predictions of the module, in its own dtype, obey
-    the bound without a tolerance, in large batches and row by row.
+    the bounds without a tolerance, in large batches and row by row.
 
     Parameters
     ----------
     model : BoundedModel
         With a known head, and no scalers before the module.
     rows : ndarray of shape (n_samples, n_features) or RowChunks
-        Rows to hold the bound on.
+        Rows to hold the bounds on.
     objective : HeadObjective, optional
         Of the training rows; by default that of these rows, without balance.
     features : callable, optional
@@ -177,7 +181,7 @@ def repair_on_rows(
         Keep the mean prediction at the mean target.
     weights : ndarray of shape (n_samples,), optional
     kept : ndarray of shape (n_kept, n_hidden), optional
-        Features of further rows to hold the bound on.
+        Features of further rows to hold the bounds on.
 
     Returns
     -------
@@ -186,7 +190,7 @@ def repair_on_rows(
     Raises
     ------
     ValueError
-        If the bound does not survive the rounding of the predictions.
+        If the bounds do not survive the rounding of the predictions.
     """
     module = copy.deepcopy(model.module)
     linear = module.get_submodule(model.head)
@@ -196,29 +200,33 @@ def repair_on_rows(
         has_bias = linear.bias is not None
         objective = HeadObjective.from_rows(features(), has_bias=has_bias)
     start = read_head(linear)
-    limits = {"lower_bound": model.lower_bound, "scale": model.scale}
-    margin = rounding_margin(module, rows, features, start, **limits)
+    bounds = model.bounds.in_dtype(linear.weight.dtype)
+    margin = rounding_margin(
+        module, rows, features, start, bounds=bounds, scale=model.scale
+    )
     for _ in range(_ATTEMPTS):
         found = nearest_feasible_head(
             start,
             objective,
             features,
+            lower_bound=bounds.lower,
+            upper_bound=bounds.upper,
             margin=margin,
+            scale=model.scale,
             balance=balance,
             weights=weights,
             kept=kept,
-            **limits,
         )
         write_head(linear, found.coef)
         # An output without a feasible head stays as trained, whatever the margin.
-        bound = np.where(found.feasible, model.lower_bound, -np.inf)
+        held = bounds.only(found.feasible)
         # The solver computes in float64; what counts is what the module predicts.
-        if obeys(module, rows, bound, margin):
+        if obeys(module, rows, held, margin):
             return RowRepair(module, found, margin)
         margin = 4 * margin
     raise ValueError(
-        f"lower_bound={model.lower_bound.tolist()} does not survive the rounding of "
-        "the predictions; use a float64 module or standardise the rows."
+        f"{model.bounds} do not survive the rounding of the predictions; use a float64 "
+        "module or standardise the rows."
     )
 
 
@@ -250,8 +258,10 @@ def _scale(model: BoundedModel, objective: HeadObjective, data: RowData) -> NDAr
     if data.y is not None:
         # A head without a bias cannot carry a shift.
         shifted = objective.has_bias
-        bound = model.lower_bound
-        return TargetScale.from_data(data.y, data.weight, bound, shifted=shifted).scale
+        targets = TargetScale.from_data(
+            data.y, data.weight, model.bounds, shifted=shifted
+        )
+        return targets.scale
     coef = read_head(model.module.get_submodule(model.head))
     square = objective.mean_square(coef)
     variance = square - (coef @ objective.mean_features) ** 2

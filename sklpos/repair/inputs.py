@@ -16,7 +16,7 @@ from sklpos.repair.loader import LoaderRows, marked
 
 @dataclass(frozen=True, eq=False)
 class RowData:
-    """Rows to hold the bound on, all of positive weight.
+    """Rows to hold the bounds on, all of positive weight.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ def read_rows(
         One sentence that names the parameter.
     """
     dtype = next(model.module.parameters()).dtype
-    n_outputs = len(model.lower_bound)
+    n_outputs = len(model.bounds)
     found = None
     if isinstance(source, np.ndarray):
         # In chunks, because the cast to the dtype of the module makes a copy.

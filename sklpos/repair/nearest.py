@@ -1,13 +1,13 @@
 r"""The nearest feasible head: a convex quadratic programme, solved exactly.
 
-With the features frozen, a linear head is a linear model, and positive predictions on
+With the features frozen, a linear head is a linear model, and bounded predictions on
 given rows are linear constraints on it. For each output, `nearest_feasible_head` solves
 
 .. math::
 
     \min_v \; \frac{\sum_i w_i (\Phi_i (v - v_0))^2}{\sum_i w_i}
         + \sum_k \epsilon_k (v - v_0)_k^2
-    \quad \text{s.t.} \quad \Phi_i v \ge \ell + m \;\; \forall i,
+    \quad \text{s.t.} \quad \ell + m \le \Phi_i v \le u - m \;\; \forall i,
     \quad \bar\Phi v = \bar y ,
 
 the last line being the optional *balance property* [3]_, and :math:`\epsilon_k` a
@@ -29,101 +29,18 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cholesky, solve_triangular
 
+from sklpos.nets.bounds import Bounds
+from sklpos.repair.objective import HeadObjective
 from sklpos.repair.programme import HeadProgramme
 
 Rows = Callable[[], Iterable[NDArray]]
-
-#: Variance of the jitter of a feature, in units of its own. Without it, a head with as
-#: many weights as rows can be near on these and far off on all others: on such data it
-#: raised the test R2 from .229 to .676, on real data it cost .001.
-JITTER = 0.03
-# For features without a variance, in units of the mean squared feature.
-RIDGE = 1e-8
-
-
-@dataclass(frozen=True, eq=False)
-class HeadObjective:
-    """What a repair must know of the training rows; its size does not depend on them.
-
-    Attributes
-    ----------
-    gram : ndarray of shape (d1, d1)
-        Weighted mean of the outer products of the features.
-    mean_features : ndarray of shape (d1,)
-        Weighted mean of the features.
-    mean_target : ndarray of shape (n_outputs,) or None
-        Weighted mean of the targets, in their unit. None: no balance is possible.
-    has_bias : bool
-        Whether the last feature is the constant 1.
-    """
-
-    gram: NDArray
-    mean_features: NDArray
-    mean_target: NDArray | None = None
-    has_bias: bool = True
-
-    @classmethod
-    def from_rows(
-        cls,
-        chunks: Iterable[NDArray],
-        targets: ArrayLike | None = None,
-        weights: ArrayLike | None = None,
-        *,
-        has_bias: bool = True,
-    ) -> HeadObjective:
-        """Accumulate over chunks of features, so that memory does not grow with them.
-
-        Parameters
-        ----------
-        chunks : iterable of ndarray of shape (b, d1)
-            Features in row order, the constant 1 last if there is a bias.
-        targets : array-like of shape (n_samples, n_outputs), optional
-            Without targets there is no balance.
-        weights : array-like of shape (n_samples,), optional
-            Sample weights; equal by default.
-        has_bias : bool, default=True
-            Whether the last feature is the constant 1.
-        """
-        gram = 0.0
-        features = 0.0
-        total = 0.0
-        start = 0
-        for chunk in chunks:
-            stop = start + len(chunk)
-            weight = np.ones(len(chunk))
-            if weights is not None:
-                weight = np.asarray(weights[start:stop], dtype=np.float64)
-            gram = gram + (chunk.T * weight) @ chunk
-            features = features + weight @ chunk
-            total = total + weight.sum()
-            start = stop
-        if targets is not None:
-            targets = np.average(targets, axis=0, weights=weights)
-        return cls(gram / total, features / total, targets, has_bias)
-
-    def mean_square(self, heads: NDArray) -> NDArray:
-        """Mean squared prediction of heads of shape (n_outputs, d1)."""
-        # Rounding can make the form of a tiny head negative.
-        return np.maximum(np.sum(heads @ self.gram * heads, axis=1), 0.0)
-
-    @property
-    def metric(self) -> NDArray:
-        """Matrix of the squared distance of two heads: how differently they predict.
-
-        A mean over the rows, with features that also vary a little on their own, as
-        those of other rows do; it regularises like the ridge of least squares.
-        Positive definite, of shape (d1, d1).
-        """
-        variance = np.maximum(np.diag(self.gram) - self.mean_features**2, 0.0)
-        ridge = RIDGE * np.trace(self.gram) / len(self.gram) or 1.0
-        return self.gram + np.diag(JITTER * variance + ridge)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -135,14 +52,15 @@ class HeadRepair:
     coef : ndarray of shape (n_outputs, d1)
         The head, in the unit of y; unchanged for an output that is not feasible.
     cuts : tuple of n_outputs integer arrays
-        The rows that hold the output up (those with a positive multiplier). A negative
+        The rows that hold the output up or down (those with a multiplier). A negative
         number `i` is the row `kept[i]` of the rows given as `kept`.
     multipliers : tuple of n_outputs float arrays
-        Multipliers `lambda` of these rows, unit of y, mean convention: the gradient
+        Multipliers `lambda` of these rows, positive at a lower bound and negative at an
+        upper one, unit of y, mean convention: the gradient
         `2 metric (v - v0)` equals `sum_i lambda_i (w_i / sum w) Phi_i`, plus
         a multiple of the mean features where the output is balanced.
     feasible : boolean ndarray of shape (n_outputs,)
-        Whether the output respects the bound on all rows.
+        Whether the output respects its bounds on all rows.
     balanced : boolean ndarray of shape (n_outputs,)
         Whether the mean prediction equals the mean target.
     nearest : boolean ndarray of shape (n_outputs,)
@@ -188,14 +106,15 @@ def nearest_feasible_head(
     objective: HeadObjective,
     rows: Rows,
     *,
-    lower_bound: ArrayLike,
+    lower_bound: ArrayLike | None,
+    upper_bound: ArrayLike | None = None,
     margin: ArrayLike,
     scale: ArrayLike,
     balance: bool = True,
     weights: ArrayLike | None = None,
     kept: NDArray | None = None,
 ) -> HeadRepair:
-    """Move a head as little as possible so that no row is predicted below the bound.
+    """Move a head as little as possible so that no row is predicted out of bounds.
 
     Parameters
     ----------
@@ -204,12 +123,13 @@ def nearest_feasible_head(
     objective : HeadObjective
         The distance between heads, and the balance.
     rows : callable returning an iterable of float64 ndarray of shape (b, d1)
-        The features to hold the bound on, in row order. Called once per round.
-    lower_bound : array-like of shape (n_outputs,)
-        In the unit of y; `-inf` leaves an output free of the bound, not of the balance.
+        The features to hold the bounds on, in row order. Called once per round.
+    lower_bound, upper_bound : float, array-like of shape (n_outputs,) or None
+        Unit of y. An infinite bound leaves an output free of it, not of the balance.
     margin : array-like of shape (n_outputs,)
-        Distance kept from the bound, `2e-10 * scale` of which the solver may use up:
-        at least `1e-9 * scale`, or the rounding error of the prediction.
+        Distance kept from the bounds, `2e-10 * scale` of which the solver may use up:
+        at least `1e-9 * scale`, or the rounding error of the prediction. Where the
+        bounds are closer than two margins, the head is constant.
     scale : array-like of shape (n_outputs,)
         Unit of each output. All tolerances are relative to it.
     balance : bool, default=True
@@ -218,20 +138,22 @@ def nearest_feasible_head(
     weights : array-like of shape (n_samples,), optional
         Positive weights of `rows`, used for the unit of the multipliers only.
     kept : ndarray of shape (m, d1), optional
-        Features of more rows to hold the bound on, as `HeadRepair.kept`. Each counts
+        Features of more rows to hold the bounds on, as `HeadRepair.kept`. Each counts
         with the mean weight.
 
     Notes
     -----
-    With a bias there is always a feasible head. Without one, a bound of at most 0
-    leaves the zero head as a last resort, and a positive bound may be out of reach.
+    With a bias there is always a feasible head. Without one, bounds that admit 0 leave
+    the zero head as a last resort, and others may be out of reach.
     """
     coef = np.asarray(coef, dtype=np.float64)
     kept = np.empty((0, coef.shape[1])) if kept is None else kept
-    lower_bound, margin, scale = (
+    bounds = Bounds.read(lower_bound, upper_bound, len(coef))
+    margin, scale = (
         np.broadcast_to(np.asarray(value, dtype=np.float64), len(coef))
-        for value in (lower_bound, margin, scale)
+        for value in (margin, scale)
     )
+    sides = bounds.scaled(0.0, scale)
     use_target = balance and objective.mean_target is not None
     whitener = _whitener(objective.metric)
     programmes = [
@@ -239,7 +161,7 @@ def nearest_feasible_head(
             coef[j] / scale[j],
             objective,
             whitener,
-            lower_bound=lower_bound[j] / scale[j],
+            bounds=(sides.lower[j], sides.upper[j]),
             margin=margin[j] / scale[j],
             target=objective.mean_target[j] / scale[j] if use_target else None,
         )
@@ -254,7 +176,18 @@ def nearest_feasible_head(
         pending = [programme for programme in pending if not programme.advance()]
     share = np.ones(n_rows) if weights is None else np.asarray(weights)
     share = np.append(share / share.sum(), np.full(len(kept), 1 / n_rows))
-    return _in_unit_of_y(programmes, coef, objective, scale, share, kept, n_rounds)
+    repaired = _in_unit_of_y(programmes, coef, objective, scale, share, kept, n_rounds)
+    return replace(repaired, coef=_exact_constants(repaired.coef, objective, bounds))
+
+
+def _exact_constants(coef: NDArray, objective, bounds: Bounds) -> NDArray:
+    """Undo the rounding of heads that are constant, which need no margin."""
+    if not objective.has_bias:
+        return coef
+    constant = ~coef[:, :-1].any(axis=1)
+    coef = coef.copy()
+    coef[constant, -1] = bounds.clip(coef[:, -1])[constant]
+    return coef
 
 
 def _whitener(metric: NDArray) -> NDArray:
@@ -279,8 +212,13 @@ def _in_unit_of_y(programmes, coef, objective, scale, share, kept, n_rounds):
     change = (head - start) * scale[:, None]
     active = [p.multipliers > 0 for p in programmes]
     cuts = [p.rows[a] for p, a in zip(programmes, active, strict=True)]
-    values = [p.multipliers[a] for p, a in zip(programmes, active, strict=True)]
-    features = [p.features[a] for p, a in zip(programmes, active, strict=True)]
+    values = [
+        (p.signs * p.multipliers)[a] for p, a in zip(programmes, active, strict=True)
+    ]
+    features = [
+        (p.signs[:, None] * p.pushes)[a]
+        for p, a in zip(programmes, active, strict=True)
+    ]
     return HeadRepair(
         # The scale must not round what has not changed.
         coef=np.where(head == start, coef, head * scale[:, None]),

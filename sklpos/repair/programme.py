@@ -53,31 +53,39 @@ class HeadProgramme:
     """The quadratic programme of one output, in units of its scale.
 
     `stages` are the ways to find a head, best first. A stage that finds none, or misses
-    its own cuts by rounding, gives way to the next.
+    its own cuts by rounding, gives way to the next. A cut is
+    ``pushes @ head >= needed``: a row pushes by its features against a lower bound, and
+    by minus its features against an upper one.
     """
 
-    def __init__(self, start, objective, whitener, *, lower_bound, margin, target):
+    def __init__(self, start, objective, whitener, *, bounds, margin, target):
         self.start = start
         self.head = start
         self.mean_features = objective.mean_features
         self.whitener = whitener
-        self.margin = margin
+        lower, upper = bounds
+        # Bounds closer than two margins leave the number in their middle.
+        self.margin = min(margin, (upper - lower) / 2)
         self.tolerance = TOLERANCE
-        self.required = lower_bound + margin
-        # How far below `required` a last resort may stay.
+        self.required = lower + self.margin, upper - self.margin
+        # How far outside of `required` a last resort may stay.
         self.allowance = 0.0
         self.rows = np.empty(0, int)
-        self.features = np.empty((0, len(start)))
-        self.offers = np.empty(0), self.rows, self.features
-        self.stages = self._stages(objective.has_bias, target, lower_bound)
+        self.signs = np.empty(0)
+        self.pushes = np.empty((0, len(start)))
+        self.offers = np.empty(0), self.rows, self.signs, self.pushes
+        self.stages = self._stages(objective.has_bias, target, bounds)
         self._solve()
 
-    def _stages(self, has_bias, target, lower_bound) -> list[Stage]:
-        if target is not None and target < self.required:
-            # A mean inside the margin, as of a constant y at the bound, moves up by
-            # less than the margin. A mean below the bound is out of reach.
-            within = target >= lower_bound
-            target = self.required if within else None
+    def _stages(self, has_bias, target, bounds) -> list[Stage]:
+        lower, upper = bounds
+        # A mean out of bounds is out of reach. One inside the margin, as of a constant
+        # y at a bound, moves by less than the margin.
+        if target is not None:
+            within = lower <= target <= upper
+            target = float(np.clip(target, *self.required)) if within else None
+        if has_bias and self.margin == (upper - lower) / 2:
+            return [Stage(self._constant, target, Outcome.NEAREST)]
         nearest = Stage(self._nearest, target, Outcome.NEAREST)
         # With a bias, a constant head is always feasible.
         if has_bias:
@@ -90,7 +98,7 @@ class HeadProgramme:
         if target is not None:
             stages.append(Stage(self._nearest, None, Outcome.NEAREST))
         # Without a bias, the only constant head is 0.
-        if lower_bound <= 0:
+        if lower <= 0 <= upper:
             return [*stages, Stage(self._zero, None, Outcome.FEASIBLE)]
         return [*stages, Stage(self._least_violation, None, Outcome.INFEASIBLE)]
 
@@ -101,7 +109,7 @@ class HeadProgramme:
 
     @property
     def feasible(self) -> bool:
-        """Whether the head obeys the bound."""
+        """Whether the head obeys the bounds."""
         return self.outcome is not Outcome.INFEASIBLE
 
     @property
@@ -121,12 +129,16 @@ class HeadProgramme:
 
     def offer(self, first: int, features: NDArray, prediction: NDArray) -> None:
         """Remember the worst violated rows of a chunk that starts at row `first`."""
-        violation = self.required - self.allowance - prediction
+        lower, upper = self.required
+        below, above = lower - prediction, prediction - upper
+        violation = np.maximum(below, above) - self.allowance
         worst = np.flatnonzero(violation > self.tolerance)
         # Features that are all zero give exactly 0: no rounding, hence no margin.
         zero = ~features[worst].any(axis=1)
         worst = worst[violation[worst] - zero * self.margin > self.tolerance]
-        chunk = violation[worst], first + worst, features[worst]
+        sign = np.where(below[worst] >= above[worst], 1.0, -1.0)
+        pushes = sign[:, None] * features[worst]
+        chunk = violation[worst], first + worst, sign, pushes
         merged = [np.concatenate(pair) for pair in zip(self.offers, chunk, strict=True)]
         # Ties go to the lower row number, so that the chunks have no influence.
         order = np.lexsort((merged[1], -merged[0]))[:CUTS_PER_ROUND]
@@ -134,16 +146,18 @@ class HeadProgramme:
 
     def advance(self) -> bool:
         """Cut off the offered rows and solve again; True if there is nothing to do."""
-        _, rows, features = self.offers
+        _, rows, signs, pushes = self.offers
         if not rows.size:
             return True
         self.offers = tuple(part[:0] for part in self.offers)
-        new = ~np.isin(rows, self.rows)
+        # A row may be cut once on each side.
+        new = ~np.isin(2 * rows + (signs > 0), 2 * self.rows + (self.signs > 0))
         # Only known cuts are violated: the stage misses them by rounding.
         if not new.any():
             self.stages.pop(0)
         self.rows = np.append(self.rows, rows[new])
-        self.features = np.vstack([self.features, features[new]])
+        self.signs = np.append(self.signs, signs[new])
+        self.pushes = np.vstack([self.pushes, pushes[new]])
         self._solve()
         return not self.stages
 
@@ -157,9 +171,14 @@ class HeadProgramme:
                 return
             self.stages.pop(0)
 
+    @property
+    def needed(self) -> NDArray:
+        """Right-hand sides of the cuts."""
+        lower, upper = self.required
+        return np.where(self.signs > 0, lower, -upper)
+
     def _whitened_cuts(self):
-        needed = self.required - self.features @ self.start
-        return self.features @ self.whitener, needed
+        return self.pushes @ self.whitener, self.needed - self.pushes @ self.start
 
     def _nearest(self, target):
         """Nearest head: a least distance, in the plane of the balance if any."""
@@ -186,20 +205,23 @@ class HeadProgramme:
     def _towards_constant(self, target):
         """With a bias: the least mix of the present head with a constant one."""
         direction = self._constant(target) - self.head
-        missing = self.required - self.features @ self.head
+        missing = self.needed - self.pushes @ self.head
         short = missing > 0
-        step = missing[short] / (self.features[short] @ direction)
+        step = missing[short] / (self.pushes[short] @ direction)
         return self.head + step.max(initial=0.0) * direction
 
     def _constant(self, target):
-        """With a bias: the mean target, or clearly above the bound."""
+        """With a bias: the mean target, or clearly within the bounds."""
         if target is None:
-            # A scale higher than needed, so that steps towards it are finite.
-            target = 1.0 + max(self.required, self.mean_features @ self.start)
+            lower, upper = self.required
+            # The present mean, but a scale inside, so that steps towards it are finite.
+            inside = min(1.0, (upper - lower) / 2)
+            mean = self.mean_features @ self.start
+            target = float(np.clip(mean, lower + inside, upper - inside))
         return np.append(np.zeros(len(self.start) - 1), target)
 
     def _zero(self, _):
-        """Without a bias, bound at most 0: exactly 0, which needs no margin."""
+        """Without a bias, with 0 in bounds: exactly 0, which needs no margin."""
         self.allowance = self.margin
         return np.zeros(len(self.start))
 

@@ -1,4 +1,4 @@
-"""Provable repair: the nearest head found that obeys the bound on a whole domain."""
+"""Provable repair: the nearest head found that obeys its bounds on a whole domain."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from sklpos.certificates.proof import Proof
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.head import read_head, write_head
 from sklpos.repair.domain_task import DomainTask, ProvableHead
-from sklpos.repair.nearest import HeadObjective, HeadRepair, nearest_feasible_head
+from sklpos.repair.nearest import HeadRepair, nearest_feasible_head
+from sklpos.repair.objective import HeadObjective
 from sklpos.repair.robust import nearest_robust_head, worst_case
 
 _ATTEMPTS = 8
-# Accuracy in scales of the smallest prediction that a shift of the bias relies on.
+# Accuracy in scales of the extreme predictions that a shift of the bias relies on.
 _SHIFT_TOLERANCE = 1e-3
-# Distance from the bound in scales; without it a complete method would hardly finish.
+# Distance from the bounds in scales; without it a complete method would hardly finish.
 _SEARCH_MARGIN = 1e-2
 # The verifier first works for this fraction of the time limit.
 _N_SLICES = 30
@@ -30,7 +31,7 @@ _MAX_COST_RATIO = 1.05
 
 
 class UnprovableError(ValueError):
-    """No head was proved to obey the bound on a domain."""
+    """No head was proved to obey the bounds on a domain."""
 
 
 def repair_on_domain(
@@ -45,15 +46,16 @@ def repair_on_domain(
     exchange: bool = True,
     time_limit: float = 10.0,
 ) -> tuple[nn.Module, ProvableHead]:
-    """Copy a module with a head that provably obeys the bound on a domain.
+    """Copy a module with a head that provably obeys its bounds on a domain.
 
     Two methods are tried, and the smaller change is kept. *Certified intervals of the
-    features* turn the bound into one linear constraint on the head; the nearest such
+    features* turn each bound into one linear constraint on the head; the nearest such
     head is found in milliseconds, and always exists if there is a bias. The *exchange
     method* [1]_ stays nearer: the nearest head for some points of the domain is given
     to the complete verifier, whose counterexamples become points of the next round,
     until there are none. If the time is up before all is proved, a mix with a constant
-    head closes the gap, or the bias if there is no balance. For networks this is
+    head closes the gap, or the bias if there is neither a balance nor a second bound.
+    For networks this is
     *provable polytope repair* [2]_, restricted to the last layer.
 
     Parameters
@@ -65,11 +67,11 @@ def repair_on_domain(
         Of the training rows; by default that of X or a sample of the domain, without
         balance.
     X : ndarray of shape (n_samples, n_features), optional
-        Rows to hold the bound on as well.
+        Rows to hold the bounds on as well.
     kept : ndarray of shape (n_kept, d1), optional
         Features of further rows.
     balance : bool, default=True
-        Keep the mean prediction at the mean target, where that is above the bound.
+        Keep the mean prediction at the mean target, where that is within the bounds.
     method : {"head", "bias"}, default="head"
         "bias" adds to the bias alone what a complete method finds to be missing.
     exchange : bool, default=True
@@ -99,7 +101,7 @@ def repair_on_domain(
     deadline = time.monotonic() + time_limit
     by_bias = method == "bias"
     task = DomainTask(
-        model, domain, objective, X=X, kept=kept, balance=balance and not by_bias
+        model, domain, objective, X=X, kept=kept, balance=balance, bias_only=by_bias
     )
     if by_bias:
         found = [_by_bias(task, deadline)]
@@ -111,9 +113,10 @@ def repair_on_domain(
     best = _nearer(task, *found)
     if best is None:
         raise UnprovableError(
-            "no head was proved to obey lower_bound on the domain: a head without bias "
-            "may have none, or X and y are too large; give it a bias, lower the bound, "
-            "or standardise X."
+            "no head was proved to obey the bounds on the domain: a head without bias "
+            "may have none, or X and y are too large; give it a bias, widen the bounds,"
+            f"{' use method=' + repr('head') + ',' if by_bias else ''} or standardise "
+            "X."
         )
     write_head(task.head, best.coef)
     return task.module, best
@@ -124,15 +127,20 @@ def _by_intervals(task: DomainTask) -> ProvableHead | None:
     margin = task.margin
     balance = task.balance
     for _ in range(_ATTEMPTS):
-        required = task.bound + margin
+        # Features that overflow leave no finite margin.
+        if not np.isfinite(margin).all():
+            break
+        wanted = task.bounds.narrowed(margin)
         coef = nearest_robust_head(
             task.start,
             task.objective,
             *task.features,
-            required=required,
+            lower_bound=wanted.lower,
+            upper_bound=wanted.upper,
             balance=balance and task.objective.mean_target is not None,
         )
-        coef, _ = task.lift(coef, worst_case(coef, *task.features), required)
+        worst = worst_case(np.vstack([coef, -coef]), *task.features)
+        coef, _ = task.lift(coef, worst, wanted)
         if not task.can_hold(coef):
             return None
         found = task.finish(task.prove(coef), margin)
@@ -140,15 +148,15 @@ def _by_intervals(task: DomainTask) -> ProvableHead | None:
             return found
         # Rounding to the dtype of the head took more than the margin.
         margin = 4 * margin
-        # Without a bias, only the mean may stand in the way of the bound.
+        # Without a bias, only the mean may stand in the way of the bounds.
         balance = balance and task.has_bias
-    # The zero head is the last resort, and enough for a bound of at most 0.
-    free = np.isneginf(task.bound)[:, None]
-    return task.finish(task.prove(np.where(free, task.start, 0.0)), margin)
+    # The zero head is the last resort, and enough for bounds around 0.
+    bounded = task.bounds.bounded[:, None]
+    return task.finish(task.prove(np.where(bounded, 0.0, task.start)), margin)
 
 
 def _by_exchange(task: DomainTask, deadline: float) -> ProvableHead | None:
-    """Take the nearest head for points of the domain, until none is below."""
+    """Take the nearest head for points of the domain, until none is out of bounds."""
     exchange = _Exchange(task, deadline)
     while exchange.round():
         pass
@@ -183,13 +191,15 @@ class _Exchange:
             return False
         write_head(task.head, nearest.coef)
         # A new seed each round, or the descent would find the same points again.
-        found = task.low_points(task.bound + self.margin / 2, seed=self.n_rounds)
+        wanted = task.bounds.narrowed(self.margin / 2)
+        found = task.points_outside(wanted, seed=self.n_rounds)
         now = time.monotonic()
         goes_on = True
         # The verifier is slow: it only sees heads that gradient descent cannot break.
         if now > self.deadline or not len(found):
             proof = self._verify(now)
-            found = proof.open_witnesses(task.bound + task.margin)
+            wanted = task.bounds.narrowed(task.margin)
+            found = proof.open_witnesses(wanted.mirrored())
             goes_on = self._close(proof, nearest, found)
         self.points = np.vstack([self.points, found])
         self.n_rounds += 1
@@ -227,7 +237,7 @@ def _nearer(task: DomainTask, *heads: ProvableHead | None) -> ProvableHead | Non
 
 
 def _by_bias(task: DomainTask, deadline: float) -> ProvableHead | None:
-    """Raise the bias by what the smallest predictions are missing."""
+    """Shift the bias by what the extreme predictions are missing."""
     proof = task.prove_present(
         deadline=deadline, tolerance=_SHIFT_TOLERANCE, to_bound=True
     )
@@ -240,7 +250,8 @@ def _nearest_for_points(task: DomainTask, points: NDArray, margin) -> HeadRepair
         task.start,
         task.objective,
         lambda: chain([task.rows], features()),
-        lower_bound=task.bound,
+        lower_bound=task.bounds.lower,
+        upper_bound=task.bounds.upper,
         margin=margin,
         scale=task.scale,
         balance=task.balance,
@@ -252,12 +263,13 @@ def _lifted(
 ) -> ProvableHead | None:
     """Lift what the verifier could not prove, and carry its bounds over."""
     exact = (proof.lower + proof.slack).min(axis=0)
-    lifted, raised = task.lift(read_head(task.head), exact, task.bound + task.margin)
+    wanted = task.bounds.narrowed(task.margin)
+    lifted, moved = task.lift(read_head(task.head), exact, wanted)
     if not task.can_hold(lifted):
         return None
     write_head(task.head, lifted)
     # Writing has rounded the head to its dtype, so the bounds carry over less a bit.
     cast = read_head(task.head)
     closed = task.prove(cast)
-    closed.inherit(proof, raised - task.distance(cast, lifted))
+    closed.inherit(proof, moved - np.tile(task.distance(cast, lifted), 2))
     return task.finish(closed, margin, n_found)

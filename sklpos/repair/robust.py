@@ -1,14 +1,15 @@
-r"""The nearest head that obeys the bound for all features of a box, in closed form.
+r"""The nearest head that obeys its bounds for all features of a box, in closed form.
 
 Where the features are only known to lie in a box, ``low <= h <= high``, a linear head
-obeys its bound for all of them exactly if its worst corner does. With the weights split
-into ``p - q``, both at least 0, this is one linear constraint,
+obeys its bounds for all of them exactly if its smallest and its largest corner do. With
+the weights split into ``p - q``, both at least 0, these are two linear constraints,
 
 .. math::
 
     b + p \cdot low - q \cdot high \ge \ell + m ,
+    \quad b + p \cdot high - q \cdot low \le u - m ,
 
-and the nearest head (see `sklpos.repair`) is a non-negative least-squares problem: the
+and the nearest head (see `sklpos.repair`) is a non-negative least-squares problem: each
 constraint is a heavily weighted row [1]_.
 
 References
@@ -18,12 +19,15 @@ References
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cholesky, lstsq, null_space
 from scipy.optimize import nnls
 
-from sklpos.repair.nearest import HeadObjective
+from sklpos.nets.bounds import Bounds
+from sklpos.repair.objective import HeadObjective
 
 # Weight of the constraint's row, relative to the objective's.
 _WEIGHT = 1e5
@@ -56,10 +60,11 @@ def nearest_robust_head(
     low: NDArray,
     high: NDArray,
     *,
-    required: NDArray,
+    lower_bound: ArrayLike | None,
+    upper_bound: ArrayLike | None = None,
     balance: bool,
 ) -> NDArray:
-    """Move heads as little as possible so that they obey the bound on a box.
+    """Move heads as little as possible so that they obey their bounds on a box.
 
     Parameters
     ----------
@@ -68,63 +73,64 @@ def nearest_robust_head(
     objective : HeadObjective
         The distance between heads, and the balance.
     low, high : ndarray of shape (d,)
-        The box; a feature that is unbounded on a side gets a weight of the other sign.
-    required : ndarray of shape (n_outputs,)
-        The bound, unit of y; ``-inf`` leaves an output free of the bound, not of the
-        balance.
+        The box; a feature that is unbounded on a side gets a weight of the other sign,
+        or none if the output has both bounds.
+    lower_bound, upper_bound : float, array-like of shape (n_outputs,) or None
+        Unit of y. An infinite bound leaves an output free of it, not of the balance.
     balance : bool
-        Whether to keep the mean prediction at the mean target, if that is at least
-        `required`.
+        Whether to keep the mean prediction at the mean target, if that is within the
+        bounds.
 
     Returns
     -------
     ndarray of shape (n_outputs, d1)
-        Accurate to about 1e-9 of their size; `lifted_head` does the rest. Without a
-        bias such a head may not exist: check `worst_case`.
+        Accurate to about 1e-9 of their size. Without a bias such a head may not exist:
+        check `worst_case`.
     """
+    bounds = Bounds.read(lower_bound, upper_bound, len(coef))
+    required = bounds.mirrored().reshape(2, -1)
     root = cholesky(objective.metric)
     heads = coef.copy()
-    held = worst_case(coef, low, high) >= required
-    for j in range(len(coef)):
-        target = objective.mean_target[j] if balance else None
-        # The mean of what obeys the bound cannot be below it.
-        if target is not None and target < required[j]:
-            target = None
-        if target is not None or not held[j]:
-            heads[j] = _solve(coef[j], root, objective, low, high, required[j], target)
+    worst = worst_case(np.vstack([coef, -coef]), low, high)
+    held = (worst.reshape(2, -1) >= required).all(axis=0)
+    kept = np.zeros(len(coef), dtype=bool)
+    if balance:
+        # The mean of what obeys the bounds cannot be outside.
+        kept = bounds.contain(objective.mean_target)
+    for j in np.flatnonzero(kept | ~held):
+        target = objective.mean_target[j] if kept[j] else None
+        heads[j] = _solve(coef[j], root, objective, low, high, required[:, j], target)
     return heads
 
 
 def _solve(start, root, objective, low, high, required, target) -> NDArray:
     """Non-negative least squares in ``z = (p, q, b+, b-, s)``, ``head = split @ z``.
 
-    s is the slack of the constraint, whose rows have the size of the objective's.
+    s has the slack of each constraint, whose rows have the size of the objective's.
     """
     d = len(low)
-    has_bias = len(start) > len(low)
-    ends = np.concatenate([low, -high])
+    # One row of coefficients of (p, q) for each side, as a bound from below.
+    ends = np.array([np.append(low, -high), np.append(-high, low)])
+    asked = np.isfinite(required)
     # A weight towards an infinite end must stay 0, so it is no variable.
-    usable = np.isfinite(ends)
+    usable = np.isfinite(ends[asked]).all(axis=0)
     split = np.hstack([np.eye(len(start), d), -np.eye(len(start), d)])[:, usable]
-    if has_bias:
+    ends = ends[:, usable]
+    if len(start) > d:
         # The bias has any sign, so it is a difference of two variables.
         bias = np.eye(len(start))[:, -1:]
         split = np.hstack([split, bias, -bias])
-        ends = np.concatenate([ends[usable], [1.0, -1.0]])
-    else:
-        ends = ends[usable]
-    rows = np.empty((0, len(ends) + 1))
-    values = np.empty(0)
-    if np.isfinite(required):
-        rows = np.append(ends, -1.0)[None]
-        values = np.append(values, required)
+        ends = np.hstack([ends, [[1.0, -1.0], [-1.0, 1.0]]])
+    n_sides = np.count_nonzero(asked)
+    rows = np.hstack([ends[asked], -np.eye(n_sides)])
+    values = required[asked]
     if target is not None:
-        mean = np.append(objective.mean_features @ split, 0.0)
+        mean = np.append(objective.mean_features @ split, np.zeros(n_sides))
         rows = np.vstack([rows, mean])
         values = np.append(values, target)
-    system = np.hstack([root @ split, np.zeros((len(root), 1))])
+    system = np.hstack([root @ split, np.zeros((len(root), n_sides))])
     solution = _least_squares(system, root @ start, rows, values)
-    return split @ solution[:-1]
+    return split @ solution[: split.shape[1]]
 
 
 def _least_squares(system, wanted, rows, values) -> NDArray:
@@ -150,39 +156,74 @@ def _least_squares(system, wanted, rows, values) -> NDArray:
     return solution if (solution >= 0).all() else rough
 
 
-def lifted_head(
-    head: NDArray, missing: float, lowest: float, constant: float | None
-) -> NDArray:
-    """Raise the smallest prediction of a head over any domain.
+class Move(NamedTuple):
+    """What is done to all predictions of an output: ``f -> gain * f + offset``.
 
-    A mix of a head with a constant one predicts the mix of their predictions. So the
-    smallest prediction rises by `missing` for a share of
-    ``missing / (constant - lowest)``, and the mean stays the same if it is the
-    constant.
+    Attributes
+    ----------
+    gain : float
+        From 0 to 1.
+    offset : float
+        Unit of y.
+    """
+
+    gain: float
+    offset: float
+
+    def __call__(self, head: NDArray) -> NDArray:
+        """Move a head of shape (d1,), the bias last."""
+        moved = self.gain * head
+        moved[-1] += self.offset
+        return moved
+
+
+def smallest_shift_into(
+    lowest: float, highest: float, bounds: tuple[float, float]
+) -> Move:
+    """Shift a range of predictions into bounds; only the upper one if it is too wide.
 
     Parameters
     ----------
-    head : ndarray of shape (d1,)
-        With the bias last, unless the constant is 0.
-    missing : float
-        At least 0.
-    lowest : float
-        The smallest prediction now.
-    constant : float or None
-        The prediction of the constant head, at least ``lowest + missing``. None: add
-        `missing` to the bias.
+    lowest, highest : float
+        Unit of y.
+    bounds : (float, float)
+        Unit of y.
 
     Returns
     -------
-    ndarray of shape (d1,)
+    Move
     """
-    lifted = head.copy()
-    if constant is None:
-        lifted[-1] += missing
-    elif missing > 0:
-        share = missing / (constant - lowest)
-        lifted *= 1 - share
-        # The constant 0 needs no bias, so a head without one can be lifted to it.
-        if constant:
-            lifted[-1] += share * constant
-    return lifted
+    least, most = bounds[0] - lowest, bounds[1] - highest
+    return Move(1.0, float(np.clip(0.0, least, most)))
+
+
+def smallest_mix_into(
+    lowest: float, highest: float, bounds: tuple[float, float], constant: float
+) -> Move:
+    """Mix predictions with a constant, as little as puts their range into bounds.
+
+    A mix of a head with a constant one predicts the mix of their predictions. So the
+    smallest prediction rises by what is missing for a share of
+    ``missing / (constant - lowest)``, the largest falls likewise, and the mean stays
+    the same if it is the constant.
+
+    Parameters
+    ----------
+    lowest, highest : float
+        Unit of y.
+    bounds : (float, float)
+        Unit of y.
+    constant : float
+        Within the bounds.
+
+    Returns
+    -------
+    Move
+    """
+    shares = [0.0]
+    if lowest < bounds[0]:
+        shares.append((bounds[0] - lowest) / (constant - lowest))
+    if highest > bounds[1]:
+        shares.append((highest - bounds[1]) / (highest - constant))
+    share = max(shares)
+    return Move(1 - share, share * constant)

@@ -11,16 +11,17 @@ from torch import nn
 
 from sklpos.certificates.risk import certify_risk, smallest_shift
 from sklpos.nets.bounded import BoundedModel
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import read_head, write_head
 from sklpos.nets.rows import predict_rows
 
-# The allowance for rounding grows fourfold after each attempt.
+# The allowance for rounding starts at 0, and about quadruples with each attempt.
 _ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
 class Risk:
-    """The share of a population that may be below the bound.
+    """The share of a population that may be out of bounds.
 
     Attributes
     ----------
@@ -36,10 +37,11 @@ class Risk:
 def shift_bias(
     model: BoundedModel, X: NDArray, risk: Risk | None = None
 ) -> tuple[nn.Module, NDArray]:
-    """Copy a module and raise its bias as little as possible.
+    """Copy a module and shift its bias as little as possible.
 
-    Without a risk, the shift is the largest violation of each output; with one, see
-    `smallest_shift`. What counts are the predictions in the module's own dtype.
+    Without a risk, the shift of each output is the smallest one that puts all rows
+    within both bounds; with one, see `smallest_shift`. What counts are the predictions
+    in the module's own dtype.
 
     Parameters
     ----------
@@ -58,53 +60,80 @@ def shift_bias(
     Raises
     ------
     ValueError
-        If the head has no bias, or the holdout is too small for any shift.
+        If the head has no bias, if the predictions vary more than the bounds allow, or
+        if the holdout is too small for any shift.
     """
     module = copy.deepcopy(model.module)
     linear = module.get_submodule(model.head)
     if linear.bias is None:
         raise ValueError("method='bias' needs a head with a bias; use method='head'.")
     start = read_head(linear)
+    bounds = model.bounds.in_dtype(linear.weight.dtype).for_outputs(len(start))
     predictions = predict_rows(module, X)
-    shift = _wanted_shift(model, predictions.astype(np.float64), risk)
-    size = np.abs(predictions).max(axis=0) + np.abs(start[:, -1])
-    # An output that needs no shift must not get one.
-    rounding = np.where(shift > 0, np.finfo(predictions.dtype).eps * size, 0.0)
-    for _ in range(_ATTEMPTS):
+    least, most = _shifts(model, bounds, predictions.astype(np.float64), risk)
+    rounding = np.abs(predictions).max(axis=0) + np.abs(start[:, -1])
+    rounding = np.finfo(predictions.dtype).eps * rounding
+    for k in range(_ATTEMPTS):
+        # The sum with the new bias rounds, so only a new prediction can tell.
+        shift = _smallest(least, most, (4.0**k - 1) * rounding)
         shifted = start.copy()
         shifted[:, -1] += shift
         write_head(linear, shifted)
-        # The sum with the new bias rounds, so only a new prediction can tell.
-        if _holds(predict_rows(module, X), model.lower_bound, risk):
+        if _holds(predict_rows(module, X), bounds, risk):
             return module, shift
-        shift = shift + rounding
-        rounding = 4 * rounding
     raise ValueError(
         "no shift of the bias survives rounding: the predictions are too large for "
         "their dtype; use dtype='float64'."
     )
 
 
-def _wanted_shift(model: BoundedModel, predictions: NDArray, risk) -> NDArray:
-    """Smallest shift in exact arithmetic."""
-    bound = model.lower_bound
+def _smallest(least: NDArray, most: NDArray, rounding: NDArray) -> NDArray:
+    """Smallest shifts of an interval, which keep clear of its ends if they are not 0.
+
+    An output that needs no shift must not get one.
+    """
+    inside = Bounds(least, most).narrowed(rounding)
+    needed = (least > 0) | (most < 0)
+    return np.where(needed, inside.clip(np.zeros_like(least)), 0.0)
+
+
+def _shifts(model, bounds: Bounds, predictions: NDArray, risk: Risk | None):
+    """Smallest and largest shifts that do in exact arithmetic."""
     if risk is None:
-        return np.maximum(bound - predictions.min(axis=0), 0.0)
+        least = bounds.lower - predictions.min(axis=0)
+        most = bounds.upper - predictions.max(axis=0)
+        _check_not_empty(bounds, predictions, least > most)
+        return least, most
     shift = smallest_shift(
         predictions,
-        bound,
+        bounds.lower,
+        bounds.upper,
         risk_level=risk.level,
         confidence=risk.confidence,
         scale=model.scale,
     )
-    # The shift of a free output is not defined.
-    return np.where(np.isfinite(bound), shift, 0.0)
+    return np.where(shift > 0, shift, -np.inf), np.where(shift < 0, shift, np.inf)
 
 
-def _holds(predictions: NDArray, bound: NDArray, risk: Risk | None) -> bool:
+def _check_not_empty(bounds: Bounds, predictions: NDArray, wide: NDArray) -> None:
+    if wide.any():
+        j = np.flatnonzero(wide)[0]
+        ends = predictions[:, j].min(), predictions[:, j].max()
+        raise ValueError(
+            f"the predictions of output {j} go from {ends[0]:.4g} to {ends[1]:.4g}, so "
+            f"no shift of the bias puts all of them between {bounds.lower[j]:g} and "
+            f"{bounds.upper[j]:g}; use method='head'."
+        )
+
+
+def _holds(predictions: NDArray, bounds: Bounds, risk: Risk | None) -> bool:
     if risk is None:
-        return bool((predictions >= bound).all())
+        return bool(bounds.contain(predictions).all())
     found = certify_risk(
-        predictions, bound, risk_level=risk.level, confidence=risk.confidence
+        predictions,
+        bounds.lower,
+        bounds.upper,
+        risk_level=risk.level,
+        confidence=risk.confidence,
     )
     return bool(found)

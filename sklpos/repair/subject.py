@@ -9,12 +9,16 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from sklpos.nets.bounded import BoundedModel, check_lower_bound
+from sklpos.nets.bounded import BoundedModel
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import find_head, trace
 
 
 def read_module(
-    module: nn.Module, row: NDArray, lower_bound: ArrayLike
+    module: nn.Module,
+    row: NDArray,
+    lower_bound: ArrayLike | None,
+    upper_bound: ArrayLike | None,
 ) -> BoundedModel:
     """Copy a module, put the copy into eval mode and find its head.
 
@@ -24,7 +28,7 @@ def read_module(
         Not changed, and not run.
     row : ndarray of shape (1, ...)
         One row.
-    lower_bound : float or array-like of shape (n_outputs,)
+    lower_bound, upper_bound : float, array-like of shape (n_outputs,) or None
 
     Returns
     -------
@@ -42,8 +46,8 @@ def read_module(
     n_outputs = _n_outputs(own, example)
     head = find_head(own, example, n_outputs)
     _check_own_weights(own, own.get_submodule(head))
-    bound = check_lower_bound(lower_bound, n_outputs)
-    return BoundedModel(own, head, lower_bound=bound, scale=np.ones(n_outputs))
+    bounds = Bounds.read(lower_bound, upper_bound, n_outputs)
+    return BoundedModel(own, head, bounds=bounds, scale=np.ones(n_outputs))
 
 
 def copy_modes(source: nn.Module, target: nn.Module) -> None:

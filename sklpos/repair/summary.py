@@ -20,12 +20,14 @@ class Repair:
     Attributes
     ----------
     multipliers_ : ndarray of shape (n_samples, n_outputs)
-        Multipliers of the head's quadratic programme, unit of y, mean convention; 0
-        after a repair on a domain and after a shift of the bias.
+        Multipliers of the head's quadratic programme, positive at a lower bound and
+        negative at an upper one, unit of y, mean convention; 0 after a repair on a
+        domain and after a shift of the bias.
     n_cuts_ : ndarray of shape (n_outputs,)
-        Rows that hold the head up, earlier cuts included; counterexamples of a domain.
+        Rows that hold the head up or down, earlier cuts included; counterexamples of a
+        domain.
     feasible_ : ndarray of bool of shape (n_outputs,)
-        False if no head obeys the bound; the output is then left as trained.
+        False if no head obeys the bounds; the output is then left as trained.
     balanced_ : ndarray of bool of shape (n_outputs,)
         Whether the mean prediction equals the mean target.
     smallest_violation_ : ndarray of shape (n_outputs,)
@@ -33,9 +35,9 @@ class Repair:
     cost_ : ndarray of shape (n_outputs,)
         Mean squared change of the predictions, unit of y squared.
     margin_ : ndarray of shape (n_outputs,)
-        Distance kept from the bound against rounding, unit of y.
+        Distance kept from the bounds against rounding, unit of y.
     promise_ : str
-        The inputs for which no prediction is below the bound, in words. Applies to
+        The inputs for which every prediction obeys the bounds, in words. Applies to
         outputs with a feasible head.
 
     Examples
@@ -129,15 +131,15 @@ def warn_of_limits(repair: HeadRepair, *, balance: bool) -> None:
     """Warn of outputs without a feasible or nearest head, and of dropped balance."""
     for output in np.flatnonzero(~repair.feasible):
         warn_user(
-            f"no head without bias obeys lower_bound for output {output}: the smallest "
+            f"no head without bias obeys the bounds of output {output}: the smallest "
             f"achievable violation is {repair.smallest_violation[output]:.6g}; the "
-            "output is left as trained. Give the head a bias or lower the bound.",
+            "output is left as trained. Give the head a bias or widen the bounds.",
         )
     makeshift = np.flatnonzero(repair.feasible & ~repair.nearest)
     if len(makeshift):
         warn_user(
             f"the nearest head of outputs {makeshift.tolist()} was lost to rounding, "
-            "and a flatter one that obeys lower_bound was taken; standardise X.",
+            "and a flatter one that obeys the bounds was taken; standardise X.",
         )
     if balance:
         warn_of_lost_balance(repair.balanced | ~repair.feasible)
@@ -149,7 +151,7 @@ def warn_of_lost_balance(balanced: np.ndarray) -> None:
     if len(dropped):
         warn_user(
             f"balance was dropped for outputs {dropped.tolist()}: no feasible head has "
-            "the mean of y as its mean prediction (is lower_bound above that mean?).",
+            "the mean of y as its mean prediction (is that mean out of bounds?).",
         )
 
 
@@ -169,5 +171,5 @@ def warn_of_error(before: np.ndarray, after: np.ndarray, scale: np.ndarray) -> N
         warn_user(
             f"the repair raised the training error of output {j} from {before[j]:.3g} "
             f"to {after[j]:.3g} (root mean square), because it keeps the mean of y, "
-            "which is near lower_bound; balance=False costs less.",
+            "which is near a bound; balance=False costs less.",
         )

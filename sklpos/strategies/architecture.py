@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sklpos.nets.head import check_nonnegative_features, replace_layer
-from sklpos.nets.outputs import BoundedOutput, output_activation
+from sklpos.nets.bounds import Bounds
+from sklpos.nets.head import check_features, replace_layer
+from sklpos.nets.nonnegative import NonnegativeLinear, keep_within
+from sklpos.nets.outputs import BoundedOutput, starting_gain, starting_input
 from sklpos.strategies.base import ConstraintStrategy
 
 
@@ -32,7 +35,7 @@ class Architecture(ConstraintStrategy):
 
     @abstractmethod
     def wrap(
-        self, module: nn.Module, head: str | None, *, X: Tensor, lower_bound: Tensor
+        self, module: nn.Module, head: str | None, *, X: Tensor, bounds: Bounds
     ) -> nn.Module:
         """Change the module before training; called once.
 
@@ -44,8 +47,8 @@ class Architecture(ConstraintStrategy):
             Dotted name of its last ``nn.Linear``.
         X : torch.Tensor of shape (1, n_features)
             Any row, used to inspect the module.
-        lower_bound : torch.Tensor of shape (n_outputs,)
-            Bound in scaled units; ``-inf`` leaves an output free.
+        bounds : Bounds
+            In scaled units.
 
         Returns
         -------
@@ -53,20 +56,20 @@ class Architecture(ConstraintStrategy):
             The module to train.
         """
 
-    def initial_bias(self, lower_bound: Tensor) -> Tensor:
+    def initial_bias(self, bounds: Bounds) -> Tensor:
         """Bias of the head at which the fit of a new module starts.
 
         Parameters
         ----------
-        lower_bound : torch.Tensor of shape (n_outputs,)
-            Bound in scaled units.
+        bounds : Bounds
+            In scaled units.
 
         Returns
         -------
         torch.Tensor of shape (n_outputs,)
             By default 0, the scaled mean of the targets.
         """
-        return torch.zeros_like(lower_bound)
+        return torch.zeros(len(bounds))
 
     @abstractmethod
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
@@ -87,78 +90,24 @@ class Architecture(ConstraintStrategy):
         """
 
 
-class NonnegativeLinear(nn.Linear):
-    """Linear layer whose bounded outputs cannot fall below their bound.
-
-    It computes ``|W| h + offset + |b|`` in the bounded outputs and ``W h + b`` in the
-    free ones.
-
-    A subclass and not a parametrization, because torch cannot pickle those.
-
-    Parameters
-    ----------
-    linear : nn.Linear
-        The layer to start from: with its absolute weights, and its bias clipped to
-        the bound.
-    lower_bound : torch.Tensor of shape (n_outputs,)
-        Bound of the output; ``-inf`` leaves it free.
-    """
-
-    def __init__(self, linear: nn.Linear, lower_bound: Tensor):
-        has_bias = linear.bias is not None
-        super().__init__(linear.in_features, linear.out_features, bias=has_bias)
-        self.to(linear.weight)
-        self.register_buffer("bounded", torch.isfinite(lower_bound))
-        self.register_buffer("offset", torch.where(self.bounded, lower_bound, 0.0))
-        with torch.no_grad():
-            # `effective` takes the absolute weights: clamping negative weights to 0
-            # would start with half of the features switched off.
-            self.weight.copy_(linear.weight)
-            if has_bias:
-                # |b| has no gradient at 0, so it starts a little above the bound.
-                lifted = (linear.bias - self.offset).clamp(min=1e-2)
-                self.bias.copy_(torch.where(self.bounded, lifted, linear.bias))
-
-    def reset_parameters(self) -> None:
-        """Leave the parameters alone, and torch's global generator with them."""
-
-    def effective(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the plain layer that computes the same."""
-        bounded = self.bounded[:, None]
-        weight = torch.where(bounded, self.weight.abs(), self.weight)
-        if self.bias is None:
-            return weight, None
-        lifted = self.offset + self.bias.abs()
-        return weight, torch.where(self.bounded, lifted, self.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Apply the effective layer."""
-        return nn.functional.linear(features, *self.effective())
-
-    def plain(self) -> nn.Linear:
-        """Make the plain ``nn.Linear`` that computes the same."""
-        weight, bias = self.effective()
-        # The usual constructor would draw from torch's global generator.
-        linear = nn.utils.skip_init(
-            nn.Linear,
-            self.in_features,
-            self.out_features,
-            bias=bias is not None,
-            dtype=weight.dtype,
-            device=weight.device,
-        )
-        linear.weight.data.copy_(weight)
-        if bias is not None:
-            linear.bias.data.copy_(bias)
-        return linear
-
-
 class NonnegativeWeights(Architecture):
-    """Head weights >= 0 and bias >= lower_bound over features that cannot be negative.
+    """Head weights of one sign, over features of one sign: bounded by construction.
 
-    The head computes ``|V| h + lower_bound + |v|`` while it trains and is a plain
-    ``nn.Linear`` afterwards. ``alpha`` is not used. The sign of the weights restricts
-    the model, which needs more epochs than with the other strategies.
+    While it trains, the head computes ``lower_bound + |V| h + |v|`` over features
+    ``h`` that cannot be negative, or ``upper_bound - |V| h - |v|``. With both bounds,
+    the features are in [0, 1] (``nn.Hardtanh(0, 1)``, ``nn.Sigmoid`` or
+    ``nn.Hardsigmoid``), and weights and bias are scaled down so that their sum does
+    not exceed ``upper_bound``. Afterwards the head is a plain ``nn.Linear``.
+    ``alpha`` is not used. The sign of the weights restricts the model, which needs
+    more epochs than with the other strategies.
+
+    Notes
+    -----
+    With one hidden layer and both bounds, the sum of the weights restricts the model
+    as well: it cannot rise from one bound to the other and fall again. Two hidden
+    layers can, and ``nn.Hardtanh(0, 1)`` learns much faster than a sigmoid: on a
+    smooth function of five features, cut off at 0 and 1, the test R2 was 0.73 with one
+    hidden layer of 100 units and 0.98 with two, against 0.80 with sigmoids.
 
     References
     ----------
@@ -175,43 +124,36 @@ class NonnegativeWeights(Architecture):
     guarantee = "everywhere"
 
     def wrap(
-        self, module: nn.Module, head: str | None, *, X: Tensor, lower_bound: Tensor
+        self, module: nn.Module, head: str | None, *, X: Tensor, bounds: Bounds
     ) -> nn.Module:
-        """Replace the head; refuse features that can be negative."""
-        check_nonnegative_features(module, head, X)
+        """Replace the head; refuse features outside the range that the bounds need."""
+        two_sided = np.isfinite(bounds.lower) & np.isfinite(bounds.upper)
+        check_features(module, head, X, at_most_one=bool(two_sided.any()))
         linear = module.get_submodule(head)
-        _check_bias_free_bound(linear, lower_bound)
-        return replace_layer(module, head, NonnegativeLinear(linear, lower_bound))
+        return replace_layer(module, head, NonnegativeLinear(linear, bounds))
 
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
-        """Put a plain layer back, fold, and undo the rounding of the bias."""
+        """Put a plain layer back, fold, and undo what rounding did to the bounds."""
         linear = module.get_submodule(head).plain()
         targets.fold(linear)
-        if linear.bias is not None:
-            # Folding rounds the bias, which may end a hair below the bound.
-            bound = targets.bound_for(linear.bias)
-            linear.bias.data.copy_(torch.maximum(linear.bias, bound))
+        keep_within(linear, targets.bounds)
         return replace_layer(module, head, linear)
 
 
-def _check_bias_free_bound(linear: nn.Linear, lower_bound: Tensor) -> None:
-    if linear.bias is None and bool((lower_bound > 0).any()):
-        raise ValueError(
-            "strategy='nonnegative_weights' with a head without bias requires "
-            "lower_bound <= 0; give the head a bias or lower the bound."
-        )
-
-
 class Activation(Architecture):
-    """Output activation ``lower_bound + scale * act(z)``; the identity where free.
+    """Output activation: ``lower_bound + scale * act(z)``, or its mirror image.
 
-    The head is no longer the last layer: an exported model ends in the activation.
-    ``alpha`` is not used.
+    It is ``upper_bound - scale * act(-z)`` with an upper bound alone, the scaled
+    sigmoid ``lower_bound + (upper_bound - lower_bound) * sigmoid(gain * z)`` with both,
+    and the identity without bounds. The gain keeps the slope at the mean of y at 1
+    standard deviation of y or less, so that bounds may be far away. The head is no
+    longer the last layer: an exported model ends in the activation. ``alpha`` is not
+    used.
 
     Parameters
     ----------
     function : {"softplus", "exp", "relu", "square"}, default="softplus"
-        The activation ``act``.
+        The activation ``act``; outputs with both bounds do not use it.
 
     References
     ----------
@@ -232,24 +174,24 @@ class Activation(Architecture):
         self.function = function
 
     def wrap(
-        self, module: nn.Module, head: str | None, *, X: Tensor, lower_bound: Tensor
+        self, module: nn.Module, head: str | None, *, X: Tensor, bounds: Bounds
     ) -> nn.Module:
         """Put the activation behind the module."""
-        return BoundedOutput(module, self.function, lower_bound)
+        gain = starting_gain(bounds)
+        return BoundedOutput(module, self.function, bounds, gain=gain)
 
-    def initial_bias(self, lower_bound: Tensor) -> Tensor:
-        """Value of ``act^-1`` at the scaled mean."""
-        # The scaled mean is 0, so its distance to the bound is -lower_bound. The clamp
-        # keeps the start finite if the mean is on the bound.
-        above = torch.where(torch.isfinite(lower_bound), -lower_bound, 1.0)
-        start = output_activation(self.function)[1](above.clamp(min=0.1))
-        return torch.where(torch.isfinite(lower_bound), start, 0.0)
+    def initial_bias(self, bounds: Bounds) -> Tensor:
+        """Input of the activation at which the output is the scaled mean."""
+        return starting_input(self.function, bounds)
 
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
         """Give the output the unit of y; only free outputs can take the shift."""
         # Nothing can be folded into the head, whose output enters the activation.
-        offset = targets.bound_for(module.offset)
-        shift = torch.as_tensor(targets.shift).to(module.offset)
-        module.offset.copy_(torch.where(module.bounded, offset, shift))
-        module.scale.copy_(torch.as_tensor(targets.scale).to(module.scale))
-        return module
+        return BoundedOutput(
+            module.module,
+            module.function,
+            targets.bounds,
+            shift=targets.shift,
+            scale=targets.scale,
+            gain=module.gain.abs(),
+        )

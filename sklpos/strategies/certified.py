@@ -1,4 +1,4 @@
-"""Certified training: the bound over a whole domain as an additional constraint."""
+"""Certified training: bounds over a whole domain as an additional constraint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class IntervalBounds(nn.Module):
     warm_up : int, default=0
         Epochs in which the domain grows from its centre while the module trains.
     safety : float, default=0.0
-        Distance to keep from the bound while the module trains, unit of the outputs.
+        Distance to keep from a bound while the module trains, unit of the outputs.
 
     Raises
     ------
@@ -139,13 +139,13 @@ class IntervalBounds(nn.Module):
 
 
 class Certified(AugmentedLagrangian):
-    """The augmented Lagrangian, with the interval bound over a domain as a further row.
+    """The augmented Lagrangian, with interval bounds over a domain as a further row.
 
-    The lowest outputs over a domain around the inputs, bounded by interval
-    arithmetic, are kept above the bound like those of a row. Their multiplier moves
-    once per batch. ``c = 2 * alpha`` is constant here, and for the domain it is
-    ``domain_curvature * c``. A net that obeys its interval bound is proved positive
-    over the domain, in milliseconds.
+    The lowest and the highest outputs over a domain around the inputs, bounded by
+    interval arithmetic, are kept within the bounds like those of a row. Their
+    multipliers move once per batch. ``c = 2 * alpha`` is constant here, and for the
+    domain it is ``domain_curvature * c``. A net whose interval bounds are within its
+    own bounds is proved to obey them over the domain, in milliseconds.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ class Certified(AugmentedLagrangian):
     warm_up : int, default=20
         Epochs in which the domain grows from its centre.
     safety : float, default=0.01
-        Distance kept from the bound, in standard deviations of y, because the last
+        Distance kept from each bound, in standard deviations of y, because the last
         steps on the weights go back and forth.
     domain_curvature : float, default=0.1
         Curvature of the domain's term, as a share of that of the rows.
@@ -167,7 +167,7 @@ class Certified(AugmentedLagrangian):
 
     Notes
     -----
-    The bound is computed in the precision of the net and without a rounding margin:
+    The interval is computed in the precision of the net and without a rounding margin:
     it guides training, and only a certificate proves. Dropout is read as in
     prediction. Early stopping that returns to an epoch of the warm-up returns to a
     smaller domain.
@@ -205,7 +205,7 @@ class Certified(AugmentedLagrangian):
         self.domain_curvature = domain_curvature
 
     def domain_term(self, X: Tensor) -> DomainTerm:
-        """Requirement that the domain around the inputs stays above its bound."""
+        """Requirement that the domain around the inputs stays within the bounds."""
         curvature = {"domain_curvature": (_is_positive, "a finite number above 0")}
         _check_parameters(self, "strategy='certified'", _RULES | curvature)
         bounds = IntervalBounds(

@@ -2,46 +2,55 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sklpos.nets.bounds import Bounds
+
 
 class OutputColumns(nn.Module):
-    """Columns of violations: one per finite bound of an output.
+    """Columns of violations: the finite lower bounds, then the finite upper ones.
 
     This is the only place that knows which side a bound is on. A violation is
-    ``(lower_bound - f) / scale``, at most 0 where the bound is obeyed. Its buffers
-    are configuration, not state: they move with the module, but are not part of its
-    ``state_dict``.
+    ``(lower_bound - f) / scale`` or ``(f - upper_bound) / scale``, at most 0 where the
+    bound is obeyed. Its buffers are configuration, not state: they move with the
+    module, but are not part of its ``state_dict``.
 
     Parameters
     ----------
-    lower_bound : torch.Tensor of shape (n_outputs,)
-        Unit of the predictions; ``-inf`` leaves an output free.
+    bounds : Bounds
+        Unit of the predictions.
     scale : torch.Tensor of shape (n_outputs,)
-        Unit of the violations, positive.
+        Unit of the violations, positive. Its dtype and device are those of the
+        columns.
 
     Examples
     --------
-    >>> lower_bound = torch.tensor([0.0, -torch.inf, 1.0])
-    >>> columns = OutputColumns(lower_bound, torch.tensor([1.0, 1.0, 2.0]))
+    >>> bounds = Bounds.read([0.0, None, 1.0], [None, None, 2.0], n_outputs=3)
+    >>> columns = OutputColumns(bounds, torch.tensor([1.0, 1.0, 2.0]))
     >>> columns.violation(torch.tensor([[-3.0, 0.0, 0.0]]))
-    tensor([[3.0000, 0.5000]])
+    tensor([[ 3.0000,  0.5000, -1.0000]])
     """
 
-    def __init__(self, lower_bound: Tensor, scale: Tensor):
+    def __init__(self, bounds: Bounds, scale: Tensor):
         super().__init__()
-        finite = torch.isfinite(lower_bound)
-        output = finite.nonzero().ravel()
-        self.n_outputs = len(lower_bound)
-        # 0 * inf is NaN, so a free output has no column rather than a masked one.
+        sides = np.stack([bounds.lower, bounds.upper])
+        # 0 * inf is NaN, so a free side has no column rather than a masked one.
+        side, output = np.isfinite(sides).nonzero()
+        self.n_outputs = len(bounds)
+        self.n_lower = int((side == 0).sum())
+        self.n_bounded = int(bounds.bounded.sum())
         # Python flags, as reading them from tensors would wait for the device.
-        self.all_outputs = bool(finite.all())
-        self.unit_scale = bool((scale[output] == 1).all())
+        self.all_outputs = output.tolist() == list(range(self.n_outputs))
+        # With the sign of its side, a unit does the work of both:
+        # (bound - f) / unit is the violation of a lower and of an upper bound.
+        unit = torch.as_tensor(1.0 - 2.0 * side).to(scale) * scale[output]
+        self.plain_unit = bool((unit == 1).all())
         buffers = {
-            "output": output,
-            "bound": lower_bound[output],
-            "scale": scale[output],
+            "output": torch.as_tensor(output).to(scale.device),
+            "bound": torch.as_tensor(sides[side, output]).to(scale),
+            "unit": unit,
         }
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
@@ -61,9 +70,24 @@ class OutputColumns(nn.Module):
         torch.Tensor of shape (batch, n_columns)
             In scales; differentiable.
         """
-        bounded = y_pred if self.all_outputs else y_pred[:, self.output]
-        missing = self.bound - bounded
-        return missing if self.unit_scale else missing / self.scale
+        missing = self.bound - self._of_columns(y_pred)
+        return missing if self.plain_unit else missing / self.unit
+
+    def violation_of_range(self, lowest: Tensor, highest: Tensor) -> Tensor:
+        """Violations of a lower bound by lowest, of an upper bound by highest outputs.
+
+        Parameters
+        ----------
+        lowest, highest : torch.Tensor of shape (n_domains, n_outputs)
+
+        Returns
+        -------
+        torch.Tensor of shape (n_domains, n_columns)
+            In scales; differentiable.
+        """
+        lower, upper = self.output[: self.n_lower], self.output[self.n_lower :]
+        ends = torch.cat([lowest[:, lower], highest[:, upper]], dim=1)
+        return (self.bound - ends) / self.unit
 
     def mean_term(self, term: Tensor, weight: Tensor | None = None) -> Tensor:
         """Mean of a term over rows and outputs, in the unit of a squared error of y.
@@ -78,11 +102,10 @@ class OutputColumns(nn.Module):
         -------
         torch.Tensor of shape ()
         """
-        if not self.unit_scale:
-            term = self.scale**2 * term
+        if not self.plain_unit:
+            term = self.unit**2 * term
         if weight is not None:
-            narrow = weight.shape[1] == 1 or self.all_outputs
-            term = (weight if narrow else weight[:, self.output]) * term
+            term = (weight if weight.shape[1] == 1 else self._of_columns(weight)) * term
         # A mean over outputs and not over columns: a free output counts as a term of 0,
         # so that freeing one output leaves the weight of the others alone.
         return term.sum() / max(len(term) * self.n_outputs, 1)
@@ -99,12 +122,12 @@ class OutputColumns(nn.Module):
         torch.Tensor of shape (batch, n_outputs)
             Of a term in the unit of a squared error of y, not averaged.
         """
-        # The violation falls as the prediction rises. The term has the factor
-        # scale**2, of which the violation's own division by the scale leaves one.
-        return self._spread(-slope if self.unit_scale else -self.scale * slope)
+        # The violation changes by -1 / unit as the prediction rises, and the term has
+        # the factor unit**2.
+        return self._spread(-slope if self.plain_unit else -self.unit * slope)
 
     def signed(self, multiplier: Tensor) -> Tensor:
-        """Multipliers per output: positive where a lower bound pushes up.
+        """Multipliers per output.
 
         Parameters
         ----------
@@ -114,9 +137,13 @@ class OutputColumns(nn.Module):
         Returns
         -------
         torch.Tensor of shape (batch, n_outputs)
-            Unit of y; 0 for a free output.
+            Unit of y: positive where a lower bound pushes up, negative where an upper
+            bound pushes down; 0 for a free output.
         """
-        return self._spread(self.scale * multiplier)
+        return self._spread(self.unit * multiplier)
+
+    def _of_columns(self, values: Tensor) -> Tensor:
+        return values if self.all_outputs else values[:, self.output]
 
     def _spread(self, values: Tensor) -> Tensor:
         if self.all_outputs:

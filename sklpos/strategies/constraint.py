@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from sklpos.nets.bounds import Bounds
 from sklpos.strategies.base import ConstraintStrategy
 from sklpos.strategies.batch_inputs import (
     batch_weight,
@@ -18,8 +19,8 @@ from sklpos.strategies.batch_inputs import (
 from sklpos.strategies.columns import OutputColumns
 from sklpos.strategies.gathering import gather_rows
 from sklpos.strategies.inputs import (
-    per_output,
     row_weights,
+    spread_scale,
     target_scale,
     target_tensor,
 )
@@ -52,8 +53,10 @@ class OutputConstraint(StrategyConstraint):
         Unit in which violations are measured; by default the (weighted) standard
         deviation of `y`, or 1 without `y`. With it, `alpha` and the steps of the
         strategies have no unit.
-    lower_bound : float or array-like of shape (n_outputs,), default=0.0
-        Unit of y; ``-inf`` leaves an output free.
+    lower_bound : float, array-like of shape (n_outputs,) or None, default=0.0
+        Unit of y; ``-inf`` or None leaves an output free.
+    upper_bound : float, array-like of shape (n_outputs,) or None, default=None
+        Unit of y; ``inf`` or None leaves an output free.
     weight : array-like of shape (n_samples,), optional
         Non-negative sample weights by row number. A row of weight 0 makes no dual
         step and has no term.
@@ -80,12 +83,13 @@ class OutputConstraint(StrategyConstraint):
 
     See Also
     --------
-    sklpos.repair.repair_head : Makes the bound exact on rows after training.
+    sklpos.repair.repair_head : Makes the bounds exact on rows after training.
 
     Notes
     -----
     The term is ``mean_ij w_i scale_j**2 penalty(g_ij)``, in the unit of a mean
-    squared error of y, with ``g = (lower_bound - f) / scale``. So the optimum does
+    squared error of y, with ``g = (lower_bound - f) / scale`` or
+    ``(f - upper_bound) / scale``, one column for each finite bound. So the optimum does
     not depend on the batch size [1]_. The state is kept in at least float32.
 
     References
@@ -116,7 +120,8 @@ class OutputConstraint(StrategyConstraint):
         n_samples: int | None = None,
         n_outputs: int = 1,
         scale: ArrayLike | None = None,
-        lower_bound: ArrayLike = 0.0,
+        lower_bound: ArrayLike | None = 0.0,
+        upper_bound: ArrayLike | None = None,
         weight: ArrayLike | None = None,
         strategy: str | ConstraintStrategy = "augmented_lagrangian",
         alpha: float = 1.0,
@@ -127,9 +132,9 @@ class OutputConstraint(StrategyConstraint):
         known = y is not None
         if scale is None:
             scale = target_scale(targets, weights) if known else 1.0
-        unit = per_output("scale", scale, targets)
-        bound = per_output("lower_bound", lower_bound, targets)
-        columns = OutputColumns(bound, unit)
+        unit = spread_scale(scale, targets)
+        bounds = Bounds.read(lower_bound, upper_bound, targets.shape[1])
+        columns = OutputColumns(bounds, unit)
         # Zeros that stand in for unknown targets say nothing about the room.
         room = -columns.violation(targets)
         room = room if known else torch.zeros_like(room)
@@ -140,7 +145,7 @@ class OutputConstraint(StrategyConstraint):
         self.register_buffer("row_weight", weights, persistent=False)
 
     def violation(self, y_pred: Tensor) -> Tensor:
-        """Violations of predictions, one column per bounded output.
+        """Violations of predictions, one column per finite bound.
 
         Parameters
         ----------
@@ -226,7 +231,8 @@ class OutputConstraint(StrategyConstraint):
     def multipliers(self) -> Tensor:
         """Multipliers of all rows, unit of y, mean convention.
 
-        Positive where the lower bound pushes up; 0 for a strategy that keeps none.
+        Positive where a lower bound pushes up, negative where an upper bound pushes
+        down; 0 for a strategy that keeps none.
         """
         if not hasattr(self.state, "multiplier"):
             return self.columns.bound.new_zeros(self.n_samples, self.n_outputs)

@@ -15,7 +15,7 @@ from sklpos.strategies.term import StrategyConstraint, make_term
 
 
 class DomainConstraint(StrategyConstraint):
-    """Keep the outputs over whole domains above the bound, as a term of any loss.
+    """Keep the outputs over whole domains within their bounds, as a term of any loss.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class DomainConstraint(StrategyConstraint):
         self.register_buffer("index", torch.arange(n_domains), persistent=False)
 
     def violation(self, module: nn.Module) -> Tensor:
-        """Violations of the lowest outputs over the domains.
+        """Violations of the lowest and the highest outputs over the domains.
 
         Parameters
         ----------
@@ -80,14 +80,15 @@ class DomainConstraint(StrategyConstraint):
         ValueError
             If `bounds` returns outputs of another shape.
         """
-        lowest, _ = self.bounds(module)
+        lowest, highest = self.bounds(module)
         expected = (len(self.index), self.columns.n_outputs)
-        if lowest.shape != expected:
+        shapes = [tuple(end.shape) for end in (lowest, highest)]
+        if shapes != [expected, expected]:
             raise ValueError(
-                f"bounds returned outputs of shape {tuple(lowest.shape)}, but "
+                f"bounds returned outputs of shapes {shapes[0]} and {shapes[1]}, but "
                 f"n_domains={expected[0]} and {expected[1]} outputs need {expected}."
             )
-        return self.columns.violation(lowest)
+        return self.columns.violation_of_range(lowest, highest)
 
     @torch.no_grad()
     def dual_step(self, module: nn.Module) -> None:

@@ -188,13 +188,12 @@ def target_scale(targets: Tensor, weights: Tensor | None) -> Tensor:
     return torch.where(deviation > rounding, deviation, 1.0).to(targets)
 
 
-def per_output(name: str, values: ArrayLike | Tensor, targets: Tensor) -> Tensor:
-    """Spread a parameter to one number per output, like the targets.
+def spread_scale(scale: ArrayLike | Tensor, targets: Tensor) -> Tensor:
+    """Spread a scale to one number per output, like the targets.
 
     Parameters
     ----------
-    name : {"lower_bound", "scale"}
-    values : float or array-like of shape (n_outputs,)
+    scale : float or array-like of shape (n_outputs,)
     targets : torch.Tensor of shape (n_samples, n_outputs)
 
     Returns
@@ -204,19 +203,15 @@ def per_output(name: str, values: ArrayLike | Tensor, targets: Tensor) -> Tensor
     Raises
     ------
     ValueError
-        If there are more or fewer, or if a value is not valid.
+        If there are more or fewer, or if one is not finite and positive.
     """
-    given = as_tensor(name, values).to(targets)
+    given = as_tensor("scale", scale).to(targets)
     n_outputs = targets.shape[1]
     if given.shape not in ((), (1,), (n_outputs,)):
         raise ValueError(
-            f"{name} has shape {tuple(given.shape)}; pass one number, or one for each "
+            f"scale has shape {tuple(given.shape)}; pass one number, or one for each "
             f"of the {n_outputs} outputs."
         )
-    if name == "scale" and not ((given > 0) & given.isfinite()).all():
+    if not ((given > 0) & given.isfinite()).all():
         raise ValueError(f"scale={given.tolist()} must be finite and positive.")
-    if given.isnan().any() or (given == torch.inf).any():
-        raise ValueError(
-            f"{name}={given.tolist()} must be finite, or -inf for no bound."
-        )
     return given.expand(n_outputs).clone()

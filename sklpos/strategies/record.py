@@ -18,7 +18,7 @@ class ConstraintSummary:
     max_violation : float
         Largest violation in scales, at least 0.
     violation_rate : float
-        Share of the predictions of bounded outputs that violated their bound.
+        Share of the predictions of bounded outputs that violated a bound.
     max_multiplier, mean_multiplier : float
         Of the rows seen, in scales.
     alpha : float
@@ -42,17 +42,20 @@ class EpochRecord(nn.Module):
     ----------
     like : torch.Tensor
         Tensor whose dtype and device the numbers take.
+    n_bounded : int
+        Number of bounded outputs, which may have two columns each.
 
     Examples
     --------
-    >>> record = EpochRecord(torch.zeros(1))
+    >>> record = EpochRecord(torch.zeros(1), n_bounded=1)
     >>> record.add(torch.tensor([[0.5], [-1.0]]), torch.tensor([[2.0], [0.0]]))
     >>> record.summary(alpha=1.0).violation_rate
     0.5
     """
 
-    def __init__(self, like: Tensor):
+    def __init__(self, like: Tensor, n_bounded: int):
         super().__init__()
+        self.n_bounded = n_bounded
         for name in ("n_steps", "n_seen", "n_violated"):
             count = torch.zeros((), dtype=torch.long, device=like.device)
             self.register_buffer(name, count)
@@ -78,7 +81,7 @@ class EpochRecord(nn.Module):
         self.n_steps.add_(1)
         if violation.numel() == 0:  # which has no maximum
             return
-        self.n_seen.add_(violation.numel())
+        self.n_seen.add_(len(violation) * self.n_bounded)
         self.n_violated.add_((violation > 0).sum())
         self.total_multiplier.add_(multiplier.sum())
         for largest, values in (

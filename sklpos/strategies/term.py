@@ -52,7 +52,7 @@ class StrategyConstraint(nn.Module):
         # strategy itself is not a module.
         self.state = strategy.state_
         self.columns = columns
-        self.record = EpochRecord(self.state.alpha)
+        self.record = EpochRecord(self.state.alpha, columns.n_bounded)
 
     def ascend(self, violation: Tensor, index: Tensor) -> None:
         """Make the dual step of rows whose violation is known.
@@ -81,7 +81,7 @@ class StrategyConstraint(nn.Module):
         -------
         ConstraintSummary
         """
-        record = EpochRecord(violation)
+        record = EpochRecord(violation, self.columns.n_bounded)
         if violation.numel():
             record.add(violation, self.strategy.multipliers(violation, index))
         return record.summary(float(self.state.alpha))

@@ -35,7 +35,7 @@ class MultiplierAscent(Callback):
     Attributes
     ----------
     infeasible_rows_ : list of int
-        Rows of the training set on which no head obeys the bound; if there are any,
+        Rows of the training set on which no head obeys the bounds; if there are any,
         all ascent has stopped.
 
     Examples
@@ -106,10 +106,10 @@ class MultiplierAscent(Callback):
         if rows:
             self.infeasible_rows_ = rows
             warn_user(
-                "no head without bias obeys lower_bound on all training rows: the "
+                "no head without bias obeys the bounds on all training rows: the "
                 f"multipliers of {len(rows)} rows grow without end, among them rows "
-                f"{rows[:5]}; their ascent was stopped. Give the head a bias or lower "
-                "the bound.",
+                f"{rows[:5]}; their ascent was stopped. Give the head a bias or widen "
+                "the bounds.",
                 ConvergenceWarning,
             )
 
@@ -143,24 +143,33 @@ def _growing(looks: list[tuple[np.ndarray, float]]) -> np.ndarray:
 
 
 def _infeasible_rows(net, data, growing: np.ndarray) -> list[int]:
-    """Growing rows on which no head obeys the bound, with the present features.
+    """Growing rows on which no head obeys the bounds, with the present features.
 
-    By Farkas' lemma ``features @ w >= bound > 0`` has no solution exactly if some
-    ``v >= 0`` has ``v @ features = 0`` and ``sum(v) = 1``; the residual of the least
-    squares problem in v is otherwise ``1 / sqrt(1 + |w|**2)`` for the smallest w with
-    ``features @ w >= 1``.
+    By Farkas' lemma ``pushes @ w >= needed`` has no solution exactly if some ``v >= 0``
+    has ``v @ pushes = 0`` and ``v @ needed = 1``, where a row pushes by its features
+    against a lower bound and by minus its features against an upper one. If there is
+    a solution, the residual of the least-squares problem in v is
+    ``1 / sqrt(1 + |w|**2)`` for the smallest w.
     """
     found = set()
-    # The head of zeros obeys every bound that is at most 0.
-    bound = net.targets.bound[net.targets.bounded]
-    for column in np.flatnonzero(growing.any(axis=0) & (bound > 0)):
-        rows = np.flatnonzero(growing[:, column])
-        features = _head_features(net, data[rows].X)
+    columns = net.constraint_.columns
+    sign = columns.unit.sign().cpu().double().numpy()
+    needed = sign * columns.bound.cpu().double().numpy()
+    # The head of zeros obeys every bound that has 0 on its inner side.
+    beyond_zero = net.targets.scaled_bounds.violation(0.0) > 0
+    for output in np.flatnonzero(beyond_zero):
+        own = np.flatnonzero(columns.output.cpu().numpy() == output)
+        rows, side = growing[:, own].nonzero()
+        if not len(rows):
+            continue
+        column = own[side]
+        pushes = sign[column, None] * _head_features(net, data[rows].X)
         # Features of unit size make the residual independent of their unit.
-        largest = np.abs(features).max()
-        features = features / (largest if largest > 0 else 1.0)
-        system = np.vstack([features.T, np.ones(len(rows))])
-        target = np.append(np.zeros(features.shape[1]), 1.0)
+        largest = np.abs(pushes).max()
+        pushes = pushes / (largest if largest > 0 else 1.0)
+        share = needed[column] / np.abs(needed[own]).max()
+        system = np.vstack([pushes.T, share])
+        target = np.append(np.zeros(pushes.shape[1]), 1.0)
         # A residual below 1e-6 would take a head with weights of 1e6 or more.
         if nnls(system, target)[1] < 1e-6:
             found.update(rows.tolist())
@@ -178,7 +187,7 @@ class ConstraintHistory(Callback):
     """Writes what an epoch showed of the constraint into ``history_``.
 
     Adds ``objective`` (mean loss), ``constraint`` (mean term), ``max_violation``,
-    ``violation_rate`` (share of training predictions below the bound),
+    ``violation_rate`` (share of training rows out of bounds),
     ``max_multiplier``, ``mean_multiplier`` and ``alpha``, in scaled units and as seen
     by the batches while the weights moved.
 

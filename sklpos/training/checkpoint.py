@@ -186,7 +186,7 @@ def _describe(value) -> str:
 
 def _digest(net, rows) -> str:
     targets, digest = net.targets, hashlib.blake2b(digest_size=16)
-    parts = [targets.shift, targets.scale, targets.lower_bound]
+    parts = [targets.shift, targets.scale, *targets.bounds.arrays]
     for split in net.get_split_datasets(rows):
         if split is not None:
             parts += [part.numpy() for part in (split.X, split.y, split.weight)]

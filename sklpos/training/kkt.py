@@ -57,8 +57,8 @@ def evaluate_training_state(net, rows):
     Returns
     -------
     multipliers : ndarray of shape (n_samples, n_outputs)
-        Signed: positive where the lower bound pushes up. Mean convention, scaled
-        units; 0 for free outputs.
+        Signed: positive where a lower bound pushes up, negative where an upper one
+        pushes down. Mean convention, scaled units; 0 for free outputs.
     objective : float
         Weighted mean loss, in eval mode.
     kkt : KKTResiduals
@@ -143,7 +143,7 @@ def _lagrangian(net, rows, multiplier: torch.Tensor):
     if net.domain_constraint_ is not None:
         violation, own = _domains(net)
         # The mean is over all outputs, free ones included, as it is for the rows.
-        yield (own * violation).sum() / len(net.targets.bound)
+        yield (own * violation).sum() / len(net.targets.scale)
 
 
 def _domains(net) -> tuple[torch.Tensor, torch.Tensor]:
@@ -161,15 +161,23 @@ def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarr
     features, slope = _features_and_slope(net, rows)
     weight = rows.weight.cpu().double().numpy().ravel()
     weighted = features * weight[:, None]
-    bounded = np.flatnonzero(net.targets.bounded)
+    columns = net.constraint_.columns
+    sign = columns.unit.sign().cpu().double().numpy()
+    # Training ends near the bound, not on it: rows just inside count as active.
+    active = (violation > -tolerance).cpu().numpy()
     estimate = np.zeros(violation.shape)
-    for column, output in enumerate(bounded):
-        # Training ends near the bound, not on it: rows just inside count as active.
-        active = (violation[:, column] > -tolerance).cpu().numpy()
-        if active.any():
-            pull = weighted.T @ slope[:, output]
-            found, _ = nnls(weighted[active].T, pull)
-            estimate[active, column] = _shared(found, rows.X[active], weight[active])
+    for output in np.flatnonzero(net.targets.bounds.bounded):
+        own = np.flatnonzero(columns.output.cpu().numpy() == output)
+        row, side = active[:, own].nonzero()
+        column = own[side]
+        if len(row):
+            pushes = sign[column, None] * weighted[row]
+            found, _ = nnls(pushes.T, weighted.T @ slope[:, output])
+            estimate[row, column] = found
+    for column in np.flatnonzero(active.any(axis=0)):
+        near = active[:, column]
+        found = estimate[near, column]
+        estimate[near, column] = _shared(found, rows.X[near], weight[near])
     return estimate
 
 

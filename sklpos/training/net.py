@@ -53,7 +53,7 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
     alpha : float
         Weight that the strategy was set up with; its schedule may have raised it.
     targets : TargetScale
-        The scaling of the targets, with the bound.
+        The scaling of the targets, with the bounds.
     head : str or None
         Dotted name of the last ``nn.Linear``; None if there is none.
     seed : int, default=0
@@ -219,9 +219,10 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
 
     @property
     def may_be_infeasible(self) -> bool:
-        """Whether it is possible that no head obeys the bound."""
+        """Whether it is possible that no head obeys the bounds."""
         # A head with a bias can be constant, and the head of zeros obeys a bound of 0.
-        if self.head is None or not (self.targets.bound > 0).any():
+        bounds = self.targets.scaled_bounds
+        if self.head is None or not (bounds.violation(0.0) > 0).any():
             return False
         return self.plain_module_.get_submodule(self.head).bias is None
 

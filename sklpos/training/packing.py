@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sklpos.nets.arrays import finite_rows
 from sklpos.strategies.base import ConstraintStrategy
+from sklpos.training.earlier import MOVED, upgraded
 
 # Key of a dict that stands for another object.
 _KIND = "__sklpos__"
@@ -187,7 +188,8 @@ class Unpacker:
         return OrderedDict((key, self(item)) for key, item in packed["items"])
 
     def _named(self, packed: dict) -> Any:
-        return _find(packed["name"])
+        name = packed["name"]
+        return _find(MOVED.get(name, name))
 
     def _object(self, packed: dict) -> Any:
         cls = self(packed["class"])
@@ -197,7 +199,7 @@ class Unpacker:
         thing = cls.__new__(cls)
         self.done[id(packed)] = packed, thing
         state = {name: self(value) for name, value in packed["vars"].items()}
-        _set_vars(thing, state)
+        _set_vars(thing, upgraded(cls, state))
         return thing
 
 

@@ -1,8 +1,8 @@
 """State as plain containers and arrays, for pickle, joblib and skops.
 
 A tensor becomes an array, a module or a callback its class and its attributes; classes
-of torch and of this package are stored by name. Loading runs no constructor but that of
-the optimizer, and no code that the file brings with it.
+of torch and of this package are stored by name. Loading runs no constructor that
+the file chooses but that of the optimizer, and no code that it brings with it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from skorch.history import History
 
 from sklpos.nets.placement import check_device
 from sklpos.nets.warnings import warn_user
+from sklpos.training.earlier import upgraded
 from sklpos.training.packing import Packer, Unpacker
 from sklpos.training.state import copied, load_state
 from sklpos.version import __version__
@@ -64,6 +65,7 @@ class PlainState:
             )
         unpacker = Unpacker()
         found = {name: unpacker(value) for name, value in state["vars"].items()}
+        found = upgraded(type(self), found)
         if hasattr(self, "take_vars"):
             self.take_vars(found)
         else:

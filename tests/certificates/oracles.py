@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.optimize import linprog
 
-from sklpos.certificates.bounds.network import Affine
+from sklpos.certificates.bounds.layers import Affine
 
 
 def crown_by_loops(weights, biases, low, high):

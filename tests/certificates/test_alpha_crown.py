@@ -68,7 +68,7 @@ def test_parts_and_outputs_do_not_influence_each_other():
         torch.testing.assert_close(alone[0], together[part], rtol=0, atol=1e-9)
     network = read_network(module)
     hidden = crown_bounds(network, region).hidden
-    first = raised_bounds(network.output(0), region, hidden)
+    first = raised_bounds(network.outputs([0]), region, hidden)
     both = raised_bounds(network, region, hidden)
     torch.testing.assert_close(first[:, 0], both[:, 0], rtol=0, atol=1e-9)
 
@@ -98,8 +98,8 @@ def test_a_certificate_lies_between_those_of_crown_and_of_the_search():
         )
         for method in ("crown", "alpha_crown", "branch_and_bound")
     )
-    assert (crown.lower_bound_ < alpha.lower_bound_).all()
-    assert (alpha.lower_bound_ <= search.upper_bound_).all()
+    assert (crown.proved_min_ < alpha.proved_min_).all()
+    assert (alpha.proved_min_ <= search.attained_min_).all()
     assert alpha.method_ == "alpha_crown"
 
 

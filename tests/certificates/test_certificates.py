@@ -13,6 +13,7 @@ from sklpos.certificates.rows import certified_radius, output_bounds
 from sklpos.certificates.search.attack import attack
 from sklpos.certificates.search.branch_and_bound import Stops, branch_and_bound
 from sklpos.certificates.search.milp import milp_minimum
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.outputs import BoundedOutput
 
 SMOOTH = ["relu", "leaky_relu", "tanh", "softplus", "gelu", "silu", "elu"]
@@ -27,8 +28,8 @@ def unit_box(n_features):
 
 def assert_nothing_is_below(certificate, module, X):
     lowest = outputs(module, X).min(axis=0)
-    assert (lowest >= certificate.lower_bound_).all()
-    assert (certificate.upper_bound_ >= certificate.lower_bound_).all()
+    assert (lowest >= certificate.proved_min_).all()
+    assert (certificate.attained_min_ >= certificate.proved_min_).all()
 
 
 @pytest.mark.parametrize("activation", SMOOTH)
@@ -56,14 +57,14 @@ def test_the_minimum_is_that_of_a_dense_grid(activation):
         X = grid(-np.ones(n_features), np.ones(n_features), count)
         smallest = outputs(module, X).min(axis=0)
         assert_nothing_is_below(certificate, module, X)
-        assert (certificate.upper_bound_ <= smallest + 1e-9).all()
-        gap = certificate.upper_bound_ - certificate.lower_bound_
+        assert (certificate.attained_min_ <= smallest + 1e-9).all()
+        gap = certificate.attained_min_ - certificate.proved_min_
         assert (gap <= TIGHT + 1e-9).all()
 
 
 def minima(module, domain):
     """The smallest first output, by branch and bound and by integer programming."""
-    network = read_network(module).output(0)
+    network = read_network(module).outputs([0])
     region = domain.region()
     start = attack(network, region)[:, 0]
     search = branch_and_bound(network, region, Stops(1e-4), start=start)
@@ -92,7 +93,7 @@ def test_branch_and_bound_equals_integer_programming_on_a_hull():
     inside = np.random.default_rng(1).dirichlet(0.3 * np.ones(20), size=5000) @ rows
     assert outputs(module, inside).min() >= search.lower.item()
     whole = certify_module(module, Box(rows.min(0), rows.max(0)), tolerance=TIGHT)
-    assert search.lower.item() >= whole.lower_bound_[0]
+    assert search.lower.item() >= whole.proved_min_[0]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -122,14 +123,14 @@ def test_branch_and_bound_is_anytime():
         for limit in (0.05, 1.0)
     )
     assert early.time_ < 1.0
-    assert early.lower_bound_[0] <= late.lower_bound_[0] <= late.upper_bound_[0]
+    assert early.proved_min_[0] <= late.proved_min_[0] <= late.attained_min_[0]
 
 
 def test_many_features_are_searched_by_integer_programming():
     module = random_network((10, 8, 1), seed=0, dtype=torch.float32)
     certificate = certify_module(module, unit_box(10), tolerance=1e-2)
     assert certificate.method_ == "milp"
-    gap = certificate.upper_bound_ - certificate.lower_bound_
+    gap = certificate.attained_min_ - certificate.proved_min_
     assert 0 <= gap[0] < 0.05
     assert "integer programme" in certificate.assumptions_[-1]
     X = np.random.default_rng(0).choice([-1.0, 1.0], size=(2000, 10))
@@ -160,21 +161,21 @@ def test_verdicts(tent):
     assert outputs(tent, falsified.counterexample_[None])[0, 0] < -0.4
     unknown = certify_module(tent, box, lower_bound=-0.51, method="interval")
     assert unknown.status_ == "unknown"
-    assert certify_module(tent, Box([-0.4], [0.4])).lower_bound_[0] <= 0.1
+    assert certify_module(tent, Box([-0.4], [0.4])).proved_min_[0] <= 0.1
 
 
 def test_a_bound_of_minus_infinity_leaves_an_output_free():
     module = random_network((2, 8, 2), seed=0)
     lowest = certify_module(module, unit_box(2), lower_bound=-np.inf)
     assert lowest.status_ == "verified"
-    bound = [-np.inf, lowest.lower_bound_[1] - 1]
+    bound = [-np.inf, lowest.proved_min_[1] - 1]
     assert certify_module(module, unit_box(2), lower_bound=bound)
 
 
 def test_an_exact_touch_is_not_claimed(tent):
     certificate = certify_module(tent, Box([-2.0], [2.0]), lower_bound=-0.5)
     assert certificate.status_ == "unknown"
-    assert certificate.lower_bound_[0] == pytest.approx(-0.5, abs=1e-5)
+    assert certificate.proved_min_[0] == pytest.approx(-0.5, abs=1e-5)
     assert certificate.time_ < 5.0
 
 
@@ -190,7 +191,7 @@ def test_nonnegative_heads_hold_everywhere():
     module = nonnegative_head(nn.ReLU())
     certificate = certify_module(module, All(3), lower_bound=[0.5, 2.0])
     assert certificate.status_ == "verified"
-    np.testing.assert_array_equal(certificate.lower_bound_, [0.5, 2.0])
+    np.testing.assert_array_equal(certificate.proved_min_, [0.5, 2.0])
     X = 10.0 ** np.random.default_rng(0).uniform(-3, 30, size=(999, 3))
     assert (outputs(module, np.vstack([X, -X])) >= [0.5, 2.0]).all()
 
@@ -201,7 +202,7 @@ def test_bounded_features_bound_the_output_everywhere():
     weight = module[2].weight.detach().double().numpy()
     expected = module[2].bias.detach().double().numpy() - weight.sum(1)
     assert certificate.status_ == "verified"
-    np.testing.assert_allclose(certificate.lower_bound_, expected, atol=1e-5)
+    np.testing.assert_allclose(certificate.proved_min_, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -215,7 +216,7 @@ def test_batch_norm_rounds_where_its_terms_have_one_sign(dtype):
     norm.running_var.uniform_(0.1, 3, generator=generator)
     with torch.no_grad():
         module[0].weight.fill_(1)
-    lower = certify_module(module, All(1)).lower_bound_
+    lower = certify_module(module, All(1)).proved_min_
     exact = -norm.running_mean.double() / (norm.running_var.double() + norm.eps).sqrt()
     np.testing.assert_allclose(lower, exact, rtol=20 * torch.finfo(dtype).eps)
     assert (outputs(module, np.array([[-9.0]]))[0] >= lower).all()
@@ -225,20 +226,21 @@ def test_batch_norm_rounds_where_its_terms_have_one_sign(dtype):
 def test_plain_networks_do_not_hold_everywhere():
     certificate = certify_module(random_network((2, 8, 1), seed=0), All(2))
     assert certificate.status_ == "falsified"
-    assert certificate.lower_bound_[0] == -np.inf
+    assert certificate.proved_min_[0] == -np.inf
 
 
 @pytest.mark.parametrize("domain", [All(2), Hull(np.eye(2)), Box([0, 0], [1, 1])])
 def test_output_activations_hold_by_construction(domain):
-    free = torch.tensor([1.0, -torch.inf])
-    module = BoundedOutput(nn.Linear(2, 2), "softplus", free).eval()
+    bounds = Bounds.read([1.0, None], None, n_outputs=2)
+    module = BoundedOutput(nn.Linear(2, 2), "softplus", bounds).eval()
     assert certify_module(module, domain, lower_bound=[1.0, -np.inf])
     assert not certify_module(module, domain, lower_bound=[1.1, -np.inf])
     assert not certify_module(module, domain, lower_bound=0.0)
 
 
 def test_output_activations_give_a_verdict_for_each_ball():
-    module = BoundedOutput(nn.Linear(2, 1), "softplus", torch.tensor([1.0])).eval()
+    bounds = Bounds.read(1.0, None, n_outputs=1)
+    module = BoundedOutput(nn.Linear(2, 1), "softplus", bounds).eval()
     balls = Ball(np.eye(2), radius=0.1)
     for bound, status in ((1.0, "verified"), (1.1, "unknown")):
         certificate = certify_module(module, balls, lower_bound=bound)
@@ -275,7 +277,7 @@ def test_the_global_generators_are_not_touched():
     certificates = [certify_module(module, unit_box(2)) for _ in range(2)]
     assert torch.equal(torch_state, torch.get_rng_state())
     np.testing.assert_array_equal(numpy_state, np.random.get_state()[1])
-    assert repr(certificates[0].upper_bound_) == repr(certificates[1].upper_bound_)
+    assert repr(certificates[0].attained_min_) == repr(certificates[1].attained_min_)
 
 
 def test_output_bounds_hold():
@@ -330,7 +332,7 @@ def linear():
         ),
         (
             lambda: certify_module(linear(), unit_box(2), lower_bound=[0, 0]),
-            "must be a number or 1 of them",
+            "each of the 1 outputs",
         ),
         (lambda: certify_module(linear(), unit_box(2), lower_bound=np.nan), "number"),
         (
@@ -356,7 +358,9 @@ def test_nonsense_is_refused_in_one_sentence(call, message):
 
 
 def test_an_output_activation_with_a_hook_is_refused():
-    module = BoundedOutput(nn.Linear(2, 1), "softplus", torch.zeros(1)).eval()
+    module = BoundedOutput(
+        nn.Linear(2, 1), "softplus", Bounds.read(0.0, None, 1)
+    ).eval()
     module.register_forward_hook(lambda module, args, output: output - 1)
     with pytest.raises(ValueError, match="has a hook"):
         certify_module(module, Box([0, 0], [1, 1]))

@@ -55,7 +55,40 @@ def test_rates_by_output_and_joint():
     assert risk.controlled_
     assert bool(risk)
     assert not certify_risk(predictions, [0.0, 1.1], risk_level=0.1)
-    assert "3 of 100 rows below" in repr(risk)
+    assert "3 of 100 rows out of bounds" in repr(risk)
+
+
+def test_both_sides_count_together_and_alone():
+    predictions = np.full((100, 3), 0.5)
+    predictions[:3] = [-1, -1, -1]
+    predictions[2:7] = [2, 2, 2]
+    lower, upper = [0.0, -np.inf, -np.inf], [1.0, 1.0, np.inf]
+    risk = certify_risk(predictions, lower, upper, risk_level=0.2)
+    np.testing.assert_allclose(risk.below_rate_, [0.02, 0, 0])
+    np.testing.assert_allclose(risk.above_rate_, [0.05, 0.05, 0])
+    np.testing.assert_allclose(risk.violation_rate_, [0.07, 0.05, 0])
+    limits = [clopper_pearson_upper(count, 100) for count in (2, 5, 7)]
+    np.testing.assert_allclose(risk.below_confidence_bound_, [limits[0], 0, 0])
+    np.testing.assert_allclose(risk.above_confidence_bound_, [limits[1]] * 2 + [0])
+    np.testing.assert_allclose(risk.upper_confidence_bound_, [limits[2], limits[1], 0])
+    assert risk.joint_violation_rate_ == pytest.approx(0.07)
+    assert risk.joint_upper_confidence_bound_ == limits[2]
+    mirrored = certify_risk(-predictions, np.negative(upper), np.negative(lower))
+    np.testing.assert_array_equal(risk.below_rate_, mirrored.above_rate_)
+    np.testing.assert_array_equal(risk.violation_rate_, mirrored.violation_rate_)
+
+
+def test_outputs_with_an_upper_bound_are_lowered():
+    predictions = np.random.default_rng(0).normal(size=(500, 3)) * [1, 100, 1]
+    lower, upper = [0.0, -np.inf, -np.inf], [np.inf, 0.0, np.inf]
+    shift = smallest_shift(predictions, lower, upper, scale=[1, 100, 1])
+    assert shift[0] > 0
+    assert shift[1] == pytest.approx(-100 * shift[0])
+    assert shift[2] == 0
+    assert certify_risk(predictions + shift * (1 + 1e-9), lower, upper)
+    assert not certify_risk(predictions + shift * (1 - 1e-9), lower, upper)
+    mirrored = smallest_shift(-predictions, np.negative(upper), np.negative(lower))
+    np.testing.assert_array_equal(smallest_shift(predictions, lower, upper), -mirrored)
 
 
 def test_the_smallest_shift_controls_and_is_smallest():
@@ -85,8 +118,13 @@ def test_the_shifted_risk_is_controlled_in_the_population():
         (lambda: certify_risk([np.nan]), "contain NaN"),
         (lambda: certify_risk([1.0], risk_level=0), "risk_level=0 must be between"),
         (lambda: certify_risk([1.0], confidence=1.5), "confidence=1.5"),
-        (lambda: certify_risk([[1.0, 2.0]], [0, 0, 0]), "lower_bound has shape"),
+        (
+            lambda: certify_risk([[1.0, 2.0]], [0, 0, 0]),
+            "lower_bound=\\[0, 0, 0\\] has shape",
+        ),
+        (lambda: certify_risk([1.0], 0.0, -1.0), "upper_bound=-1 is below"),
         (lambda: smallest_shift(np.ones(58)), "at least 59 are needed"),
+        (lambda: smallest_shift(np.ones(99), 0.0, 1.0), "upper_bound=1 of output 0"),
     ],
 )
 def test_nonsense_is_refused(call, message):

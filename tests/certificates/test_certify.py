@@ -13,6 +13,7 @@ from torch import nn
 from sklpos import PositiveOutputRegressor, certify
 from sklpos.certificates import All, Ball, Box, Hull, certify_module
 from sklpos.nets.bounded import BoundedModel, as_bounded_model
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.outputs import BoundedOutput
 from sklpos.repair import repair_head
 
@@ -31,8 +32,8 @@ def module():
 
 def same(one, two):
     assert one.status_ == two.status_
-    np.testing.assert_array_equal(one.lower_bound_, two.lower_bound_)
-    np.testing.assert_array_equal(one.upper_bound_, two.upper_bound_)
+    np.testing.assert_array_equal(one.proved_min_, two.proved_min_)
+    np.testing.assert_array_equal(one.attained_min_, two.attained_min_)
 
 
 @pytest.mark.parametrize(
@@ -65,10 +66,10 @@ def test_the_box_of_the_rows_is_widened_by_a_margin_and_may_have_categories(modu
 def test_the_bound_is_zero_or_what_is_asked(module):
     assert not certify(module, X=X)
     assert certify(module, X=X, lower_bound=[-np.inf, 0.0])
-    lowest = certify(module, X=X, method="crown").lower_bound_
+    lowest = certify(module, X=X, method="crown").proved_min_
     found = certify(module, X=X, lower_bound=lowest - 0.1)
     assert found
-    np.testing.assert_array_equal(found.required_, lowest - 0.1)
+    np.testing.assert_array_equal(found.required_min_, lowest - 0.1)
     assert certify(module, X=X, lower_bound=200).status_ == "falsified"
 
 
@@ -80,20 +81,20 @@ def test_a_counterexample_is_one(module):
 
 def test_a_repaired_module_behind_an_output_activation_and_alone():
     inner = random_network([3, 8, 1])
-    bounded = BoundedOutput(inner, "softplus", torch.zeros(1)).eval()
+    bounded = BoundedOutput(inner, "softplus", Bounds.read(0.0, None, 1)).eval()
     for domain in ("all", (LOW, HIGH)):
         assert certify(bounded, domain)
     repaired = repair_head(inner, X).module
     found = certify(repaired, "ball", X=X, radius=0.0)
-    assert found.upper_bound_[0] >= 0
+    assert found.attained_min_[0] >= 0
 
 
 def test_an_estimator_is_asked_with_another_bound(small, data):
     model = small().fit(data.X, data.y)
-    lowest = model.certify(method="crown").lower_bound_
+    lowest = model.certify(method="crown").proved_min_
     assert certify(model, lower_bound=lowest - 1, method="crown")
     assert model.certify(lower_bound=lowest - 1, method="crown")
-    assert model.certify(method="crown").required_[0] == 0
+    assert model.certify(method="crown").required_min_[0] == 0
 
 
 def test_a_module_is_read_as_it_is(module):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from problems import make_data
+from torch import nn
 
 from sklpos import PositiveOutputRegressor
 
@@ -36,7 +37,7 @@ def test_box_verdict_agrees_with_a_dense_grid(dtype):
     model = make_model(dtype=dtype)
     certificate = model.certify("box")
     lowest = grid_minimum(model, X.min(axis=0), X.max(axis=0))
-    assert certificate.lower_bound_[0] <= lowest
+    assert certificate.proved_min_[0] <= lowest
     assert certificate.status_ == ("falsified" if lowest < 0 else "verified")
     assert bool(certificate) == (certificate.status_ == "verified")
 
@@ -57,7 +58,7 @@ def test_a_box_of_ones_own_and_its_bounds(model):
     assert lowest > 0
     certificate = model.certify((low, high))
     assert certificate
-    assert 0 <= certificate.lower_bound_[0] <= lowest
+    assert 0 <= certificate.proved_min_[0] <= lowest
     proved, above = model.output_bounds(low[None], high[None])
     assert proved[0, 0] <= lowest <= above[0, 0]
 
@@ -97,8 +98,60 @@ def test_everywhere_strategies_are_verified_everywhere(
     assert model.certify("box").status_ == "verified"
 
 
+@pytest.mark.parametrize(
+    ("lower", "upper", "dtype"),
+    [(0.0, 8.0, "float32"), (None, 8.0, "float64"), (0.1, 0.1, "float32")],
+)
+@pytest.mark.parametrize("activation", [nn.Hardtanh, nn.Sigmoid, nn.Hardsigmoid])
+def test_everywhere_strategies_keep_both_bounds_everywhere(
+    everywhere_strategy, activation, lower, upper, dtype
+):
+    def build(n_features_in):
+        limits = (0.0, 1.0) if activation is nn.Hardtanh else ()
+        first = nn.Linear(n_features_in, 8)
+        return nn.Sequential(first, activation(*limits), nn.Linear(8, 1))
+
+    model = PositiveOutputRegressor(
+        build,
+        strategy=everywhere_strategy,
+        max_epochs=5,
+        random_state=0,
+        dtype=dtype,
+        lower_bound=lower,
+        upper_bound=upper,
+        on_violated_y="ignore",
+    ).fit(X, y)
+    for domain in ("all", "box"):
+        certificate = model.certify(domain)
+        assert certificate.status_ == "verified"
+        assert certificate.required_max_[0] == upper
+
+
 def test_soft_strategies_are_not_verified_everywhere(model):
     assert model.certify("all").status_ != "verified"
+
+
+def test_an_estimator_with_both_bounds_certifies_both():
+    model = make_model(upper_bound=4.0, on_violated_y="ignore", lr=0.05)
+    certificate = model.certify("box", margin=0.5)
+    assert certificate.status_ == "falsified"
+    assert certificate.required_max_.tolist() == [4.0]
+    above = model.certify("box", margin=0.5, lower_bound=-np.inf)
+    assert above.broken_side_ == "upper"
+    assert model.predict(above.counterexample_[None])[0] > 4
+    assert model.certify("box", lower_bound=-1e3, upper_bound=1e3)
+    radius = model.certified_radius(X)
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        moved = X + radius[:, None] * rng.uniform(-1, 1, size=X.shape)
+        values = model.predict(moved[radius > 0])
+        assert ((values >= 0) & (values <= 4)).all()
+    holdout, _ = make_data(400, SLOPE, seed=3)
+    risk = model.certify_risk(holdout)
+    predicted = model.predict(holdout)
+    assert risk.above_rate_[0] == np.mean(predicted > 4) > 0
+    assert risk.below_rate_[0] == np.mean(predicted < 0)
+    assert risk.violation_rate_[0] == np.mean((predicted < 0) | (predicted > 4))
 
 
 def test_risk_counts_the_rows_below_the_bound(model):

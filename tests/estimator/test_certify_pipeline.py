@@ -85,7 +85,7 @@ def test_the_box_is_that_of_the_data_before_the_scalers(scaler):
     assert found.status_ == inner.status_
     edges = np.linspace(found.domain_.low, found.domain_.high, 101)
     points = np.stack(np.meshgrid(*edges.T), axis=-1).reshape(-1, 2)
-    assert model.predict(points).min() >= found.lower_bound_[0]
+    assert model.predict(points).min() >= found.proved_min_[0]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -102,14 +102,14 @@ def test_a_bound_of_the_pipeline_is_that_of_the_net(model):
     low, high = CENTER - UNIT, CENTER + [0, 0.3] * UNIT
     outer = sklpos.certify(model, (low, high), method="crown")
     inner = model[-1].certify(tuple(model[:-1].transform([low, high])), method="crown")
-    np.testing.assert_allclose(outer.lower_bound_, inner.lower_bound_, atol=1e-8)
+    np.testing.assert_allclose(outer.proved_min_, inner.proved_min_, atol=1e-8)
 
 
 def test_hull_and_balls_are_in_the_unit_of_the_data(model):
     hull = sklpos.certify(model, "hull", X=X, time_limit=2)
     assert hull.domain_.n_features == 2
     mixed = np.random.default_rng(0).dirichlet(np.ones(len(X)), size=500) @ X
-    assert model.predict(mixed).min() >= hull.lower_bound_[0]
+    assert model.predict(mixed).min() >= hull.proved_min_[0]
     balls = sklpos.certify(model, "ball", X=X, radius=0.01 * UNIT)
     assert "verified" in balls.rows_
     corners = X[balls.rows_ == "verified"] + 0.01 * UNIT * [1, -1]
@@ -126,8 +126,8 @@ def test_integers_are_integers_of_the_data():
     lowest = min(
         model.predict(np.column_stack([np.full(2001, k), grid])).min() for k in range(4)
     )
-    assert found.lower_bound_[0] <= lowest
-    assert found.upper_bound_[0] >= lowest - 1e-3
+    assert found.proved_min_[0] <= lowest
+    assert found.attained_min_[0] >= lowest - 1e-3
     if found.counterexample_ is not None:
         assert found.counterexample_[0] in range(4)
 
@@ -137,7 +137,7 @@ def test_column_names_are_checked_but_not_needed():
     scaler = StandardScaler().set_output(transform="pandas")
     model = make_pipeline(scaler, make_net()).fit(frame, y)
     found = sklpos.certify(model, "hull", X=frame, time_limit=1)
-    assert found.lower_bound_[0] <= model.predict(frame).min()
+    assert found.proved_min_[0] <= model.predict(frame).min()
     assert scaler.feature_names_in_.tolist() == ["rain", "wind"]
     with pytest.raises(ValueError, match="feature names"):
         sklpos.certify(model, "hull", X=frame[["wind", "rain"]])
@@ -149,7 +149,7 @@ def test_a_search_stands_for_its_best_pipeline():
     search = GridSearchCV(pipeline, grid, cv=2).fit(X, y)
     found = sklpos.certify(search)
     expected = sklpos.certify(search.best_estimator_)
-    np.testing.assert_array_equal(found.lower_bound_, expected.lower_bound_)
+    np.testing.assert_array_equal(found.proved_min_, expected.proved_min_)
 
 
 def test_positive_by_construction_behind_a_scaler():
@@ -162,7 +162,7 @@ def test_positive_by_construction_behind_a_scaler():
 
 def test_a_single_regressor_is_a_model_too():
     net = make_net().fit(Z, y)
-    assert sklpos.certify(net).lower_bound_ == net.certify().lower_bound_
+    assert sklpos.certify(net).proved_min_ == net.certify().proved_min_
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,37 @@ def test_violation(y_pred, lower_bound, rate, largest, mean):
 
 
 @pytest.mark.parametrize(
+    ("y_pred", "bounds", "rate", "largest", "mean"),
+    [
+        ([1.0, -0.5, 0.0, 2.0], (0.0, 1.5), 0.5, 0.5, 0.25),
+        ([1.0, 2.0], (None, None), 0.0, 0.0, 0.0),
+        ([1.0, 2.0], (None, 1.0), 0.5, 1.0, 0.5),
+        ([1.0, 2.0], (2.0, 2.0), 0.5, 1.0, 0.5),
+        ([-INF, INF], (None, None), 0.0, 0.0, 0.0),
+        ([-INF, INF], (0.0, None), 0.5, INF, INF),
+        ([-INF, INF], (None, 0.0), 0.5, INF, INF),
+        ([[5.0, 1.0], [4.0, 1.5]], ([5.0, None], [None, 1.25]), 0.5, 1.0, 0.3125),
+    ],
+)
+def test_violation_of_either_side(y_pred, bounds, rate, largest, mean):
+    assert violation_rate(y_pred, *bounds) == rate
+    assert max_violation(y_pred, *bounds) == largest
+    assert mean_violation(y_pred, *bounds) == mean
+
+
+@pytest.mark.parametrize(
+    "measure", [violation_rate, max_violation, mean_violation], ids=lambda m: m.__name__
+)
+def test_a_mirrored_problem_has_the_same_violations(measure):
+    rng = np.random.default_rng(0)
+    y_pred, lower = rng.normal(size=(50, 2)), np.array([-0.5, -INF])
+    upper = np.array([0.5, 0.8])
+    assert measure(y_pred, lower, upper) == measure(-y_pred, -upper, -lower) > 0
+    with pytest.raises(ValueError, match=r"upper_bound=-1 is below lower_bound=0"):
+        measure(y_pred, 0.0, -1.0)
+
+
+@pytest.mark.parametrize(
     ("y_pred", "options", "error"),
     [
         ([0.0, 0.0, 2.0, 4.0], {}, 1.0),
@@ -55,6 +86,8 @@ def test_violation(y_pred, lower_bound, rate, largest, mean):
         ([-2.0, 0.0, 2.0, 2.0], {"tolerance": 0.2}, INF),
         ([-2.0, 0.0, 2.0, 2.0], {"tolerance": 0.25}, 1.0),
         ([np.nan, 0.0, 2.0, 2.0], {}, INF),
+        ([0.0, 0.0, 2.0, 4.0], {"upper_bound": 3.0}, INF),
+        ([0.0, 0.0, 2.0, 4.0], {"upper_bound": 4.0}, 1.0),
     ],
 )
 def test_error_under_feasibility(y_pred, options, error):
@@ -76,7 +109,7 @@ def test_there_is_no_tolerance_in_float32():
 
 
 def test_scorers_read_the_bound(small, data):
-    model = small(strategy="unconstrained", lower_bound=0.3, on_negative_y="ignore")
+    model = small(strategy="unconstrained", lower_bound=0.3, on_violated_y="ignore")
     model.set_params(repair=None).fit(data.X, data.Y)
     predictions = model.predict(data.X)
     rate = np.mean((predictions < 0.3).any(axis=1))
@@ -192,7 +225,7 @@ def test_scorers_are_greater_for_the_better(small, data):
 
 def test_scorers_by_name_serve_a_search_and_its_scorers(small, data):
     search = GridSearchCV(
-        small(lower_bound=0.3, balance=False, on_negative_y="ignore"),
+        small(lower_bound=0.3, balance=False, on_violated_y="ignore"),
         {"strategy": ["unconstrained", "activation"]},
         scoring=SCORERS,
         refit=best_feasible(violation="mean_violation"),
@@ -203,7 +236,7 @@ def test_scorers_by_name_serve_a_search_and_its_scorers(small, data):
 
 
 def test_a_search_has_the_bound_of_its_best_estimator(small, data):
-    model = small(lower_bound=0.3, balance=False, on_negative_y="ignore")
+    model = small(lower_bound=0.3, balance=False, on_violated_y="ignore")
     search = GridSearchCV(model, {"alpha": [1.0]}, cv=2).fit(data.X, data.y)
     predictions = search.predict(data.X)
     error = np.sqrt(np.mean((predictions - data.y) ** 2))

@@ -72,6 +72,7 @@ def test_every_strategy_goes_on_as_if_it_had_stayed(small, data, strategy, load)
         {"callbacks": [EarlyStopping(monitor="train_loss", load_best=True)]},
         {"random_state": np.random.RandomState(0)},
         {"lower_bound": [0.0, -np.inf]},
+        {"upper_bound": [3.0, None]},
     ],
     ids=lambda params: next(iter(params)),
 )

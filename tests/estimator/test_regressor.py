@@ -371,7 +371,7 @@ def test_without_an_epoch_a_trained_net_is_only_repaired(data, params):
 def test_a_balance_that_costs_the_slope_warns(small):
     X = np.linspace(-1, 1, 100)[:, None]
     y = X.ravel() + 0.02
-    model = small(strategy="unconstrained", max_epochs=100, on_negative_y="ignore")
+    model = small(strategy="unconstrained", max_epochs=100, on_violated_y="ignore")
     with pytest.warns(UserWarning, match="balance=False costs less"):
         model.fit(X, y)
     balanced = model.score(X, y)

@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklpos import report
 from sklpos.estimator.report import Report
 from sklpos.estimator.row_summary import RowSummary, predict_twice
+from sklpos.nets.bounds import Bounds
 from sklpos.repair import head
 
 
@@ -26,7 +27,7 @@ def rmse(y, predictions):
 @pytest.fixture(scope="module")
 def raw_and_repaired(small, data):
     options = {"strategy": "unconstrained", "max_epochs": 30, "lower_bound": 0.1}
-    options["on_negative_y"] = "ignore"
+    options["on_violated_y"] = "ignore"
     return [
         small(repair=repair, **options).fit(data.X, data.Y) for repair in (None, "head")
     ]
@@ -162,14 +163,14 @@ def test_nothing_is_promised_that_was_not_measured(small, data, monkeypatch):
 
 
 def test_the_first_of_many_outputs_are_shown():
-    shown = str(Report("model", np.arange(9.0), "none", "nothing"))
+    shown = str(Report("model", np.arange(9.0), np.full(9, np.inf), "none", "nothing"))
     assert "7, ..." in shown
 
 
 def test_a_rare_violation_is_not_rounded_to_none(raw_and_repaired):
     predictions = np.ones((10_000, 1))
     predictions[7] = -1e-9
-    summary = RowSummary.from_predictions(predictions, np.zeros(1))
+    summary = RowSummary.from_predictions(predictions, Bounds())
     found = replace(report(raw_and_repaired[1]), rows_=(summary, None))
     assert "1 (0.0%)" in str(found)
 
@@ -177,9 +178,83 @@ def test_a_rare_violation_is_not_rounded_to_none(raw_and_repaired):
 @pytest.mark.parametrize("unit", [1e-200, 1e200])
 def test_errors_in_any_unit(unit):
     y = unit * np.array([[3.0], [5.0]])
-    summary = RowSummary.from_predictions(y - unit, np.full(1, 4 * unit), y)
+    summary = RowSummary.from_predictions(y - unit, Bounds(np.full(1, 4 * unit)), y)
     assert summary.rmse == pytest.approx(unit, rel=1e-12, abs=0)
     assert summary.max_violation == pytest.approx(2 * unit, rel=1e-12, abs=0)
+
+
+@pytest.fixture(scope="module")
+def two_sided(small, data):
+    """A model that would leave both bounds."""
+    model = small(
+        strategy="unconstrained",
+        max_epochs=30,
+        upper_bound=[0.6, 2.0],
+        on_violated_y="ignore",
+        balance=False,
+    )
+    return model.fit(data.X, data.Y)
+
+
+def lines_of(found):
+    """The names in a report, each with the cells of its line; the last one counts."""
+    rows = [re.split(r"\s{2,}", line.strip()) for line in str(found).splitlines()]
+    return {name: cells for name, *cells in rows}
+
+
+def test_with_both_bounds_the_report_says_which_side_was_active(two_sided, data):
+    found = report(two_sided)
+    np.testing.assert_array_equal(found.lower_bound_, [0.0, 0.0])
+    np.testing.assert_array_equal(found.upper_bound_, [0.6, 2.0])
+    lines = lines_of(found)
+    assert lines["lower bound"] == ["0, 0"]
+    assert lines["upper bound"] == ["0.6, 2"]
+    before = two_sided.fitted_.as_trained.predict(data.X.copy())
+    for name, rows in [
+        ("rows outside the bounds", (before < 0) | (before > [0.6, 2.0])),
+        ("rows below the lower bound", before < 0),
+        ("rows above the upper bound", before > [0.6, 2.0]),
+    ]:
+        count = rows.any(axis=1).sum()
+        assert lines[name] == [f"{count} ({count / 40:.1%})", "0 (0.0%)"]
+        assert count > 0
+    pushes = two_sided.repair_.multipliers_
+    for name, signs in [("up", pushes > 0), ("down", pushes < 0)]:
+        held = ", ".join(map(str, signs.sum(axis=0)))
+        assert lines[f"rows that hold it {name}"] == [held]
+    total = ", ".join(map(str, two_sided.repair_.n_cuts_))
+    assert lines["rows that hold it up or down"] == [total]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "held", "absent"),
+    [
+        ({"lower_bound": 0.0}, "up", "upper"),
+        ({"lower_bound": None, "upper_bound": 3.0}, "down", "lower"),
+    ],
+)
+def test_with_one_bound_the_report_does_not_ask_which(
+    small, data, bounds, held, absent
+):
+    found = lines_of(report(small(**bounds).fit(data.X, data.Y)))
+    assert f"rows that hold it {held}" in found
+    assert f"{absent} bound" not in found
+    assert not any(name.startswith(("rows below", "rows above")) for name in found)
+
+
+def test_a_domain_has_no_side_that_was_active(two_sided, data):
+    found = lines_of(report(copy.deepcopy(two_sided).enforce(domain="box")))
+    assert "rows that hold it up or down" in found
+    assert "rows that hold it up" not in found
+
+
+def test_rows_may_be_out_on_both_sides():
+    bounds = Bounds(np.zeros(2), np.ones(2))
+    predictions = np.array([[-1.0, 3.0], [0.5, 1.5], [0.0, 1.0], [np.nan, 0.0]])
+    summary = RowSummary.from_predictions(predictions, bounds)
+    assert summary.violation_rate == 0.75  # NaN is outside, on neither side
+    assert summary.rates == {"below": 0.25, "above": 0.5}
+    np.testing.assert_array_equal(summary.max_violation, [np.nan, 2.0])
 
 
 def test_text_is_aligned_and_html_says_the_same(raw_and_repaired, data):

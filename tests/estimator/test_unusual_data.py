@@ -54,4 +54,4 @@ def test_unusual_forms(small, name):
 def test_targets_below_the_bound_may_be_fitted_in_silence(small):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        small(on_negative_y="ignore").fit(X, y - 0.1)
+        small(on_violated_y="ignore").fit(X, y - 0.1)

@@ -20,6 +20,7 @@ from torch import nn
 
 from sklpos.export import models
 from sklpos.export.models import to_onnx, to_torch
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.outputs import BoundedOutput
 from sklpos.strategies import STRATEGIES
 
@@ -35,9 +36,9 @@ def far(X):
 def fitted(small, data):
     """Fit a regressor behind scalers; return it, and rows it has not seen."""
 
-    def fit(*steps, dtype="float64", bound=0.0, **params):
-        params = {"dtype": dtype, "lower_bound": bound, **params}
-        net = small(on_negative_y="ignore", **params)
+    def fit(*steps, dtype="float64", bound=0.0, upper=None, **params):
+        params = {"dtype": dtype, "lower_bound": bound, "upper_bound": upper, **params}
+        net = small(on_violated_y="ignore", **params)
         model = make_pipeline(*steps, net)
         model.fit(far(data.X).astype(dtype), data.Y)
         return model, far(data.X_new).astype(dtype)
@@ -87,10 +88,18 @@ def test_every_strategy_in_onnx(fitted, strategy, tmp_path):
         assert operations(proto) == net
 
 
-@pytest.mark.parametrize("name", [*ACTIVATIONS, "batch_norm"])
+OTHER_LAYERS = {
+    "batch_norm": lambda: nn.BatchNorm1d(8),
+    "hardsigmoid": nn.Hardsigmoid,
+    "hardtanh": lambda: nn.Hardtanh(0, 1),
+    "relu6": nn.ReLU6,
+}
+
+
+@pytest.mark.parametrize("name", [*ACTIVATIONS, *OTHER_LAYERS])
 def test_every_layer_in_onnx(fitted, name, tmp_path):
     """In both dtypes, as runtimes do not know every operation in float64."""
-    make = ACTIVATIONS.get(name, lambda: nn.BatchNorm1d(8))
+    make = (ACTIVATIONS | OTHER_LAYERS)[name]
     for dtype in ("float32", "float64"):
         layers = nn.Linear(3, 8), make(), nn.Linear(8, 8), make(), nn.Linear(8, 2)
         model, X = fitted(StandardScaler(), module=nn.Sequential(*layers), dtype=dtype)
@@ -110,6 +119,27 @@ def test_every_output_activation_in_onnx(fitted, function, bound, tmp_path):
     strategy = STRATEGIES["activation"](function)
     model, X = fitted(StandardScaler(), strategy=strategy, bound=bound)
     assert_same_predictions(run(written(model, tmp_path), X), model, X)
+
+
+# Both kinds of one bound, both bounds, and none, in one model.
+SIDES = [(None, 1.0), (0.1, 1.0), ([None, 0.1], [1.0, None]), ([0.1, None], [1.0, 2.0])]
+
+
+def within(values, bound, upper):
+    return Bounds.read(bound, upper, values.shape[1]).contain(values).all()
+
+
+@pytest.mark.parametrize(("bound", "upper"), SIDES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["activation", "nonnegative_weights"])
+def test_both_bounds_in_onnx(fitted, name, dtype, bound, upper, tmp_path):
+    params = {"strategy": name, "module__activation": "sigmoid", "dtype": dtype}
+    model, X = fitted(StandardScaler(), bound=bound, upper=upper, **params)
+    proto = written(model, tmp_path)
+    assert_same_predictions(run(proto, X), model, X)
+    far_out = np.vstack([1e3 * X, -1e3 * X, X])
+    assert within(run(proto, far_out).astype(float), bound, upper)
+    assert within(by_torch(model, far_out).astype(float), bound, upper)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -281,9 +311,11 @@ def test_torch_refuses_other_steps(fitted, step):
         to_torch(model)
 
 
+@pytest.mark.parametrize("upper", [None, 2.0])
 @pytest.mark.parametrize("strategy", ["augmented_lagrangian", "activation"])
-def test_torch_export(fitted, strategy):
-    model, X = fitted(StandardScaler(), strategy=strategy, bound=[0.0, -np.inf])
+def test_torch_export(fitted, strategy, upper):
+    bounds = {"bound": [0.0, -np.inf], "upper": upper}
+    model, X = fitted(StandardScaler(), strategy=strategy, **bounds)
     rows = {0: torch.export.Dim("n_samples")}
     example = (torch.as_tensor(X),)
     program = torch.export.export(to_torch(model), example, dynamic_shapes=(rows,))

@@ -16,7 +16,7 @@ from sklpos.nets.warnings import warn_user
 from sklpos.training.storage import VersionWarning
 
 LOW = PositiveOutputRegressor(
-    lower_bound=1.0, on_negative_y="ignore", max_epochs=2, random_state=0
+    lower_bound=1.0, on_violated_y="ignore", max_epochs=2, random_state=0
 )
 
 

@@ -102,17 +102,17 @@ def test_positivity_before_and_after_the_repair(fitted, data, output):
     np.testing.assert_allclose(drawn[np.argsort(rank)], np.sort(before))
     np.testing.assert_allclose(xy(display.points_)[1], after)
     assert (before < 0).any()
-    assert display.below_ is None
+    assert display.outside_ is None
     assert labels(display.ax_) == [
         f"as trained: {np.sum(before < 0)} of 40 rows below 0",
         "repaired: 0 of 40 rows below 0",
     ]
 
 
-def test_rows_below_the_bound_are_marked():
+def test_rows_outside_the_bound_are_marked():
     y_pred = np.array([3.0, 0.5, np.nan, 1.0, -2.0])
     display = PositivityDisplay.from_predictions(y_pred, lower_bound=1.0)
-    rank, marked = xy(display.below_)
+    rank, marked = xy(display.outside_)
     np.testing.assert_array_equal(marked, [0.5, np.nan, -2.0])
     assert rank.tolist() == [1, 4, 0]
     assert repr(display) == "PositivityDisplay(3 of 5 rows below 1)"
@@ -130,7 +130,7 @@ def shaded(display):
     ]
 
 
-def test_what_is_below_the_bound_is_shaded():
+def test_what_is_outside_the_bound_is_shaded():
     low = PositivityDisplay.from_predictions([-1.0, 3.0], lower_bound=0.5)
     assert shaded(low) == [(low.ax_.get_ylim()[0], 0.5)]
     low = PositivityDisplay.from_predictions(
@@ -143,9 +143,44 @@ def test_what_is_below_the_bound_is_shaded():
         assert display.ax_.get_ylim()[0] > 0
 
 
+@pytest.mark.parametrize("vertical", [False, True])
+def test_both_sides_are_shaded_and_counted(vertical):
+    y_pred = np.array([-1.0, 0.5, np.nan, 1.0, 2.0, 4.0])
+    display = PositivityDisplay.from_predictions(
+        y_pred, y_true=np.arange(6.0) if vertical else None, upper_bound=2.0
+    )
+    low, high = display.ax_.get_xlim() if vertical else display.ax_.get_ylim()
+    assert shaded(display) == [(low, 0.0), (2.0, high)]
+    assert repr(display) == "PositivityDisplay(3 of 6 rows outside [0, 2])"
+    marked = xy(display.outside_)[0 if vertical else 1]
+    np.testing.assert_array_equal(marked, [-1.0, np.nan, 4.0])
+
+
+@pytest.mark.parametrize("lower_bound", [None, -np.inf])
+def test_an_upper_bound_alone(lower_bound):
+    display = PositivityDisplay.from_predictions(
+        [-1.0, 0.5, 3.0], lower_bound=lower_bound, upper_bound=1.0
+    )
+    assert shaded(display) == [(1.0, display.ax_.get_ylim()[1])]
+    assert "1 of 3 rows above 1" in labels(display.ax_)
+
+
+def test_positivity_of_a_model_with_both_bounds(small, data):
+    model = small(upper_bound=[0.4, np.inf], on_violated_y="ignore", repair=None)
+    model.fit(data.X, data.Y)
+    predictions = model.predict(data.X)
+    display = PositivityDisplay.from_estimator(model, data.X)
+    assert (display.lower_bound, display.upper_bound) == (0.0, 0.4)
+    outside = (predictions[:, 0] < 0) | (predictions[:, 0] > 0.4)
+    assert 0 < outside.sum() < 40
+    assert f"{outside.sum()} of 40 rows outside [0, 0.4]" in repr(display)
+    free = PositivityDisplay.from_estimator(model, data.X, output=1)
+    assert repr(free).endswith("rows below 0)")
+
+
 @pytest.mark.parametrize(("output", "ends"), [(0, [0.1]), (1, [])])
 def test_the_bound_is_that_of_the_output(small, data, output, ends):
-    model = small(lower_bound=[0.1, -np.inf], on_negative_y="ignore", repair=None)
+    model = small(lower_bound=[0.1, -np.inf], on_violated_y="ignore", repair=None)
     model.fit(data.X, data.Y)
     display = PositivityDisplay.from_estimator(model, data.X, output=output)
     assert [end for _, end in shaded(display)] == pytest.approx(ends)
@@ -155,7 +190,7 @@ def test_targets_against_predictions():
     y_true, y_pred = np.array([0.0, 1.0, 2.0]), np.array([-1.0, 1.5, 2.0])
     display = PositivityDisplay.from_predictions(y_pred, y_true=y_true, color="k")
     np.testing.assert_array_equal(xy(display.points_), [y_pred, y_true])
-    np.testing.assert_array_equal(xy(display.below_), [[-1.0], [0.0]])
+    np.testing.assert_array_equal(xy(display.outside_), [[-1.0], [0.0]])
     assert (display.points_.get_color(), display.before_) == ("k", None)
     ranked = display.plot(kind="sorted")
     np.testing.assert_array_equal(xy(ranked.points_), [[0, 1, 2], y_pred])

@@ -117,6 +117,23 @@ def check_strategy(device, name):
     assert_same_model(device, there, here, elsewhere)
 
 
+BOTH_BOUNDS = {
+    "lower_bound": [0.0, -np.inf],
+    "upper_bound": [1.0, 0.5],
+    "on_violated_y": "ignore",
+    "module__activation": "sigmoid",
+}
+
+
+def check_both_bounds(device):
+    for name in ("activation", "nonnegative_weights"):
+        params = {"strategy": name} | BOTH_BOUNDS
+        there, here = pair(device, lambda m: m.fit(X, np.minimum(y, 0.5)), **params)
+        assert_same_model(device, there, here, X)
+        assert there.predict(X)[:, 0].min() >= 0
+        assert (there.predict(X).max(axis=0) <= [1, 0.5]).all()
+
+
 def check_single_precision(device):
     there, here = pair(device, lambda m: m.fit(X, y), dtype="float32")
     assert_on_device(device, there)
@@ -150,7 +167,7 @@ def check_warm_start_with_other_strategy(device):
         model.fit(X, y)
         return model.set_params(strategy="slack", lower_bound=0.1).fit(X[:-3], y[:-3])
 
-    params = {"warm_start": True, "on_negative_y": "ignore"}
+    params = {"warm_start": True, "on_violated_y": "ignore"}
     there, here = pair(device, twice, **params)
     assert_same_model(device, there, here, X)
 
@@ -316,6 +333,7 @@ class CtrlC(Callback):
 
 
 CHECKS = {
+    "both_bounds": check_both_bounds,
     "single_precision": check_single_precision,
     "default_dtype": check_default_dtype_is_single,
     "partial_fit": check_partial_fit,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from device_checks import (
+    BOTH_BOUNDS,
     CHECKS,
     MONITORS,
     WITH_MULTIPLIERS,
@@ -75,9 +76,12 @@ def test_accelerator_without_double_precision(device):
             torch.zeros(1, dtype=torch.float64).to(device)
         for name in STRATEGIES:
             model = regressor(device, strategy=name, dtype="auto").fit(X, y)
-            assert model.certify("box", time_limit=1).lower_bound_.shape == (2,)
+            assert model.certify("box", time_limit=1).proved_min_.shape == (2,)
             assert model.enforce(3 * X).predict(3 * X).min() >= 0
             assert model.enforce(domain="box", time_limit=0.1).certificate_
+            params = {"strategy": name, "dtype": "auto", **BOTH_BOUNDS}
+            both = regressor(device, **params).fit(X, np.minimum(y, 0.5))
+            assert both.predict(X).max() <= 1
         check_infeasible(device, dtype="float32")
 
 

@@ -156,7 +156,7 @@ def test_exploding_multipliers_end_training(small, data, kind, batch_size):
         model.fit(data.X, data.Y)
     assert not hasattr(model, "net_")
     model.set_params(strategy=kind(dual_lr=1e12), callbacks=[Epochs()], lr=1e-9)
-    model.set_params(lower_bound=2.0, on_negative_y="ignore")
+    model.set_params(lower_bound=2.0, on_violated_y="ignore")
     with pytest.raises(DivergenceError, match=r"multipliers grew to .* dual_lr, lr"):
         model.fit(data.X, data.Y)
     assert Epochs.begun == 1

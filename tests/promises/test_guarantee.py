@@ -72,7 +72,7 @@ def test_a_margin_that_is_too_small_is_raised(small, data, monkeypatch):
 def test_a_bound_far_from_y_is_held_in_float32(small, data, bound):
     """The rounding of the bound itself is larger than all that y varies by."""
     y = bound + 1e-9 * (data.y - 1)
-    model = small(dtype="float32", lower_bound=bound, on_negative_y="ignore")
+    model = small(dtype="float32", lower_bound=bound, on_violated_y="ignore")
     with pytest.warns(UserWarning, match="balance was dropped|was lost to rounding"):
         model.fit(data.X, y)
     assert_obeys(model, data.X, bound)
@@ -80,7 +80,7 @@ def test_a_bound_far_from_y_is_held_in_float32(small, data, bound):
 
 def test_a_repair_that_never_holds_is_an_error(small, data, monkeypatch):
     monkeypatch.setattr(head, "obeys", lambda *args: False)
-    with pytest.raises(ValueError, match=r"lower_bound=.*rounding"):
+    with pytest.raises(ValueError, match=r"lower=\[0.0\].*rounding"):
         small().fit(data.X, data.y)
 
 
@@ -129,7 +129,7 @@ def test_repair_is_the_projection(small, data, bias, weighted, balance):
         max_epochs=40,
         lower_bound=bound,
         balance=balance,
-        on_negative_y="ignore",
+        on_violated_y="ignore",
         **head,
     )
     before = clone(model).set_params(repair=None).fit(X, y, weight).predict(X)
@@ -173,7 +173,7 @@ def test_targets_that_all_sit_on_the_bound_are_balanced(small, data, dtype):
 
 def test_balance_is_dropped_with_a_warning(small, data, repaired_strategy):
     bound = data.y.mean() + 0.5
-    model = small(strategy=repaired_strategy, lower_bound=bound, on_negative_y="ignore")
+    model = small(strategy=repaired_strategy, lower_bound=bound, on_violated_y="ignore")
     with pytest.warns(UserWarning, match="balance was dropped for outputs"):
         model.fit(data.X, data.y)
     assert_obeys(model, data.X, bound)
@@ -257,7 +257,7 @@ def test_enforce_without_anything_to_do(fitted, data, everywhere_strategy):
 )
 def test_positive_everywhere(small, data, instance, bound, dtype):
     model = small(
-        strategy=instance, lower_bound=bound, dtype=dtype, on_negative_y="ignore"
+        strategy=instance, lower_bound=bound, dtype=dtype, on_violated_y="ignore"
     )
     model.fit(data.X, data.Y - 3 * np.isinf(bound))
     far = 100 * np.vstack([data.X_new, -data.X_new, np.eye(3), -np.eye(3)])

@@ -42,7 +42,7 @@ def fit(problem, **params):
         batch_size=-1,
         module__hidden_layer_sizes=(),
         module__bias=problem.bias,
-        on_negative_y="ignore",
+        on_violated_y="ignore",
         random_state=0,
         **params,
     )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.rows import feature_source, obeys, predict_rows, rounding_margin
 
 DTYPES = ["float32", "float64"]
@@ -93,8 +94,9 @@ class Cancelling(torch.nn.Module):
 def margin_of(module, X):
     features = feature_source(module, "head", X)
     head = np.ones((1, 2))
-    bound = {"lower_bound": np.zeros(1), "scale": np.ones(1)}
-    return rounding_margin(module, X, features, head, **bound)[0]
+    bounds = Bounds.read(0.0, None, 1)
+    sizes = {"bounds": bounds, "scale": np.ones(1)}
+    return rounding_margin(module, X, features, head, **sizes)[0]
 
 
 def test_the_margin_covers_rounding_that_is_seen_and_that_is_possible():
@@ -106,10 +108,11 @@ def test_the_margin_covers_rounding_that_is_seen_and_that_is_possible():
     assert margin_of(module, np.zeros((1, 1))) >= 8 * possible  # 1 is exact here
 
 
-def test_a_row_that_is_below_only_when_alone_is_seen():
-    X, bound, margin = np.zeros((5, 1)), np.ones(1), np.full(1, 1e-6)
-    assert obeys(Cancelling(), X, bound, margin)
-    assert not obeys(Cancelling(alone=1e-6), X, bound, margin)
+@pytest.mark.parametrize(("alone", "sides"), [(1e-6, (1, None)), (-1e-6, (None, 1))])
+def test_a_row_that_is_out_of_bounds_only_when_alone_is_seen(alone, sides):
+    X, bounds, margin = np.zeros((5, 1)), Bounds.read(*sides, 1), np.full(1, 1e-6)
+    assert obeys(Cancelling(), X, bounds, margin)
+    assert not obeys(Cancelling(alone=alone), X, bounds, margin)
 
 
 THREADS = """

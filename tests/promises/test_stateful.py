@@ -37,6 +37,7 @@ PARAMS = {
     "balance": [True, False],
     "alpha": [0.5, 1.0],
     "lower_bound": [0.0, 0.2, [0.1, -np.inf]],
+    "upper_bound": [None, 1.5, [None, 0.8]],
     "max_epochs": [1, 2],
     "batch_size": [8, -1],
     "lr": [0.01, 0.1],
@@ -53,7 +54,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.held = []  # pairs of rows and the bound that they must obey
+        self.held = []  # rows, each with the bounds that they must obey
         self.expected = None  # predictions, until something may change them
         self.inputs = X_ALL.copy(), Y_ALL.copy()
 
@@ -62,8 +63,9 @@ class Life(RuleBasedStateMachine):
         self.model = PositiveOutputRegressor(
             strategy=strategy,
             module__hidden_layer_sizes=(4,),
+            module__activation="sigmoid",  # of use for any bounds
             max_epochs=1,
-            on_negative_y="ignore",
+            on_violated_y="ignore",
             random_state=0,
         )
 
@@ -71,13 +73,13 @@ class Life(RuleBasedStateMachine):
     def fitted(self):
         return self.expected is not None
 
-    def promised(self, part, bound):
+    def promised(self, part, lower, upper):
         """What a repair, or a strategy by itself, holds from now on."""
         if self.model.strategy_.guarantee == "everywhere":
-            self.held = [(slice(None), bound)]
+            self.held = [(slice(None), lower, upper)]
         elif self.model.repair_ is not None:
             assert self.model.repair_.feasible_.all()
-            self.held = [(part, bound)]
+            self.held = [(part, lower, upper)]
         else:
             self.held = []
 
@@ -91,7 +93,7 @@ class Life(RuleBasedStateMachine):
                 raise
             assert_same_bits(self.state(), before)
             return
-        self.promised(part, self.model.lower_bound)
+        self.promised(part, self.model.lower_bound, self.model.upper_bound)
         self.expected = self.model.predict(X_ALL)
 
     def state(self):
@@ -115,7 +117,8 @@ class Life(RuleBasedStateMachine):
         state = copy.deepcopy(training_state(self.model))
         self.model.enforce(X_ALL[part])
         assert_same_bits(training_state(self.model), state)
-        self.promised(part, self.model.net_.targets.lower_bound)
+        bounds = self.model.net_.targets.bounds
+        self.promised(part, bounds.lower, bounds.upper)
         self.expected = self.model.predict(X_ALL)
 
     @precondition(lambda self: self.fitted)
@@ -154,8 +157,8 @@ class Life(RuleBasedStateMachine):
             assert_same_bits(self.model.predict(X_ALL), self.expected)
         assert np.isfinite(self.expected).all()
         assert_same_bits(training_state(self.model), before)
-        for part, bound in self.held:
-            assert_obeys(self.model, X_ALL[part], bound)
+        for part, *bounds in self.held:
+            assert_obeys(self.model, X_ALL[part], *bounds)
 
     @invariant()
     def the_user_keeps_what_is_his(self):

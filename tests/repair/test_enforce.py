@@ -68,7 +68,7 @@ def test_the_bound_holds_on_the_domain(domain, dtype, balance):
     assert model.enforce(rows, domain=asked, time_limit=5) is model
     assert model.certificate_
     lowest = model.predict(points).min()
-    assert lowest >= model.certificate_.lower_bound_[0] >= 0
+    assert lowest >= model.certificate_.proved_min_[0] >= 0
     assert model.predict(X).min() >= 0
     assert type(model.module_.head) is nn.Linear
     assert model.repair_.balanced_.tolist() == [balance]
@@ -212,7 +212,7 @@ def test_rows_are_held_where_nothing_can_be_lifted():
 
 def test_what_cannot_be_is_refused_and_nothing_is_lost():
     linear = {"module__bias": False, "module__hidden_layer_sizes": ()}
-    bound = {"lower_bound": 1.0, "on_negative_y": "ignore", "repair": None}
+    bound = {"lower_bound": 1.0, "on_violated_y": "ignore", "repair": None}
     model = make_model(**bound, **linear)
     model.enforce(domain=([1, 1], [2, 2]), time_limit=2)
     before, certificate = model.predict(X), model.certificate_
@@ -234,7 +234,7 @@ def test_a_head_too_large_for_its_dtype_is_refused(method):
 
 def test_balance_that_cannot_be_kept_is_dropped():
     with pytest.warns(UserWarning, match="balance was dropped"):
-        model = make_model(lower_bound=3.0, on_negative_y="ignore")
+        model = make_model(lower_bound=3.0, on_violated_y="ignore")
     with pytest.warns(UserWarning, match="balance was dropped"):
         model.enforce(domain="box", time_limit=5)
     assert model.certificate_

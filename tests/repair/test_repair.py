@@ -2,8 +2,14 @@
 
 import numpy as np
 import pytest
-from heads import Problem, assert_balanced, assert_feasible, assert_optimal, ridge
-from scipy.optimize import minimize
+from heads import (
+    Problem,
+    assert_balanced,
+    assert_feasible,
+    assert_optimal,
+    general_solver,
+    ridge,
+)
 
 from sklpos.repair import HeadObjective
 
@@ -11,37 +17,28 @@ from sklpos.repair import HeadObjective
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-def test_matches_a_general_solver(bias, balance, weighted):
-    problem = Problem(n=40, d=4, bias=bias)
+@pytest.mark.parametrize("side", ["lower", "upper", "both"])
+def test_matches_a_general_solver(side, bias, balance, weighted):
+    problem = Problem(n=40, d=4, bias=bias).bound(side)
     if weighted:
         problem.objective_weights = np.random.default_rng(0).uniform(0.2, 3, 40)
     result = problem.repair(balance=balance)
-    assert result.balanced.item() == balance
 
     w = np.ones(40) if problem.objective_weights is None else problem.objective_weights
-    features, start = problem.features, problem.coef[0]
-    gram = features.T @ (features * w[:, None]) / w.sum()
-    gram = gram + np.diag(ridge(problem))
-    constraints = [
-        {"type": "ineq", "fun": lambda v: features @ v, "jac": lambda v: features}
-    ]
-    if balance:
-        mean, target = w @ features / w.sum(), np.average(problem.y[:, 0], weights=w)
-        constraints.append(
-            {"type": "eq", "fun": lambda v: v @ mean - target, "jac": lambda v: mean}
-        )
-    oracle = minimize(
-        lambda v: (v - start) @ gram @ (v - start),
-        start,
-        jac=lambda v: 2 * gram @ (v - start),
-        method="SLSQP",
-        constraints=constraints,
-        options={"ftol": 1e-15, "maxiter": 1000},
+    nearest, balanced = general_solver(
+        problem.features,
+        problem.coef[0],
+        w,
+        metric=np.diag(ridge(problem)),
+        bounds=(problem.lower_bound.item(), problem.upper_bound.item()),
+        target=np.average(problem.y[:, 0], weights=w) if balance else None,
     )
-    assert features @ oracle.x == pytest.approx(features @ result.coef[0], abs=1e-6)
+    assert result.balanced.item() == balanced
+    assert problem.predict(result.coef)[:, 0] == pytest.approx(nearest, abs=1e-6)
 
 
 @pytest.mark.parametrize("balance", [False, True])
+@pytest.mark.parametrize("side", ["lower", "upper", "both"])
 @pytest.mark.parametrize(
     "shape",
     [
@@ -53,12 +50,15 @@ def test_matches_a_general_solver(bias, balance, weighted):
     ],
     ids=str,
 )
-def test_optimality_conditions(shape, balance):
+def test_optimality_conditions(shape, side, balance):
     problem = Problem(**shape)
     if shape["n"] < shape["d"]:  # least squares would interpolate
         problem.coef = np.random.default_rng(1).normal(size=problem.coef.shape)
-    assert problem.predict(problem.coef).min() < 0
+    problem.bound(side)
     result = problem.repair(balance=balance)
+    signs = {np.sign(value) for values in result.multipliers for value in values}
+    if problem.has_bias:
+        assert signs == {"lower": {1}, "upper": {-1}, "both": {-1, 1}}[side]
     assert_feasible(problem, result)
     assert_optimal(problem, result)
     if balance:

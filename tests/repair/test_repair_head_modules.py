@@ -63,7 +63,7 @@ def test_rows_of_more_dimensions():
 def test_a_head_without_bias_that_cannot():
     X = torch.cat([make_rows(), -make_rows()])
     module = nn.Linear(4, 1, bias=False)
-    with pytest.warns(UserWarning, match="no head without bias obeys lower_bound"):
+    with pytest.warns(UserWarning, match="no head without bias obeys the bounds"):
         found = repair_head(module, X, lower_bound=1.0)
     assert not found.repair.feasible_.any()
     assert_same_bits(found.module.state_dict(), module.state_dict())

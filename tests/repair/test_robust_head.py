@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from sklpos.repair.nearest import HeadObjective
-from sklpos.repair.robust import lifted_head, nearest_robust_head, worst_case
+from sklpos.repair.objective import HeadObjective
+from sklpos.repair.robust import (
+    nearest_robust_head,
+    smallest_mix_into,
+    smallest_shift_into,
+    worst_case,
+)
 
 
 def make_problem(seed, d=4, n=60, has_bias=True):
@@ -25,18 +30,23 @@ def brute_worst(head, low, high):
     return (corners @ head[:d] + head[d:].sum()).min()
 
 
-def oracle(start, objective, low, high, required, target):
+def oracle(start, objective, low, high, target, lower, upper=np.inf):
     """SLSQP on the 2**d corners."""
     d = len(low)
     corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), -1).reshape(-1, d)
     rows = np.hstack([corners, np.ones((len(corners), len(start) - d))])
     matrix = objective.metric
-    constraints = [{"type": "ineq", "fun": lambda v: rows @ v - required}]
+    sides = [(sign, end) for sign, end in ((1, lower), (-1, upper)) if np.isfinite(end)]
+    constraints = [
+        {"type": "ineq", "fun": lambda v, sign=sign, end=end: sign * (rows @ v - end)}
+        for sign, end in sides
+    ]
     if target is not None:
         mean = objective.mean_features
         constraints.append({"type": "eq", "fun": lambda v: mean @ v - target})
     first = np.zeros(len(start))
-    first[-1] = target or required + 1
+    # A constant inside the bounds.
+    first[-1] = target or (lower + 1 if np.isinf(upper) else upper - 0.01)
     found = minimize(
         lambda v: (v - start) @ matrix @ (v - start),
         first,
@@ -53,7 +63,7 @@ def test_no_head_is_nearer(seed, balance):
     start, objective, low, high = make_problem(seed)
     required = np.array([0.02])
     head = nearest_robust_head(
-        start, objective, low, high, required=required, balance=balance
+        start, objective, low, high, lower_bound=required, balance=balance
     )
     assert worst_case(start, low, high)[0] < 0  # there is something to repair
     lowest = worst_case(head, low, high)[0]
@@ -64,14 +74,83 @@ def test_no_head_is_nearer(seed, balance):
         np.testing.assert_allclose(head @ objective.mean_features, target, rtol=1e-10)
     change = (head - start)[0]
     cost = change @ objective.metric @ change
-    expected = oracle(start[0], objective, low, high, 0.02, target)
+    expected = oracle(start[0], objective, low, high, target, 0.02)
     assert cost <= expected * (1 + 1e-6) + 1e-9
+
+
+def highest(head, low, high):
+    return -worst_case(-head, low, high)
+
+
+@pytest.mark.parametrize("balance", [True, False])
+@pytest.mark.parametrize("lower", [0.02, -np.inf])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_head_is_nearer_under_an_upper_bound(seed, lower, balance):
+    start, objective, low, high = make_problem(seed)
+    mean = objective.mean_target[0]
+    top = highest(start, low, high)[0]
+    upper = (mean + top) / 2
+    head = nearest_robust_head(
+        start,
+        objective,
+        low,
+        high,
+        lower_bound=[lower],
+        upper_bound=[upper],
+        balance=balance,
+    )
+    assert top > upper  # there is something to repair
+    lowest = worst_case(head, low, high)[0]
+    np.testing.assert_allclose(lowest, brute_worst(head[0], low, high), atol=1e-12)
+    assert highest(head, low, high)[0] <= upper + 1e-8
+    assert lowest >= lower - 1e-8
+    if balance:
+        np.testing.assert_allclose(head @ objective.mean_features, mean, rtol=1e-10)
+    change = (head - start)[0]
+    cost = change @ objective.metric @ change
+    target = mean if balance else None
+    expected = oracle(start[0], objective, low, high, target, lower, upper)
+    assert cost <= expected * (1 + 1e-6) + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_nearest_head_is_mirrored(seed):
+    start, objective, low, high = make_problem(seed)
+    mirrored = HeadObjective(
+        objective.gram, objective.mean_features, -objective.mean_target
+    )
+    one = nearest_robust_head(
+        start, objective, low, high, lower_bound=0.02, balance=True
+    )
+    other = nearest_robust_head(
+        -start, mirrored, low, high, lower_bound=None, upper_bound=-0.02, balance=True
+    )
+    np.testing.assert_allclose(other, -one, rtol=1e-8, atol=1e-10)
+
+
+def test_equal_bounds_leave_a_constant():
+    start, objective, low, high = make_problem(0)
+    head = nearest_robust_head(
+        start, objective, low, high, lower_bound=1.0, upper_bound=1.0, balance=True
+    )[0]
+    np.testing.assert_allclose(head, [0, 0, 0, 0, 1], atol=1e-9)
+
+
+def test_an_unbounded_feature_has_no_weight_between_two_bounds():
+    start, objective, low, high = make_problem(3)
+    high[:2] = np.inf
+    head = nearest_robust_head(
+        start, objective, low, high, lower_bound=0.0, upper_bound=9.0, balance=True
+    )[0]
+    np.testing.assert_array_equal(head[:2], 0)
+    assert (head[2:4] != 0).any()
+    np.testing.assert_allclose(head @ objective.mean_features, objective.mean_target)
 
 
 def test_a_head_that_holds_stays():
     start, objective, low, high = make_problem(0)
     head = nearest_robust_head(
-        start, objective, low, high, required=np.array([-1e3]), balance=False
+        start, objective, low, high, lower_bound=np.array([-1e3]), balance=False
     )
     np.testing.assert_array_equal(head, start)
 
@@ -80,10 +159,12 @@ def test_a_free_output_is_balanced_all_the_same():
     start, objective, low, high = make_problem(0)
     free = np.array([-np.inf])
     same = nearest_robust_head(
-        start, objective, low, high, required=free, balance=False
+        start, objective, low, high, lower_bound=free, balance=False
     )
     np.testing.assert_array_equal(same, start)
-    head = nearest_robust_head(start, objective, low, high, required=free, balance=True)
+    head = nearest_robust_head(
+        start, objective, low, high, lower_bound=free, balance=True
+    )
     np.testing.assert_allclose(head @ objective.mean_features, objective.mean_target)
     missing = objective.mean_target - start @ objective.mean_features
     change = head - start
@@ -95,7 +176,7 @@ def test_a_target_below_the_bound_is_given_up():
     start, objective, low, high = make_problem(1)
     required = objective.mean_target + 1
     head = nearest_robust_head(
-        start, objective, low, high, required=required, balance=True
+        start, objective, low, high, lower_bound=required, balance=True
     )
     np.testing.assert_allclose(worst_case(head, low, high), required, atol=1e-8)
 
@@ -104,7 +185,7 @@ def test_without_a_bias():
     start, objective, low, high = make_problem(2, has_bias=False)
     low = np.full_like(low, 0.0)
     head = nearest_robust_head(
-        start, objective, low, high, required=np.zeros(1), balance=False
+        start, objective, low, high, lower_bound=np.zeros(1), balance=False
     )
     assert worst_case(head, low, high)[0] >= -1e-9
     assert (head >= -1e-9).all()  # over [0, high] nothing else holds
@@ -114,7 +195,7 @@ def test_an_unbounded_feature_gets_a_weight_of_one_sign():
     start, objective, low, high = make_problem(3)
     high[:2], low[2:] = np.inf, -np.inf
     head = nearest_robust_head(
-        start, objective, low, high, required=np.zeros(1), balance=True
+        start, objective, low, high, lower_bound=np.zeros(1), balance=True
     )[0]
     assert (head[:2] >= 0).all()
     assert (head[2:4] <= 0).all()
@@ -129,23 +210,40 @@ def test_the_unit_of_y_does_not_matter(scale):
         objective.gram, objective.mean_features, scale * objective.mean_target
     )
     one = nearest_robust_head(
-        start, objective, low, high, required=np.zeros(1), balance=True
+        start, objective, low, high, lower_bound=np.zeros(1), balance=True
     )
     other = nearest_robust_head(
-        scale * start, scaled, low, high, required=np.zeros(1), balance=True
+        scale * start, scaled, low, high, lower_bound=np.zeros(1), balance=True
     )
     np.testing.assert_allclose(other / scale, one, rtol=1e-5, atol=1e-8)
 
 
-def test_lifting_raises_the_smallest_prediction():
+def test_a_mix_moves_the_extreme_predictions_into_bounds():
     rng = np.random.default_rng(0)
     rows = np.hstack([rng.normal(size=(50, 3)), np.ones((50, 1))])
     head = rng.normal(size=4)
     before = rows @ head
-    shifted = rows @ lifted_head(head, 0.5, before.min(), None)
-    np.testing.assert_allclose(shifted, before + 0.5)
-    mean = before.mean()
-    mixed = rows @ lifted_head(head, 0.5, before.min(), mean)
-    np.testing.assert_allclose(mixed.min(), before.min() + 0.5)
-    np.testing.assert_allclose(mixed.mean(), mean)
-    np.testing.assert_array_equal(lifted_head(head, 0.0, 1.0, 1.0), head)
+    low, high, mean = before.min(), before.max(), before.mean()
+    raised = smallest_mix_into(low, high, (low + 0.5, np.inf), mean)
+    after = rows @ raised(head)
+    np.testing.assert_allclose(after, raised.gain * before + raised.offset)
+    np.testing.assert_allclose(after.min(), low + 0.5)
+    np.testing.assert_allclose(after.mean(), mean)
+    for bounds in ((low + 0.1, high - 0.5), (low + 0.5, high - 0.1)):
+        after = rows @ smallest_mix_into(low, high, bounds, mean)(head)
+        room = np.array([after.min() - bounds[0], bounds[1] - after.max()])
+        assert (room >= -1e-12).all()
+        assert room.min() == pytest.approx(0, abs=1e-12)
+        np.testing.assert_allclose(after.mean(), mean)
+    same = smallest_mix_into(low, high, (low, high), mean)(head)
+    np.testing.assert_array_equal(same, head)
+    constant = smallest_mix_into(low, high, (0.1, 0.1), 0.1)(head)
+    np.testing.assert_array_equal(constant, [0, 0, 0, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "offset"),
+    [((1, 9), 1), ((1, np.inf), 1), ((-9, 2), -1), ((-9, 9), 0), ((1, 4), 1)],
+)
+def test_the_smallest_shift_has_either_sign(bounds, offset):
+    assert smallest_shift_into(0.0, 3.0, bounds) == (1.0, offset)

@@ -13,6 +13,7 @@ from torch import nn
 from sklpos import PositiveOutputRegressor
 from sklpos.certificates.bounds.crown import interval_bounds
 from sklpos.certificates.bounds.network import read_network, trainable_network
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.modules import MLP
 from sklpos.strategies import (
     Certified,
@@ -106,11 +107,41 @@ def test_outputs_of_their_own_bounds_and_a_free_one(data):
     assert model.multipliers_.shape == Y.shape
 
 
+@pytest.mark.parametrize("sides", [(0.0, None), (None, 1.0), (0.0, 1.0)])
+def test_training_pulls_the_whole_domain_within_its_bounds(data, sides):
+    bounds = Bounds.read(*sides, n_outputs=1)
+    params = {"lower_bound": sides[0], "upper_bound": sides[1], "max_epochs": 100}
+    X = np.vstack([samples(data.X), corners(data.X)])
+
+    def violations(strategy):
+        """Largest ones below and above, over the domain and as the interval says."""
+        model = regressor(strategy=strategy, **params).fit(data.X, y)
+        interval = IntervalBounds(torch.tensor(data.X))(model.net_.module_.eval())
+        module = model.net_.targets.scaled_bounds
+        ends = np.ravel([end.item() for end in interval])
+        found = bounds.violation(model.predict(X)[:, None])
+        return found.max(), max(module.lower - ends[0], ends[1] - module.upper)[0]
+
+    y = bounds.clip(data.y)
+    plain, certified = violations("unconstrained"), violations(Certified(warm_up=10))
+    assert plain[0] > 0.05
+    assert plain[1] > 0.5
+    assert certified[0] < 0.01
+    assert certified[1] < 0.05
+
+
+def test_the_domain_has_a_multiplier_for_each_side(data):
+    y = np.clip(data.y, 0, 1)
+    model = regressor(upper_bound=1.0).fit(data.X, y)
+    assert domain_multiplier(model).shape == (2,)
+    assert (domain_multiplier(model) > 0).all()
+
+
 def test_hull(data):
     model = regressor(strategy=Certified("hull", warm_up=10)).fit(data.X, data.y)
     mixtures = np.random.default_rng(0).dirichlet(np.full(len(data.X), 0.1), 5000)
     bound = lowest(model)
-    assert bound >= model.net_.targets.bound - 1e-2
+    assert bound >= model.net_.targets.scaled_bounds.lower - 1e-2
     assert (scaled(model, mixtures @ data.X) >= bound - 1e-9).all()
     box = IntervalBounds(torch.tensor(data.X))
     assert bound > box(model.net_.module_)[0].item()
@@ -125,12 +156,13 @@ def test_hull_of_a_linear_model_is_exact(data):
 
 
 def test_dropout_and_batch_norm_are_read_as_they_predict(data):
+    torch.manual_seed(0)
     layers = [nn.Linear(3, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2)]
     module = nn.Sequential(*layers, nn.Linear(16, 1))
     params = SETTINGS | {"module": module, "max_epochs": 150}
     del params["module__hidden_layer_sizes"]
     model = PositiveOutputRegressor(**params).fit(data.X, data.y)
-    assert lowest(model) >= model.net_.targets.bound - 0.05
+    assert lowest(model) >= model.net_.targets.scaled_bounds.lower - 0.05
     assert (scaled(model, samples(data.X)) >= lowest(model) - 1e-9).all()
 
 
@@ -368,7 +400,7 @@ def test_fit_ends_with_a_certificate(data, domain, dtype):
     model = repaired(lower_bound=[0.0, -np.inf], **params).fit(data.X, data.Y)
     assert model.certificate_
     points = sample(data.X, domain)
-    assert model.predict(points)[:, 0].min() >= model.certificate_.lower_bound_[0] >= 0
+    assert model.predict(points)[:, 0].min() >= model.certificate_.proved_min_[0] >= 0
     assert model.repair_.balanced_.all()
     tolerance = 1e-9 if dtype == "float64" else 1e-5
     off = np.abs(model.predict(data.X).mean(axis=0) - data.Y.mean(axis=0))

@@ -159,7 +159,7 @@ def test_a_plain_loop_trains_what_the_estimator_trains(name, data):
     params = {
         "strategy": name,
         "lower_bound": 0.1,
-        "on_negative_y": "ignore",
+        "on_violated_y": "ignore",
         "repair": None,
         "optimizer": torch.optim.Adam,
         "module__hidden_layer_sizes": (6,),

@@ -1,17 +1,14 @@
 """Every strategy, by itself: what all have in common, and what each promises."""
 
-import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
 
 from sklpos import STRATEGIES, ConstraintStrategy
 from sklpos.strategies import (
-    Activation,
     AugmentedLagrangian,
     ExactPenalty,
     Lagrangian,
-    NonnegativeWeights,
     QuadraticPenalty,
     SlackMultipliers,
 )
@@ -287,34 +284,6 @@ def test_the_rounded_kink_ends_at_the_minimum_of_the_sharp_one(width):
 def test_hyper_parameters_are_scikit_learn_parameters(strategy):
     params = strategy.get_params()
     assert type(strategy)(**params).get_params() == params
-
-
-@pytest.mark.parametrize("function", ["softplus", "exp", "relu", "square"])
-def test_activation_starts_at_the_scaled_mean(function):
-    strategy = Activation(function)
-    bound = torch.tensor([-0.5, -2.0, -np.inf], dtype=torch.float64)
-    module = torch.nn.Linear(1, 3).double()
-    module.weight.data.zero_()
-    module.bias.data = strategy.initial_bias(bound)
-    wrapped = strategy.wrap(module, "", X=torch.zeros(1, 1), lower_bound=bound)
-    start = wrapped(torch.zeros(1, 1, dtype=torch.float64))
-    assert torch.allclose(start, torch.zeros_like(start), atol=1e-12)
-
-
-def test_activation_names_its_choices():
-    with pytest.raises(ValueError, match=r"function='tanh'.*softplus"):
-        Activation("tanh").wrap(
-            torch.nn.Linear(1, 1), "", X=torch.zeros(1, 1), lower_bound=torch.zeros(1)
-        )
-
-
-def test_nonnegative_weights_refuse_what_they_cannot_hold():
-    relu = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU())
-    free = torch.nn.Sequential(*relu, torch.nn.Linear(2, 1, bias=False))
-    with pytest.raises(ValueError, match="without bias"):
-        NonnegativeWeights().wrap(
-            free, "2", X=torch.zeros(1, 1), lower_bound=torch.ones(1)
-        )
 
 
 def test_strategies_are_cloned_and_printed_like_estimators():

@@ -316,6 +316,7 @@ def test_more_epochs_are_added(tmp_path):
         ({"random_state": 1}, "random_state"),
         ({"module__hidden_layer_sizes": (9,)}, "module"),
         ({"lower_bound": -1.0}, "data"),
+        ({"upper_bound": 1e3}, "data"),
         ({"criterion": torch.nn.L1Loss}, "criterion"),
     ],
 )

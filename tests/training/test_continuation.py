@@ -74,6 +74,7 @@ def test_multipliers_belong_to_their_rows(small, data, name):
     "change",
     [
         {"lower_bound": -100.0},
+        {"upper_bound": 100.0},
         {"alpha": 2.0},
         {"strategy": "augmented_lagrangian"},
         {"strategy": Lagrangian(dual_lr=0.05)},
@@ -91,12 +92,19 @@ def test_another_problem_starts_new_multipliers(small, data, change):
 
 
 @pytest.mark.parametrize(
-    "change", [{"strategy": "penalty"}, {"alpha": 2.0}, {"lower_bound": -1.0}], ids=str
+    "change",
+    [
+        {"strategy": "penalty"},
+        {"alpha": 2.0},
+        {"lower_bound": -1.0},
+        {"upper_bound": 100.0},
+    ],
+    ids=str,
 )
 def test_a_strategy_in_the_module_stays(small, data, everywhere_strategy, change):
     model = small(strategy=everywhere_strategy).partial_fit(data.X, data.y)
     model.set_params(**change)
-    with pytest.raises(ValueError, match="alpha and lower_bound cannot change"):
+    with pytest.raises(ValueError, match="alpha and the bounds cannot change"):
         model.partial_fit(data.X, data.y)
 
 

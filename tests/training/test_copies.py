@@ -155,7 +155,7 @@ def steady():
         ({"batch_size": 3}, other_rows),
         ({"optimizer": torch.optim.SGD}, None),
         ({"strategy": "penalty", "alpha": 2.0}, None),
-        ({"lower_bound": 0.5, "on_negative_y": "ignore"}, None),
+        ({"lower_bound": 0.5, "on_violated_y": "ignore"}, None),
         ({"optimizer__weight_decay": 0.1}, other_rows),
     ],
 )

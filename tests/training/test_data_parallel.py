@@ -42,6 +42,12 @@ CASES = {
     **{name: {"strategy": name} for name in sorted(set(STRATEGIES) - IN_ONE_PLACE)},
     "whole batches": {"batch_size": -1},
     "free output": {"lower_bound": [-np.inf, 0.0]},
+    "both bounds": {"upper_bound": [2.0, 1.5], "on_violated_y": "ignore"},
+    "an upper bound": {
+        "lower_bound": None,
+        "upper_bound": [0.5, None],
+        "on_violated_y": "ignore",
+    },
     "no bias": {"module__bias": False, "strategy": Lagrangian(dual_lr=0.5)},
     "absolute error": {"criterion": nn.L1Loss},
     "line search": {"optimizer": torch.optim.LBFGS, "batch_size": -1, "max_epochs": 3},
@@ -74,7 +80,7 @@ def make_data():
 def fit_all_cases(rank, folder):
     """Run in each process: fit the own rows, write what came out."""
     torch.set_num_threads(1)
-    distributed._TRAVELLING = 2  # so that the repair takes more than a round
+    distributed._ROWS_PER_ROUND = 2  # so that the repair takes more than a round
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     own = slice(FIRST) if rank == 0 else slice(FIRST, None)
@@ -154,8 +160,8 @@ def test_rows_of_both_processes_are_repaired(by_two, name):
     tolerance = 1e-3 if whole.dtype == "float32" else 1e-6
     assert_close(stacked, whole.repair_.multipliers_, tolerance)
     assert_close(repairs[1].cost_, whole.repair_.cost_, tolerance)
-    if name != "free output":
-        assert_obeys(models[1], X[weight > 0])
+    bounds = {"lower_bound": whole.lower_bound, "upper_bound": whole.upper_bound}
+    assert_obeys(models[1], X[weight > 0], **bounds)
 
 
 @pytest.mark.slow

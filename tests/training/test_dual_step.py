@@ -64,7 +64,7 @@ def test_multipliers_land_on_the_right_rows_and_outputs():
         lower_bound=bound,
         optimizer=torch.optim.SGD,
         lr=1e-300,
-        on_negative_y="ignore",
+        on_violated_y="ignore",
     ).fit(X, y)
     violation = np.maximum(bound[:1] - model.predict(X)[:, :1], 0)
     assert 0 < (violation > 0).sum() < N
@@ -109,7 +109,8 @@ def test_on_violation_gets_detached_violations_and_row_numbers():
         rows = batch["index"].numpy()
         assert batch["detached"]
         np.testing.assert_array_equal(batch["batch"].X.numpy(), X[rows])
-        expected = targets.bound[:1] - forward(model, batch["before"], X[rows])[:, :1]
+        bound = targets.scaled_bounds.lower[:1]
+        expected = bound - forward(model, batch["before"], X[rows])[:, :1]
         np.testing.assert_allclose(batch["violations"][0], expected, atol=1e-12)
     assert sorted(np.concatenate([b["index"] for b in batches[:4]])) == list(range(N))
 
@@ -148,7 +149,7 @@ def test_history_equals_an_independent_computation(strategy, batch_size):
         part = batches[epoch * per_epoch : (epoch + 1) * per_epoch]
         rows = np.concatenate([batch["index"] for batch in part])
         f = np.concatenate([b["step"]["y_pred"].detach().numpy() for b in part])
-        g = targets.bound - f
+        g = targets.scaled_bounds.lower - f
         alpha = float(part[0]["seen"]["strategy"]["alpha"])
         terms = np.concatenate([term_of(strategy, batch, targets) for batch in part])
         last = fitted(model, "States").states_[epoch]["strategy"]
@@ -172,7 +173,7 @@ def test_history_equals_an_independent_computation(strategy, batch_size):
 
 def term_of(strategy, batch, targets):
     """The term of a batch, from the textbook."""
-    g = targets.bound - batch["step"]["y_pred"].detach().numpy()
+    g = targets.scaled_bounds.lower - batch["step"]["y_pred"].detach().numpy()
     state = {k: v.numpy() for k, v in batch["seen"]["strategy"].items()}
     alpha, index = state["alpha"], batch["index"].numpy()
     if strategy == "penalty":

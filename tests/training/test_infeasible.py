@@ -13,7 +13,7 @@ def linear_without_bias(*callbacks, **params):
         **{
             "module__hidden_layer_sizes": (),
             "module__bias": False,
-            "on_negative_y": "ignore",
+            "on_violated_y": "ignore",
             "batch_size": -1,
             **params,
         },
@@ -37,8 +37,8 @@ def test_infeasible_problem_is_noticed(strategy, optimizer, lr):
     with pytest.warns(ConvergenceWarning) as caught:
         model.fit(X, [2.0, 1.0, 1.0])
     (message,) = [str(warning.message) for warning in caught]
-    assert "no head without bias obeys lower_bound" in message
-    assert "Give the head a bias or lower the bound." in message
+    assert "no head without bias obeys the bounds" in message
+    assert "Give the head a bias or widen the bounds." in message
     ascent = fitted(model, "multiplier_ascent")
     assert set(ascent.infeasible_rows_) >= {0, 1}
     assert str(ascent.infeasible_rows_) in message
@@ -54,6 +54,23 @@ def test_rows_are_named_by_output():
     model = linear_without_bias(lower_bound=[1.0, -np.inf], max_epochs=160)
     with pytest.warns(ConvergenceWarning, match=r"of 2 rows .* rows \[0, 1\]"):
         model.fit(X, y)
+
+
+@pytest.mark.parametrize("strategy", ["augmented_lagrangian", "lagrangian", "slack"])
+@pytest.mark.parametrize(
+    ("x", "bounds"),
+    [
+        ([1.0, -1.0], {"lower_bound": None, "upper_bound": -1.0}),
+        # Either bound alone has a head.
+        ([1.0, 3.0], {"lower_bound": 1.0, "upper_bound": 2.0}),
+    ],
+    ids=["upper", "both"],
+)
+def test_upper_bounds_may_be_infeasible_too(x, bounds, strategy):
+    model = linear_without_bias(strategy=strategy, max_epochs=300, lr=0.01, **bounds)
+    with pytest.warns(ConvergenceWarning, match="no head without bias obeys the"):
+        model.fit(np.array(x)[:, None], [-1.0, 1.5])
+    assert fitted(model, "multiplier_ascent").infeasible_rows_ == [0, 1]
 
 
 def feasible_problem(seed):

@@ -225,7 +225,7 @@ def test_lbfgs_solves_a_problem_exactly():
         max_epochs=15,
         alpha=10.0,
         strategy=AugmentedLagrangian(dual_lr=1.0),
-        on_negative_y="ignore",
+        on_violated_y="ignore",
     )
     model.fit(problem.X, problem.y)
     np.testing.assert_allclose(model.predict(problem.X), problem.prediction, atol=1e-8)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sklpos.certificates.bounds.relaxations import OneKink, Relaxation, Smooth
+from sklpos.certificates.bounds.kinks import OneKink, TwoKinks
+from sklpos.certificates.bounds.relaxations import Relaxation, Smooth
 
 Curvature = float | Callable[[Tensor, Tensor], Tensor]
 
@@ -66,6 +67,14 @@ def _leaky_relu(layer: nn.LeakyReLU) -> Relaxation:
     return OneKink(layer.negative_slope)
 
 
+def _hardtanh(layer: nn.Hardtanh) -> Relaxation:
+    return TwoKinks(layer.min_val, layer.max_val)
+
+
+def _hardsigmoid(_: nn.Hardsigmoid) -> Relaxation:
+    return TwoKinks(0.0, 1.0, gain=1 / 6, offset=0.5)
+
+
 def _tanh(_: nn.Tanh) -> Relaxation:
     return Smooth(torch.tanh, _tanh_curvature, _RISING)
 
@@ -112,6 +121,9 @@ def _elu(layer: nn.ELU) -> Relaxation:
 _RELAXATIONS: dict[type[nn.Module], Callable[[nn.Module], Relaxation]] = {
     nn.ReLU: _relu,
     nn.LeakyReLU: _leaky_relu,
+    nn.Hardtanh: _hardtanh,
+    nn.ReLU6: _hardtanh,
+    nn.Hardsigmoid: _hardsigmoid,
     nn.ELU: _elu,
     nn.Sigmoid: _sigmoid,
     nn.Tanh: _tanh,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sklpos.certificates.bounds.network import Affine, Network
+from sklpos.certificates.bounds.layers import Affine
+from sklpos.certificates.bounds.network import Network
 from sklpos.certificates.bounds.relaxations import Lines, Relaxation
 from sklpos.certificates.domains.bodies import apply
 from sklpos.certificates.domains.regions import Region
@@ -75,14 +76,27 @@ def image(layer: Affine | Relaxation, low: Tensor, high: Tensor) -> Interval:
         return layer.image(low, high)
     # The centre of an infinite interval is NaN.
     if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
-        return _infinite_image(layer, low, high)
+        return corner_image(layer, low, high)
     center = layer((low + high) / 2)
     radius = (high - low) / 2 @ layer.weight.abs().T
     return center - radius, center + radius
 
 
-def _infinite_image(layer: Affine, low: Tensor, high: Tensor) -> Interval:
-    """Interval of an affine map, where ``0 * inf`` counts as 0."""
+def corner_image(layer: Affine, low: Tensor, high: Tensor) -> Interval:
+    """Bound an affine map by the sums of its extreme terms; ``0 * inf`` counts as 0.
+
+    Slower than by centre and radius, but exact where all extreme terms are 0.
+
+    Parameters
+    ----------
+    layer : Affine
+    low, high : Tensor of shape (n_parts, n_in)
+        May be infinite.
+
+    Returns
+    -------
+    lower, upper : Tensor of shape (n_parts, n_out)
+    """
     ends = torch.stack([low, high])[:, :, None, :] * layer.weight
     ends = torch.where(layer.weight == 0, 0.0, ends)
     return (

@@ -6,51 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from sklpos.certificates.bounds.activations import find_relaxation, known_activations
+from sklpos.certificates.bounds.layers import (
+    DROPOUTS,
+    READERS,
+    Affine,
+    identity,
+    read_layer,
+    refusal,
+)
 from sklpos.certificates.bounds.relaxations import Relaxation
 from sklpos.nets.modules import has_own_forward, layers_of
 from sklpos.nets.units import InputScale
 
-_DROPOUTS = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout)
-# Roundings of one batch-norm value.
-_NORM_TERMS = 8
 # Roundings of one scaled value and of its conversion to the dtype of the net.
 _SCALER_TERMS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Affine:
-    """``x -> weight @ x + bias``, and how its computation is rounded.
-
-    Attributes
-    ----------
-    weight : Tensor of shape (n_out, n_in)
-        float64.
-    bias : Tensor of shape (n_out,)
-    bias_size : Tensor of shape (n_out,)
-        Sum of the absolute terms that make the bias.
-    n_terms : int
-        Largest number of roundings of one output, relative to the absolute terms.
-    stored : bool
-        Whether the bias is a parameter, as opposed to computed and rounded.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    bias_size: Tensor
-    n_terms: int
-    stored: bool = True
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map (..., n_in) to (..., n_out)."""
-        return x @ self.weight.T + self.bias
-
-    def rows(self, index: Tensor) -> Affine:
-        """Select some of the outputs."""
-        parts = self.weight[index], self.bias[index], self.bias_size[index]
-        return Affine(*parts, self.n_terms, self.stored)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +53,19 @@ class Network:
             X = layer(X)
         return X
 
-    def output(self, index: int) -> Network:
-        """Select the network of one of the outputs."""
+    def outputs(self, index: ArrayLike) -> Network:
+        """Select the network of some of the outputs."""
         *features, head = self.layers
-        head = head.rows(torch.tensor([index]))
-        return replace(self, layers=(*features, head), n_outputs=1)
+        head = head.rows(torch.as_tensor(index))
+        return replace(self, layers=(*features, head), n_outputs=len(head.bias))
+
+    def mirrored(self) -> Network:
+        """Network of ``(f, -f)``: an upper bound of f is a lower one of -f."""
+        *features, head = self.layers
+        weight, bias = (torch.cat([p, -p]) for p in (head.weight, head.bias))
+        size = head.bias_size.repeat(2)
+        both = replace(head, weight=weight, bias=bias, bias_size=size)
+        return replace(self, layers=(*features, both), n_outputs=2 * self.n_outputs)
 
     def __repr__(self) -> str:
         parts = [str(self.n_features)]
@@ -152,13 +132,13 @@ def _read_chain(module: nn.Module, take: Callable[[Tensor], Tensor]) -> Network:
     parts = list(layers_of(module))
     for part in parts:
         refuse_hooks(*part)
-    layers = [layer for part in parts for layer in _read(*part, take)]
+    layers = [layer for part in parts for layer in read_layer(*part, take)]
     affine = [layer for layer in layers if isinstance(layer, Affine)]
     if not affine or not isinstance(layers[0], Affine):
         raise ValueError("the module must begin with nn.Linear to be certified.")
     if not isinstance(layers[-1], Affine):
         # Searches pick one output by its row of the last layer.
-        layers.append(_unit(affine[-1].bias))
+        layers.append(identity(affine[-1].bias))
     return Network(
         tuple(layers),
         n_features=affine[0].weight.shape[1],
@@ -198,7 +178,7 @@ def refuse_hooks(module: nn.Module, name: str = "") -> None:
         Its dotted name, for the message.
     """
     if has_own_forward(module):
-        raise _refusal(module, name, "has a hook or a forward of its own")
+        raise refusal(module, name, "has a hook or a forward of its own")
 
 
 def _keep(tensor: Tensor) -> Tensor:
@@ -212,15 +192,15 @@ def _exact(tensor: Tensor) -> Tensor:
 
 def _check_eval_mode(module: nn.Module) -> None:
     for layer, name in layers_of(module):
-        if layer.training and type(layer) in (nn.BatchNorm1d, *_DROPOUTS):
-            raise _refusal(layer, name, "is in training mode; call eval() first")
+        if layer.training and type(layer) in (nn.BatchNorm1d, *DROPOUTS):
+            raise refusal(layer, name, "is in training mode; call eval() first")
 
 
 def _check_no_weights_in_activations(module: nn.Module) -> None:
     """Refuse activations with weights, which would get no gradient."""
     for layer, name in layers_of(module):
-        if type(layer) not in _READERS and any(True for _ in layer.parameters()):
-            raise _refusal(layer, name, "has weights, which cannot be trained with")
+        if type(layer) not in READERS and any(True for _ in layer.parameters()):
+            raise refusal(layer, name, "has weights, which cannot be trained with")
 
 
 def _check_finite(network: Network) -> None:
@@ -228,66 +208,3 @@ def _check_finite(network: Network) -> None:
     for layer in affine:
         if not (layer.weight.isfinite().all() and layer.bias.isfinite().all()):
             raise ValueError("the module has parameters that are NaN or infinite.")
-
-
-def _read(layer: nn.Module, name: str, take) -> list[Affine | Relaxation]:
-    reader = _READERS.get(type(layer))
-    if reader is not None:
-        return reader(layer, name, take)
-    relaxation = find_relaxation(layer)
-    if relaxation is None:
-        raise _refusal(layer, name, "is not understood")
-    return [relaxation]
-
-
-def _refusal(layer, name, reason) -> ValueError:
-    return ValueError(
-        f"cannot certify: {type(layer).__name__}{f' ({name!r})' if name else ''} "
-        f"{reason}. Understood are nn.Sequential and MLP of Linear, BatchNorm1d, "
-        f"Dropout, Flatten, Identity and {', '.join(known_activations())}; see "
-        "register_relaxation for other activations."
-    )
-
-
-def _nothing(layer: nn.Module, name: str, take) -> list:
-    return []
-
-
-def _linear(layer: nn.Linear, name: str, take) -> list[Affine]:
-    weight = take(layer.weight)
-    bias = weight.new_zeros(len(weight)) if layer.bias is None else take(layer.bias)
-    return [Affine(weight, bias, bias.abs(), layer.in_features + 1)]
-
-
-def _batch_norm(layer: nn.BatchNorm1d, name: str, take) -> list[Affine]:
-    if layer.running_mean is None:
-        raise _refusal(layer, name, "keeps no running statistics")
-    scale = (take(layer.running_var) + layer.eps).rsqrt()
-    shift = torch.zeros_like(scale)
-    if layer.affine:
-        scale, shift = scale * take(layer.weight), take(layer.bias)
-    offset = take(layer.running_mean) * scale
-    size = shift.abs() + offset.abs()
-    bias = shift - offset
-    return [Affine(torch.diag(scale), bias, size, _NORM_TERMS, stored=False)]
-
-
-def _flatten(layer: nn.Flatten, name: str, take) -> list:
-    # Rows are flat already, so any other way of flattening would merge them.
-    if (layer.start_dim, layer.end_dim) not in ((1, -1), (1, 1)):
-        raise _refusal(layer, name, "does more than flatten rows")
-    return []
-
-
-def _unit(like: Tensor) -> Affine:
-    zero = torch.zeros_like(like)
-    return Affine(torch.diag(zero + 1), zero, zero, 0)
-
-
-_READERS = {
-    nn.Linear: _linear,
-    nn.BatchNorm1d: _batch_norm,
-    nn.Flatten: _flatten,
-    nn.Identity: _nothing,
-    **dict.fromkeys(_DROPOUTS, _nothing),
-}

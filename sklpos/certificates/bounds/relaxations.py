@@ -37,9 +37,12 @@ class Relaxation(ABC):
     ----------
     error : float
         Largest distance, rounding aside, between the function and what torch computes.
+    exact : bool
+        Whether torch computes the function without rounding.
     """
 
     error: float = 0.0
+    exact: bool = False
 
     @abstractmethod
     def __call__(self, z: Tensor) -> Tensor:
@@ -80,62 +83,6 @@ class Relaxation(ABC):
     @abstractmethod
     def steepness(self, low: Tensor, high: Tensor) -> Tensor:
         """A Lipschitz constant on each finite interval."""
-
-
-class OneKink(Relaxation):
-    """``max(z, 0) + negative_slope * min(z, 0)``: ReLU and leaky ReLU.
-
-    Over an interval with 0 inside, one line is the chord, and the other may be any
-    line through the origin with a slope between the two. The default is the slope that
-    leaves the smaller area (Zhang et al. 2018, doi:10.48550/arXiv.1811.00866).
-
-    Parameters
-    ----------
-    negative_slope : float, default=0.0
-
-    Examples
-    --------
-    >>> import torch
-    >>> OneKink().lines(torch.tensor([-1.0]), torch.tensor([3.0])).upper_slope
-    tensor([0.7500])
-    """
-
-    def __init__(self, negative_slope: float = 0.0):
-        self.negative_slope = negative_slope
-
-    def __call__(self, z: Tensor) -> Tensor:  # noqa: D102
-        if not self.negative_slope:
-            return z.clamp(min=0)  # 0 * inf is NaN
-        return torch.where(z > 0, z, self.negative_slope * z)
-
-    def image(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        origin = torch.zeros_like(low).clamp(low, high)
-        lowest = low if self.negative_slope >= 0 else origin
-        return self(lowest), torch.maximum(self(low), self(high))
-
-    def usual_mix(self, low: Tensor, high: Tensor) -> Tensor:  # noqa: D102
-        return (high > -low).to(low)
-
-    def family(self, low: Tensor, high: Tensor) -> Family:  # noqa: D102
-        a = self.negative_slope
-        crossing = (low < 0) & (high > 0)
-        fixed = torch.where(low >= 0, torch.ones_like(low), a)
-        width = torch.where(crossing, high - low, 1.0)
-        chord = torch.where(crossing, (high - a * low) / width, fixed)
-        offset = torch.where(crossing, a * low - chord * low, 0.0)
-        usual, zero = self.usual_mix(low, high), torch.zeros_like(low)
-
-        def lines(mix: Tensor | None) -> Lines:
-            slope = a + (usual if mix is None else mix) * (1 - a)
-            ray = torch.where(crossing, slope, fixed)
-            if a <= 1:  # convex
-                return Lines(ray, zero, chord, offset)
-            return Lines(chord, offset, ray, zero)
-
-        return lines
-
-    def steepness(self, low: Tensor, high: Tensor) -> Tensor:  # noqa: D102
-        return torch.full_like(low, max(1.0, abs(self.negative_slope)))
 
 
 class Smooth(Relaxation):

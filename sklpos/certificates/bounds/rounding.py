@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sklpos.certificates.bounds.crown import Interval, image
-from sklpos.certificates.bounds.network import Affine, Network
-from sklpos.certificates.bounds.relaxations import OneKink
+from sklpos.certificates.bounds.crown import Interval, corner_image, image
+from sklpos.certificates.bounds.layers import Affine
+from sklpos.certificates.bounds.network import Network
 
 # Error of an activation, in unit roundoffs of |g| + |z|.
 _ACTIVATION_UNITS = 8
@@ -67,13 +67,16 @@ def rounding_error(
 def _through_affine(layer: Affine, error, size, unit):
     gamma = layer.n_terms * unit / (1 - layer.n_terms * unit)
     weight = layer.weight.abs().T
-    return error @ weight + gamma * (size @ weight + layer.bias_size)
+    rounding = gamma * (size @ weight + layer.bias_size)
+    if layer.stored:
+        # A constant is its bias, which is a parameter and not computed.
+        rounding = torch.where((weight == 0).all(0), 0.0, rounding)
+    return error @ weight + rounding
 
 
 def _through_activation(layer, low, high, error, unit):
     passed = layer.steepness(low, high) * error + layer.error
-    # The maximum of two numbers is one of them, so ReLU rounds nothing.
-    if isinstance(layer, OneKink) and not layer.negative_slope:
+    if layer.exact:
         return passed
     values = torch.maximum(*(end.abs() for end in layer.image(low, high)))
     size = torch.maximum(low.abs(), high.abs())
@@ -127,7 +130,8 @@ def lowest_everywhere(network: Network) -> Tensor:
     low = -high
     for layer in network.layers:
         before = low, high
-        low, high = image(layer, low, high)
+        propagate = corner_image if isinstance(layer, Affine) else image
+        low, high = propagate(layer, low, high)
         low, high = _rounded_outwards(layer, before, (low, high), unit)
     return low[0]
 
@@ -135,7 +139,7 @@ def lowest_everywhere(network: Network) -> Tensor:
 def _rounded_outwards(layer, before, after, unit):
     low, high = after
     if not isinstance(layer, Affine):
-        if isinstance(layer, OneKink) and not layer.negative_slope:
+        if layer.exact:
             return after
         return _widened(layer, before, after, unit)
     none = torch.zeros_like(layer.bias)
@@ -156,6 +160,9 @@ def _widened(layer, before, after, unit):
     """Widen the range of an activation by the rounding of its computed values."""
     low, high = after
     margin = layer.error + _ACTIVATION_UNITS * unit * (1 + low.abs())
-    # A function that is never negative is not computed as negative either.
+    # A function that is never negative is not computed as negative either, and one
+    # that tends to 1 not as more.
     floor = torch.where(low >= 0, 0.0, low - margin)
-    return floor, high + layer.error + _ACTIVATION_UNITS * unit * (1 + high.abs())
+    above = high + layer.error + _ACTIVATION_UNITS * unit * (1 + high.abs())
+    to_one = (high == 1) & torch.isposinf(before[1])
+    return floor, torch.where(to_one, high, above)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sklpos.certificates.bounds.alpha_crown import raised_bounds
 from sklpos.certificates.bounds.crown import Interval, crown_bounds
-from sklpos.certificates.bounds.network import Affine, Network
-from sklpos.certificates.bounds.relaxations import OneKink
+from sklpos.certificates.bounds.kinks import OneKink
+from sklpos.certificates.bounds.layers import Affine
+from sklpos.certificates.bounds.network import Network
 from sklpos.certificates.domains.regions import Region
 
 _BATCH = 256

@@ -12,8 +12,9 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import csr_array
 
 from sklpos.certificates.bounds.crown import Interval
-from sklpos.certificates.bounds.network import Affine, Network
-from sklpos.certificates.bounds.relaxations import OneKink
+from sklpos.certificates.bounds.kinks import OneKink
+from sklpos.certificates.bounds.layers import Affine
+from sklpos.certificates.bounds.network import Network
 from sklpos.certificates.bounds.rounding import rounding_error
 from sklpos.certificates.domains.bodies import ConvexHull
 from sklpos.certificates.domains.regions import Region

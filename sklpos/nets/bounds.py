@@ -1,0 +1,292 @@
+"""Lower and upper bounds of the outputs: read, compared and rounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from sklpos.nets.sides import read_side, rounded_inwards
+
+
+# No __eq__: arrays compare element by element, so the generated one would raise.
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """A lower and an upper bound for each output.
+
+    Attributes
+    ----------
+    lower : ndarray of shape (n_outputs,) or ()
+        ``-inf`` leaves the side free.
+    upper : ndarray of shape (n_outputs,) or ()
+        ``inf`` leaves the side free.
+
+    Examples
+    --------
+    >>> bounds = Bounds.read(0.0, [1.0, None], n_outputs=2)
+    >>> bounds.violation(np.array([[-1.0, -2.0], [3.0, 3.0]])).tolist()
+    [[1.0, 2.0], [2.0, -3.0]]
+    """
+
+    lower: NDArray = field(default_factory=lambda: np.array(0.0))
+    upper: NDArray = field(default_factory=lambda: np.array(np.inf))
+
+    @classmethod
+    def read(
+        cls,
+        lower_bound: ArrayLike | Tensor | None,
+        upper_bound: ArrayLike | Tensor | None,
+        n_outputs: int,
+    ) -> Bounds:
+        """Validate bounds and expand each to one number per output.
+
+        Parameters
+        ----------
+        lower_bound : float, array-like of shape (n_outputs,) or None
+            ``-inf`` and None leave an output free.
+        upper_bound : float, array-like of shape (n_outputs,) or None
+            ``inf`` and None leave an output free.
+        n_outputs : int
+
+        Returns
+        -------
+        Bounds
+            float64.
+
+        Raises
+        ------
+        ValueError
+            If a bound has NaN, the wrong infinity or the wrong length, or if the lower
+            one is above the upper one.
+        """
+        lower = read_side("lower_bound", lower_bound, n_outputs, free=-np.inf)
+        upper = read_side("upper_bound", upper_bound, n_outputs, free=np.inf)
+        crossed = np.flatnonzero(lower > upper)
+        if crossed.size:
+            j = crossed[0]
+            raise ValueError(
+                f"upper_bound={upper[j]:g} is below lower_bound={lower[j]:g}"
+                f"{f' for output {j}' if n_outputs > 1 else ''}; it must be at least "
+                "that."
+            )
+        return cls(lower, upper)
+
+    def replaced(
+        self,
+        lower_bound: ArrayLike | None,
+        upper_bound: ArrayLike | None,
+        n_outputs: int,
+    ) -> Bounds:
+        """Validate new bounds; None keeps the present one.
+
+        Parameters
+        ----------
+        lower_bound, upper_bound : float, array-like of shape (n_outputs,) or None
+        n_outputs : int
+
+        Returns
+        -------
+        Bounds
+        """
+        return self.read(
+            self.lower if lower_bound is None else lower_bound,
+            self.upper if upper_bound is None else upper_bound,
+            n_outputs,
+        )
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+    @property
+    def arrays(self) -> tuple[NDArray, ...]:
+        """What distinguishes them; a free upper side adds nothing, as in old files."""
+        has_upper = np.isfinite(self.upper).any()
+        return (self.lower, self.upper) if has_upper else (self.lower,)
+
+    @property
+    def bounded(self) -> NDArray:
+        """Which outputs have a finite bound, on either side."""
+        return np.isfinite(self.lower) | np.isfinite(self.upper)
+
+    @property
+    def size(self) -> NDArray:
+        """Largest absolute finite bound of each output; 0 where both are free."""
+        sides = np.stack([self.lower, self.upper])
+        return np.where(np.isfinite(sides), np.abs(sides), 0.0).max(axis=0)
+
+    def violation(self, predictions: NDArray) -> NDArray:
+        """How far predictions are outside; at most 0 inside.
+
+        Parameters
+        ----------
+        predictions : ndarray of shape (..., n_outputs)
+
+        Returns
+        -------
+        ndarray of the same shape
+        """
+        # An infinite prediction is far from a free side, not at inf - inf = NaN of it.
+        with np.errstate(invalid="ignore"):
+            return np.fmax(self.lower - predictions, predictions - self.upper)
+
+    def contain(self, values: NDArray) -> NDArray:
+        """Which values lie within the bounds; NaN does not.
+
+        Parameters
+        ----------
+        values : ndarray of shape (..., n_outputs)
+
+        Returns
+        -------
+        ndarray of bool of the same shape
+        """
+        return (values >= self.lower) & (values <= self.upper)
+
+    def excess(self, values: NDArray) -> NDArray:
+        """How far values are outside; 0 inside, also for infinite ones.
+
+        Parameters
+        ----------
+        values : ndarray of shape (..., n_outputs)
+
+        Returns
+        -------
+        ndarray of the same shape
+        """
+        # An infinite value on a free side has the violation inf - inf, which is NaN.
+        with np.errstate(invalid="ignore"):
+            return np.where(self.contain(values), 0.0, self.violation(values))
+
+    def rows_outside(self, values: NDArray) -> dict[str, NDArray]:
+        """Which rows have a value below its lower, and which above its upper bound.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n_samples, n_outputs)
+
+        Returns
+        -------
+        dict
+            ``"below"`` and ``"above"``, each an ndarray of bool of shape (n_samples,).
+        """
+        return {
+            "below": (values < self.lower).any(axis=-1),
+            "above": (values > self.upper).any(axis=-1),
+        }
+
+    @property
+    def finite_sides(self) -> dict[str, NDArray]:
+        """The bounds of each side, ``"lower"`` or ``"upper"``, with a finite one."""
+        sides = {"lower": self.lower, "upper": self.upper}
+        return {side: own for side, own in sides.items() if np.isfinite(own).any()}
+
+    def clip(self, values: NDArray) -> NDArray:
+        """Move values to the nearest ones within the bounds.
+
+        Parameters
+        ----------
+        values : ndarray of shape (..., n_outputs)
+
+        Returns
+        -------
+        ndarray of the same shape
+        """
+        return np.clip(values, self.lower, self.upper)
+
+    def mirrored(self) -> NDArray:
+        """Lower bounds of ``(f, -f)``: a side is a column, and an upper one is negated.
+
+        Returns
+        -------
+        ndarray of shape (2 * n_outputs,)
+            ``-inf`` where a side is free.
+        """
+        return np.concatenate([self.lower, -self.upper])
+
+    def narrowed(self, margin: ArrayLike) -> Bounds:
+        """Bounds that keep a distance from these.
+
+        Parameters
+        ----------
+        margin : float or ndarray of shape (n_outputs,)
+
+        Returns
+        -------
+        Bounds
+            Their middle, twice, where they are closer than two margins.
+        """
+        inside = np.minimum(margin, (self.upper - self.lower) / 2)
+        lower = self.lower + inside
+        # Half of the distance is rounded, so the two could cross.
+        return Bounds(lower, np.maximum(self.upper - inside, lower))
+
+    def only(self, outputs: NDArray) -> Bounds:
+        """Bounds of some outputs; the others are free.
+
+        Parameters
+        ----------
+        outputs : ndarray of bool of shape (n_outputs,)
+
+        Returns
+        -------
+        Bounds
+        """
+        lower = np.where(outputs, self.lower, -np.inf)
+        return Bounds(lower, np.where(outputs, self.upper, np.inf))
+
+    def for_outputs(self, n_outputs: int) -> Bounds:
+        """One bound for each output.
+
+        Parameters
+        ----------
+        n_outputs : int
+
+        Returns
+        -------
+        Bounds
+        """
+        sides = (np.broadcast_to(s, n_outputs) for s in (self.lower, self.upper))
+        return Bounds(*sides)
+
+    def scaled(self, shift: ArrayLike, scale: ArrayLike) -> Bounds:
+        """Bounds of ``(f - shift) / scale``.
+
+        Parameters
+        ----------
+        shift, scale : float or ndarray of shape (n_outputs,)
+            The scale is positive.
+
+        Returns
+        -------
+        Bounds
+        """
+        return Bounds((self.lower - shift) / scale, (self.upper - shift) / scale)
+
+    def in_dtype(self, dtype: torch.dtype) -> Bounds:
+        """Numbers of a dtype that are within the bounds, as near to them as possible.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+
+        Returns
+        -------
+        Bounds
+            float64. Where no number of the dtype lies between both bounds, both are
+            the one that is nearest.
+        """
+        nearest = torch.as_tensor(self.lower).to(dtype).double().numpy()
+        lower, upper = (rounded_inwards(s, e, dtype) for s, e in self._sides())
+        crossed = lower > upper
+        return Bounds(
+            np.where(crossed, nearest, lower), np.where(crossed, nearest, upper)
+        )
+
+    def _sides(self):
+        return (self.lower, np.inf), (self.upper, -np.inf)
+
+    def __repr__(self) -> str:
+        return f"Bounds(lower={self.lower.tolist()}, upper={self.upper.tolist()})"

@@ -1,0 +1,210 @@
+"""Linear layers whose outputs cannot leave their bounds, whatever their features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sklpos.nets.bounds import Bounds
+
+
+class NonnegativeLinear(nn.Linear):
+    """Linear layer whose bounded outputs cannot leave their bounds.
+
+    The features are at least 0; for an output with both bounds they are also at most 1.
+    With weights ``W`` and bias ``b``, an output is
+
+    - ``lower + (|W| h + |b|)`` with a lower bound,
+    - ``upper - (|W| h + |b|)`` with an upper bound,
+    - ``lower + (|W| h + |b|) * min(1, (upper - lower) / (sum |W| + |b|))`` with both,
+    - ``W h + b`` without bounds.
+
+    Without a bias, 0 takes the place of the bound that a cone starts from, and an
+    output with both bounds turns to the one that is further from 0.
+
+    A subclass and not a parametrization, because torch cannot pickle those.
+
+    Parameters
+    ----------
+    linear : nn.Linear
+        The layer to start from: with its absolute weights, and its bias clipped to
+        the bounds.
+    bounds : Bounds
+        Of the outputs.
+
+    Raises
+    ------
+    ValueError
+        If there is no bias, and an output of 0 is outside the bounds.
+
+    Examples
+    --------
+    >>> linear = nn.Linear(1, 1)
+    >>> _ = nn.init.constant_(linear.weight, -6.0), nn.init.constant_(linear.bias, 3.0)
+    >>> layer = NonnegativeLinear(linear, Bounds.read(1.0, 5.0, n_outputs=1))
+    >>> layer(torch.tensor([[0.0], [0.5], [1.0]])).ravel().tolist()
+    [2.0, 3.5, 5.0]
+    """
+
+    def __init__(self, linear: nn.Linear, bounds: Bounds):
+        has_bias = linear.bias is not None
+        super().__init__(linear.in_features, linear.out_features, bias=has_bias)
+        self.to(linear.weight)
+        if not has_bias:
+            _check_contains_zero(bounds)
+        rounded = bounds.in_dtype(linear.weight.dtype)
+        lower, upper = (
+            torch.as_tensor(side).to(linear.weight)
+            for side in (rounded.lower, rounded.upper)
+        )
+        for name, value in _cones(lower, upper, has_bias=has_bias).items():
+            self.register_buffer(name, value)
+        # Python flags, as reading them from tensors would wait for the device.
+        self.has_two_sided = bool(self.two_sided.any())
+        self.only_rises = bool((self.sign == 1).all())
+        self._start_from(linear)
+
+    @torch.no_grad()
+    def _start_from(self, linear: nn.Linear) -> None:
+        # `effective` takes the absolute weights: clamping negative weights to 0 would
+        # start with half of the features switched off.
+        self.weight.copy_(linear.weight)
+        if linear.bias is not None:
+            # |b| has no gradient at 0, so it starts a little inside the bound.
+            inside = (self.sign * (linear.bias - self.offset)).clamp(min=1e-2)
+            self.bias.copy_(torch.where(self.bounded, inside, linear.bias))
+
+    def reset_parameters(self) -> None:
+        """Leave the parameters alone, and torch's global generator with them."""
+
+    def effective(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the plain layer that computes the same."""
+        weight = self.weight.abs()
+        bias = None if self.bias is None else self.bias.abs()
+        gain = self._gain(weight, bias)
+        if gain is not None:
+            weight = gain[:, None] * weight
+            bias = None if bias is None else gain * bias
+        weight = torch.where(self.bounded[:, None], weight, self.weight)
+        if bias is not None:
+            bias = torch.where(self.bounded, self.offset + bias, self.bias)
+        return weight, bias
+
+    def _gain(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """Sign of each cone, times the factor that keeps it below its other end."""
+        if not self.has_two_sided:
+            return None if self.only_rises else self.sign
+        total = weight.sum(dim=1) if bias is None else weight.sum(dim=1) + bias
+        # Not `width / total`, which is infinite where all weights are 0. The smallest
+        # number is for a width of 0.
+        largest = torch.maximum(total, self.width).clamp(
+            min=torch.finfo(total.dtype).tiny
+        )
+        return self.sign * torch.where(self.two_sided, self.width / largest, 1.0)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Apply the effective layer."""
+        return nn.functional.linear(features, *self.effective())
+
+    def plain(self) -> nn.Linear:
+        """Make the plain ``nn.Linear`` that computes the same, but for rounding."""
+        weight, bias = self.effective()
+        # The usual constructor would draw from torch's global generator.
+        linear = nn.utils.skip_init(
+            nn.Linear,
+            self.in_features,
+            self.out_features,
+            bias=bias is not None,
+            dtype=weight.dtype,
+            device=weight.device,
+        )
+        linear.weight.data.copy_(weight)
+        if bias is not None:
+            linear.bias.data.copy_(bias)
+        return linear
+
+
+def _cones(lower: Tensor, upper: Tensor, *, has_bias: bool) -> dict[str, Tensor]:
+    """Where the cone of each output starts, which way it opens, and how far it goes.
+
+    No number is infinite, because training takes that for a divergence.
+    """
+    bounded = torch.isfinite(lower) | torch.isfinite(upper)
+    two_sided = torch.isfinite(lower) & torch.isfinite(upper)
+    rises = torch.isfinite(lower) & (has_bias | (upper >= -lower))
+    start = torch.where(rises, lower, upper) if has_bias else torch.zeros_like(lower)
+    end = torch.where(rises, upper, lower)
+    return {
+        "bounded": bounded,
+        "two_sided": two_sided,
+        "offset": torch.where(bounded, start, 0.0),
+        "sign": torch.where(rises | ~bounded, 1.0, -torch.ones_like(lower)),
+        "width": torch.where(two_sided, (end - start).abs(), 1.0),
+    }
+
+
+@torch.no_grad()
+def keep_within(linear: nn.Linear, bounds: Bounds) -> None:
+    """Clip the bias and shrink weights until rounding cannot break a bound, in place.
+
+    Weights that move an output towards a bound keep a reserve for the rounding of the
+    sum, in any order: ``b + sum(w) <= upper - (k + 2) * eps * (|b| + sum |w|)`` for k
+    features in [0, 1]. Terms of one sign need none to stay on their side of the bias,
+    so an output whose weights move it away from its only bound is left as it is.
+
+    Parameters
+    ----------
+    linear : nn.Linear
+        Over features in [0, 1], or over non-negative ones where all weights of an
+        output move it away from its only bound.
+    bounds : Bounds
+        Unit of the output.
+
+    Raises
+    ------
+    ValueError
+        If two bounds are so close that the reserve takes all of their distance.
+    """
+    dtype = linear.weight.dtype
+    unit = (linear.in_features + 2) * torch.finfo(dtype).eps
+    _check_far_apart(bounds, unit, dtype)
+    bounds = bounds.in_dtype(dtype)
+    lower, upper = (torch.as_tensor(side) for side in (bounds.lower, bounds.upper))
+    # To the CPU before float64, which some accelerators do not have.
+    weight = linear.weight.cpu().double()
+    bias = torch.zeros_like(lower)
+    if linear.bias is not None:
+        bias = linear.bias.cpu().double().clamp(lower, upper)
+        linear.bias.copy_(bias)
+    reserve = unit * (bias.abs() + weight.abs().sum(dim=1))
+    up = _largest_share(upper - bias - reserve, weight.clamp(min=0))
+    down = _largest_share(bias - lower - reserve, -weight.clamp(max=0))
+    linear.weight.copy_(torch.where(weight > 0, up, down) * weight)
+
+
+def _largest_share(room: Tensor, weight: Tensor) -> Tensor:
+    """Largest factor, at most 1, for which weights sum up to the room at most."""
+    total = weight.sum(dim=1).clamp(min=torch.finfo(weight.dtype).tiny)
+    return (room / total).clamp(0, 1)[:, None]
+
+
+def _check_far_apart(bounds: Bounds, unit: float, dtype: torch.dtype) -> None:
+    distance = bounds.upper - bounds.lower
+    # Equal bounds are meant to leave a constant.
+    close = (distance > 0) & (unit * bounds.size >= distance)
+    if close.any():
+        lower, upper = (side[close][0] for side in (bounds.lower, bounds.upper))
+        raise ValueError(
+            f"strategy='nonnegative_weights' has no room between lower_bound={lower} "
+            f"and upper_bound={upper}, too close for the rounding of {dtype}; use "
+            "dtype='float64' or subtract a constant from y and its bounds."
+        )
+
+
+def _check_contains_zero(bounds: Bounds) -> None:
+    if (bounds.lower > 0).any() or (bounds.upper < 0).any():
+        raise ValueError(
+            "strategy='nonnegative_weights' with a head without bias requires "
+            "lower_bound <= 0 <= upper_bound, because its output can be 0; give the "
+            "head a bias or move the bounds."
+        )
