@@ -16,6 +16,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks import datasets
+from sklpos.nets.bounds import Bounds
 from sklpos.nets.modules import MLP
 from sklpos.nets.units import TargetScale
 
@@ -54,8 +55,13 @@ class Task:
     def targets(self):
         weight = np.ones(len(self.y))
         return TargetScale.from_data(
-            self.y[:, None], weight, np.zeros(1), shifted=self.bias
+            self.y[:, None], weight, Bounds.read(0.0, None, 1), shifted=self.bias
         )
+
+    @property
+    def lowest(self):
+        """The bound in scaled units."""
+        return self.targets.scaled_bounds.lower.item()
 
     @cached_property
     def tensors(self):
@@ -134,7 +140,7 @@ class Progress:
             predicted = module(X)
         loss = (predicted - y).square().mean().item()
         self.excess.append(loss / self.task.optimum - 1)
-        self.violation.append(float(self.task.targets.bound[0] - predicted.min()))
+        self.violation.append(float(self.task.lowest - predicted.min()))
         there = max(abs(self.excess[-1]), self.violation[-1]) < TOLERANCE
         self.streak = self.streak + 1 if there else 0
         self.start += time.process_time() - now

@@ -19,7 +19,7 @@ class Positive(cooper.ConstrainedMinimizationProblem):
     def __init__(self, task: Task, curvature=None, growth=None):
         super().__init__()
         self.module = task.module(task.X.shape[1], 1)
-        self.bound = torch.as_tensor(task.targets.bound)
+        self.bound = torch.tensor([task.lowest], dtype=torch.float64)
         n = len(task.X)
         self.rows = cooper.Constraint(
             cooper.ConstraintType.INEQUALITY,

@@ -1,10 +1,13 @@
 """Whole estimators: fit, predict, repair."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from sklearn.utils.validation import validate_data
 
 from benchmarks.problem import Problem
+from sklpos.nets.bounds import Bounds
 
 
 def fits(problem: Problem, n_epochs: int) -> dict:
@@ -51,9 +54,8 @@ def repair(problem: Problem) -> dict:
     model = problem.estimator(strategy="unconstrained", max_epochs=2)
     model.fit(problem.X, problem.y.squeeze())
     lowest = np.quantile(model.predict(problem.X), 0.05)
-    model.net_.targets = type(model.net_.targets)(
-        model.net_.targets.shift, model.net_.targets.scale, np.array([lowest])
-    )
+    bounds = Bounds.read(lowest, None, 1)
+    model.net_.targets = replace(model.net_.targets, bounds=bounds)
     rows = model.net_.get_dataset(problem.X, torch.as_tensor(problem.scaled))
     return {
         "one epoch": lambda: model.net_.partial_fit(rows, epochs=1),

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
-from scipy.special import expit, logit
+from scipy import special
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.linear_model import LogisticRegression
@@ -107,8 +107,9 @@ MODELS = {
     "two bounds, `activation` (sigmoid)": partial(two_bounds, strategy="activation"),
     "free net on the logit of y": lambda seed: TransformedTargetRegressor(
         free_net(seed),
-        func=lambda y: logit(inside(y)),
-        inverse_func=expit,
+        func=lambda y: special.logit(inside(y)),
+        # Not `special.expit` itself, a ufunc that no worker process finds by its name.
+        inverse_func=lambda z: special.expit(z),
         check_inverse=False,
     ),
     "softmax net, cross-entropy": lambda seed: ShareByClassifier(

@@ -1,4 +1,4 @@
-"""Neural-network regression whose weights are guided to positive outputs."""
+"""Neural-network regression whose outputs are positive, or stay in a range."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

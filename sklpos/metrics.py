@@ -58,7 +58,7 @@ def max_violation(y_pred, lower_bound=0.0, upper_bound=None) -> float:
     0.5
     """
     rows, bounds = _read(y_pred, lower_bound, upper_bound)
-    return float(bounds.excess(rows).max(initial=0.0))
+    return float(bounds.violation(rows).max(initial=0.0))
 
 
 def mean_violation(y_pred, lower_bound=0.0, upper_bound=None) -> float:
@@ -84,7 +84,7 @@ def mean_violation(y_pred, lower_bound=0.0, upper_bound=None) -> float:
     0.5
     """
     rows, bounds = _read(y_pred, lower_bound, upper_bound)
-    return float(bounds.excess(rows).mean())
+    return float(np.maximum(bounds.violation(rows), 0.0).mean())
 
 
 def _read(y_pred, lower_bound, upper_bound) -> tuple[NDArray, Bounds]:

@@ -176,6 +176,68 @@ def test_readme_lists_every_strategy_with_its_guarantee():
     assert list(listed) == list(STRATEGIES)
 
 
+#: Models of the benchmark, in the order of the table that quotes it.
+QUOTED_MODELS = [
+    "free net",
+    "free net, clipped",
+    "two bounds, repaired (default)",
+    "two bounds, `activation` (sigmoid)",
+    "two bounds, `nonnegative_weights`",
+    "two bounds, `nonnegative_weights`, 300 epochs",
+    "free net on the logit of y",
+    "softmax net, cross-entropy",
+    "fractional logit",
+    "beta regression",
+]
+
+
+def cells_below(heading, text):
+    """Return the cells of the table below a heading, by the first one of their row."""
+    section = re.split("^#+ ", text.partition(f"{heading}\n")[2], flags=re.M)[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    rows = [line.strip("| ").split(" | ") for line in lines]
+    return {name: cells for name, *cells in rows if "---" not in name}
+
+
+def rounds_to(quoted, value):
+    """Whether a number is quoted to its digits; 0 without any is exact."""
+    digits = len(quoted.partition(".")[2])
+    return float(quoted) == (round(float(value), digits) if digits else float(value))
+
+
+def test_the_table_of_models_for_a_share_quotes_the_benchmark():
+    page = (ROOT / "docs/how-to/choose-a-strategy.md").read_text(encoding="utf-8")
+    results = (ROOT / "benchmarks/TWO_BOUNDS.md").read_text(encoding="utf-8")
+    measured = cells_below("## Means over all sets", results)
+    table = cells_below("### Which model for a share?", page)
+    quoted = list(table.values())[-len(QUOTED_MODELS) :]
+    assert len(table) == len(QUOTED_MODELS) + 1  # the header
+    for name, (_, *cells, _) in zip(QUOTED_MODELS, quoted, strict=True):
+        r2, _, outside, *means, _ = measured[name]
+        numbers = [cell.removesuffix(" %") for cell in cells]
+        assert all(map(rounds_to, numbers, [r2, outside, *means])), (name, cells)
+
+
+def test_the_text_on_shares_quotes_the_benchmark():
+    page = (ROOT / "docs/how-to/choose-a-strategy.md").read_text(encoding="utf-8")
+    results = (ROOT / "benchmarks/TWO_BOUNDS.md").read_text(encoding="utf-8")
+    outside = cells_below("## Share of test predictions outside", results)
+    default, free = (
+        max(map(float, outside[name]))
+        for name in ("two bounds, repaired (default)", "free net")
+    )
+    covered = list(cells_below("## Quantiles that do not cross", results).values())[1:]
+    inside, without = ([float(row[k]) for row in covered] for k in (3, 5))
+    words = " ".join(page.split())
+    for quote in (
+        f"{100 * default:.0f} % in one of the sets, in which an ordinary net has "
+        f"{100 * free:.0f} %",
+        f"covers {100 * min(inside):.0f} to {100 * max(inside):.0f} % of the new rows",
+        f"covers {100 * min(without):.0f} to {100 * max(without):.0f} %",
+    ):
+        assert quote in words
+
+
 def test_rounding_of_quotes():
     assert same("rmse 1.23", "rmse   1.229")
     assert same("20.0% of", "20.1% of")

@@ -211,7 +211,7 @@ def _certify(
     network = network_of(model)
     domain.check_features(network.n_features)
     goal = Goal(
-        bounds=model.bounds.replaced(*asked, network.n_outputs),
+        bounds=model.bounds.for_outputs(network.n_outputs, *asked),
         scale=_read_scale(model.scale, network.n_outputs),
         dtype=network.dtype,
         tolerance=tolerance,
@@ -248,14 +248,13 @@ def _certify_output_activation(
         torch.where(holds, module.upper, torch.inf),
     )
     lower, upper = (end.cpu().double().numpy() for end in ends)
-    required = model.bounds.replaced(*asked, len(lower))
+    required = model.bounds.for_outputs(len(lower), *asked)
     region = domain.region()
     # Nothing is searched; one point of each part shows which values occur.
     points = region.candidates(torch.zeros_like(region.low))[0].numpy()
     # The centre of an infinite box is NaN, hence nan_to_num.
     values = model.predict(np.nan_to_num(points))
-    needed = required.in_dtype(module.lower.dtype)
-    within = Bounds(lower, upper).mirrored() >= needed.mirrored()
+    within = Bounds(lower, upper).mirrored() >= required.mirrored()
     status = "verified" if within.all() else "unknown"
     return Certificate(
         status_=status,

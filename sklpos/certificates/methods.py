@@ -81,6 +81,20 @@ def _interval(proof: Proof) -> None:
     proof.slack = numerical_slack(proof.network, low, high).numpy()
     proof.prove(interval_bounds(proof.network, low, high)[0].numpy())
     proof.n_boxes += len(proof.region)
+    if not proof.done:
+        _try_everywhere(proof)
+
+
+def _try_everywhere(proof: Proof) -> None:
+    """Settle the question if the bounds hold for every input there is.
+
+    Unlike the bounds of boxes, those include the rounding as it really is: terms of one
+    sign cannot be rounded across the bias.
+    """
+    found = np.maximum(proof.lower, lowest_everywhere(proof.network).numpy())
+    if (found >= proof.goal.required).all():
+        proof.lower = found
+        proof.slack = np.zeros_like(proof.slack)
 
 
 def _crown(proof: Proof) -> None:
@@ -141,8 +155,8 @@ def _attack(proof: Proof) -> None:
 def _attack_parts(proof: Proof, region: Region, parts) -> None:
     """Make the columns small that have a bound."""
     # With a tolerance, work may be left although every verdict is known.
-    if len(parts) and proof.goal.asked.any():
-        network = proof.network.outputs(np.flatnonzero(proof.goal.asked))
+    if len(parts) and proof.goal.bounded.any():
+        network = proof.network.outputs(np.flatnonzero(proof.goal.bounded))
         proof.see(attack(network, region, seed=proof.goal.seed), parts)
 
 

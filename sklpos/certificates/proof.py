@@ -19,6 +19,7 @@ from sklpos.certificates.domains.regions import Region
 from sklpos.certificates.domains.shapes import Ball, Domain
 from sklpos.certificates.search.branch_and_bound import Stops
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.sides import rounded_up
 
 # Outputs computed in the dtype of the model, converted to float64.
 Predict = Callable[[NDArray], NDArray]
@@ -71,10 +72,10 @@ class Goal:
     def required(self) -> NDArray:
         """Lower bounds of the columns, shape (2 * n_outputs,)."""
         # What lies between two numbers of the dtype cannot be predicted.
-        return self.bounds.in_dtype(self.dtype).mirrored()
+        return rounded_up(self.bounds.mirrored(), self.dtype)
 
     @property
-    def asked(self) -> NDArray:
+    def bounded(self) -> NDArray:
         """Which columns have a bound."""
         return np.isfinite(self.required)
 
@@ -153,7 +154,7 @@ class Proof:
         if self.goal.tolerance is None:
             return self.open_
         unproved = self.lower < self.goal.required
-        return unproved if self.goal.to_bound else self.goal.asked | unproved
+        return unproved if self.goal.to_bound else self.goal.bounded | unproved
 
     @property
     def settled(self) -> bool:

@@ -16,10 +16,10 @@ from sklpos.nets.bounds import Bounds
 class RiskCertificate:
     """What a holdout sample proves about the probability of a violation.
 
-    A prediction violates its bounds if it is below the lower or above the upper one.
-
-    No targets are needed. The certificate holds for the population from which the rows
-    of the holdout were drawn independently, if they were not used in fitting or tuning.
+    A prediction violates its bounds if it is below the lower or above the upper one,
+    so that no targets are needed. The certificate holds for the population from which
+    the rows of the holdout were drawn independently, if they were not used in fitting
+    or tuning.
 
     Attributes
     ----------
@@ -242,13 +242,13 @@ def smallest_shift(
 
 
 def _check_one_side(bounds: Bounds) -> None:
-    both = np.flatnonzero(np.isfinite(bounds.lower) & np.isfinite(bounds.upper))
+    both = np.flatnonzero(bounds.two_sided)
     if both.size:
         j = both[0]
         raise ValueError(
             f"lower_bound={bounds.lower[j]:g} and upper_bound={bounds.upper[j]:g} of "
-            f"output {j} leave no direction to shift it in for a risk; use "
-            "method='head', which keeps both bounds."
+            f"output {j} leave no direction to shift it in for a risk; leave "
+            "risk_level out and use method='head', which keeps both bounds."
         )
 
 

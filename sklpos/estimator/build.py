@@ -18,7 +18,6 @@ from sklpos.estimator.net_params import (
 from sklpos.estimator.parameters import LIVE, net_params_for
 from sklpos.estimator.split import split_rows
 from sklpos.nets.arrays import check_range
-from sklpos.nets.bounds import Bounds
 from sklpos.nets.placement import check_device, check_dtype
 from sklpos.nets.units import TargetScale
 from sklpos.strategies.architecture import Architecture
@@ -233,7 +232,7 @@ def _target_scale(
 def _constraint_changed(estimator, net, strategy, data: TrainingData) -> bool:
     """Whether a new constraint is needed; refuse one that is part of the module."""
     before = _signature(net.strategy_, net.alpha)
-    moved = not np.array_equal(_sides(data.bounds), _sides(net.targets.bounds))
+    moved = not np.array_equal(data.bounds.sides, net.targets.bounds.sides)
     changed = moved or before != _signature(strategy, estimator.alpha)
     built_in = any(isinstance(own, Architecture) for own in (strategy, net.strategy_))
     if changed and built_in:
@@ -242,10 +241,6 @@ def _constraint_changed(estimator, net, strategy, data: TrainingData) -> bool:
             "part of the module; use fit with warm_start=False."
         )
     return changed
-
-
-def _sides(bounds: Bounds) -> np.ndarray:
-    return np.stack([bounds.lower, bounds.upper])
 
 
 def _signature(strategy: ConstraintStrategy, alpha: float) -> tuple:

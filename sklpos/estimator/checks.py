@@ -194,12 +194,17 @@ def _on_violated_y(estimator) -> str:
 
 
 def _report_violated_targets(y, bounds: Bounds, on_violated_y: str) -> None:
-    below, above = bounds.rows_outside(y).values()
     sides = [
-        (below, f"below lower_bound={np.unique(bounds.lower).tolist()}"),
-        (above, f"above upper_bound={np.unique(bounds.upper).tolist()}"),
+        (y < bounds.lower, "below lower_bound", bounds.lower),
+        (y > bounds.upper, "above upper_bound", bounds.upper),
     ]
-    found = [f"{side} in {rows.sum()}" for rows, side in sides if rows.any()]
+    found = [
+        # Of many outputs, only the bounds that are violated.
+        f"{side}={np.unique(own[outside.any(axis=0)]).tolist()} in "
+        f"{outside.any(axis=1).sum()}"
+        for outside, side, own in sides
+        if outside.any()
+    ]
     if on_violated_y == "ignore" or not found:
         return
     message = (

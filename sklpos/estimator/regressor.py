@@ -61,6 +61,9 @@ class PositiveOutputRegressor(
     that every training prediction obeys the bounds exactly, and the mean prediction is
     the mean target. By default, the outputs are bounded below by 0.
 
+    Other inputs may be predicted outside the bounds, unless the strategy keeps them for
+    every input, as ``strategy="activation"`` does, or `enforce` extends the repair.
+
     Parameters
     ----------
     module : type, callable or nn.Module, default=MLP
@@ -73,7 +76,9 @@ class PositiveOutputRegressor(
     lower_bound : float, array-like of shape (n_outputs,) or None, default=0.0
         Same unit as y; ``-inf`` or None leaves an output free.
     upper_bound : float, array-like of shape (n_outputs,) or None, default=None
-        Same unit as y; ``inf`` or None leaves an output free.
+        Same unit as y; ``inf`` or None leaves an output free. Equal bounds make an
+        output constant. Where no number of the dtype lies between them, as in float32
+        with 0.1 twice, it is the nearest one, and no certificate is verified.
     repair : {"head", None}, default="head"
         Whether `fit` ends with the repair of the head.
     balance : bool, default=True

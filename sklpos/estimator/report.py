@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator
 from dataclasses import dataclass
-from operator import attrgetter
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +12,6 @@ from numpy.typing import ArrayLike
 from sklpos.certificates.certificate import Certificate
 from sklpos.estimator.row_summary import RowSummary, fitted_regressor, summarise_rows
 from sklpos.nets.bounded import as_bounded_model
-from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import read_head
 from sklpos.repair import Repair
 from sklpos.training.kkt import KKTResiduals
@@ -77,7 +75,8 @@ class Report:
 
     def _tables(self) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
         """Yield titles, each with lines of a name and its values."""
-        sides = Bounds(self.lower_bound_, self.upper_bound_).finite_sides
+        bounds = {"lower": self.lower_bound_, "upper": self.upper_bound_}
+        sides = {side: own for side, own in bounds.items() if np.isfinite(own).any()}
         yield (
             self.model_,
             [
@@ -195,20 +194,14 @@ def _head_change(regressor) -> float | None:
 
 def _row_lines(as_trained: RowSummary, repaired: RowSummary | None, sides) -> list:
     columns = [as_trained] if repaired is None else [as_trained, repaired]
-
-    def shares(rate):
-        return (_share(rate(c), c.n_samples) for c in columns)
-
-    lines = [
-        ("", *("as trained", "repaired")[: len(columns)]),
-        ("rows outside the bounds", *shares(attrgetter("violation_rate"))),
-    ]
+    shares = {"rows outside the bounds": [c.violation_rate for c in columns]}
     # Only with bounds on both sides is there a question which one it was.
     if len(sides) == 2:
-        lines += [
-            ("rows below the lower bound", *shares(lambda c: c.rates["below"])),
-            ("rows above the upper bound", *shares(lambda c: c.rates["above"])),
-        ]
+        shares["rows below the lower bound"] = [c.below_rate for c in columns]
+        shares["rows above the upper bound"] = [c.above_rate for c in columns]
+    lines = [("", *("as trained", "repaired")[: len(columns)])]
+    for name, rates in shares.items():
+        lines.append((name, *(_share(rate, as_trained.n_samples) for rate in rates)))
     lines.append(("largest violation", *(_numbers(c.max_violation) for c in columns)))
     if as_trained.rmse is not None:
         lines.append(("root mean squared error", *(_numbers(c.rmse) for c in columns)))
@@ -234,13 +227,17 @@ def _repair_lines(repair: Repair, head_change: float | None, sides) -> list:
             ("rows that hold it up", _numbers(up.sum(axis=0))),
             ("rows that hold it down", _numbers(down.sum(axis=0))),
         ]
-    return [*lines, ("mean prediction is the mean target", ", ".join(balanced))]
+    return [*lines, ("mean prediction is the mean target", _listed(balanced))]
 
 
 def _numbers(values: np.ndarray) -> str:
     """Format one number per output, to four digits."""
-    shown = ", ".join(f"{value:.4g}" for value in values[:8])
-    return shown + (", ..." if len(values) > 8 else "")
+    return _listed([f"{value:.4g}" for value in values])
+
+
+def _listed(words: list[str]) -> str:
+    """One word per output, as many as a line has room for."""
+    return ", ".join(words[:8]) + (", ..." if len(words) > 8 else "")
 
 
 def _as_text(title: str, lines: list[tuple[str, ...]]) -> str:

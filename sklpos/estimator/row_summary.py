@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,9 +30,9 @@ class RowSummary:
         Largest amount by which a prediction misses its bounds, at least 0. Unit of y.
     rmse : ndarray of shape (n_outputs,) or None
         Root of the (weighted) mean squared error, unit of y; None without targets.
-    rates : dict
-        Shares of the rows with a prediction ``"below"`` its lower bound, and with one
-        ``"above"`` its upper bound.
+    below_rate, above_rate : float
+        Share of the rows with a prediction below its lower bound, and with one above
+        its upper bound.
 
     Examples
     --------
@@ -45,7 +45,8 @@ class RowSummary:
     violation_rate: float
     max_violation: NDArray
     rmse: NDArray | None
-    rates: dict[str, float] = field(default_factory=dict)
+    below_rate: float = 0.0
+    above_rate: float = 0.0
 
     @classmethod
     def from_predictions(
@@ -69,13 +70,13 @@ class RowSummary:
         RowSummary
         """
         predictions = np.asarray(predictions, dtype=np.float64)
-        outside = bounds.rows_outside(predictions)
         return cls(
             len(predictions),
             violation_rate(predictions, bounds.lower, bounds.upper),
-            np.max(bounds.excess(predictions), axis=0, initial=0.0),
+            np.max(bounds.violation(predictions), axis=0, initial=0.0),
             None if y is None else _root_mean_square(predictions - y, weight),
-            {side: float(rows.mean()) for side, rows in outside.items()},
+            below_rate=float((predictions < bounds.lower).any(axis=1).mean()),
+            above_rate=float((predictions > bounds.upper).any(axis=1).mean()),
         )
 
 

@@ -201,9 +201,6 @@ def _negative_part(graph: Graph, x: str) -> str:
 
 
 def _bounded_output(graph: Graph, z: str, layer: BoundedOutput) -> str:
-    scale = layer.scale
-    if layer.has_mirrored:
-        scale = layer.sign * scale
     if layer.has_gain:
         z = graph.add("Mul", graph.constant(layer.gain), z)
     value = z
@@ -214,7 +211,7 @@ def _bounded_output(graph: Graph, z: str, layer: BoundedOutput) -> str:
             mask = graph.constant(getattr(layer, mark))
             own = graph.add("Where", mask, own, value)
         value = own
-    scaled = graph.add("Mul", graph.constant(scale), value)
+    scaled = graph.add("Mul", graph.constant(layer.sign * layer.scale), value)
     return graph.add("Add", graph.constant(layer.offset), scaled)
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from sklpos.nets.sides import read_side, rounded_inwards
+from sklpos.nets.sides import read_side, rounded_up
 
 
 # No __eq__: arrays compare element by element, so the generated one would raise.
@@ -74,18 +74,18 @@ class Bounds:
             )
         return cls(lower, upper)
 
-    def replaced(
+    def for_outputs(
         self,
-        lower_bound: ArrayLike | None,
-        upper_bound: ArrayLike | None,
         n_outputs: int,
+        lower_bound: ArrayLike | None = None,
+        upper_bound: ArrayLike | None = None,
     ) -> Bounds:
-        """Validate new bounds; None keeps the present one.
+        """Validate new bounds, one per output; None keeps the present one.
 
         Parameters
         ----------
-        lower_bound, upper_bound : float, array-like of shape (n_outputs,) or None
         n_outputs : int
+        lower_bound, upper_bound : float, array-like of shape (n_outputs,) or None
 
         Returns
         -------
@@ -107,14 +107,24 @@ class Bounds:
         return (self.lower, self.upper) if has_upper else (self.lower,)
 
     @property
+    def sides(self) -> NDArray:
+        """The lower bounds, then the upper ones, shape (2, n_outputs)."""
+        return np.stack([self.lower, self.upper])
+
+    @property
     def bounded(self) -> NDArray:
         """Which outputs have a finite bound, on either side."""
-        return np.isfinite(self.lower) | np.isfinite(self.upper)
+        return np.isfinite(self.sides).any(axis=0)
+
+    @property
+    def two_sided(self) -> NDArray:
+        """Which outputs have finite bounds on both sides."""
+        return np.isfinite(self.sides).all(axis=0)
 
     @property
     def size(self) -> NDArray:
         """Largest absolute finite bound of each output; 0 where both are free."""
-        sides = np.stack([self.lower, self.upper])
+        sides = self.sides
         return np.where(np.isfinite(sides), np.abs(sides), 0.0).max(axis=0)
 
     def violation(self, predictions: NDArray) -> NDArray:
@@ -144,44 +154,6 @@ class Bounds:
         ndarray of bool of the same shape
         """
         return (values >= self.lower) & (values <= self.upper)
-
-    def excess(self, values: NDArray) -> NDArray:
-        """How far values are outside; 0 inside, also for infinite ones.
-
-        Parameters
-        ----------
-        values : ndarray of shape (..., n_outputs)
-
-        Returns
-        -------
-        ndarray of the same shape
-        """
-        # An infinite value on a free side has the violation inf - inf, which is NaN.
-        with np.errstate(invalid="ignore"):
-            return np.where(self.contain(values), 0.0, self.violation(values))
-
-    def rows_outside(self, values: NDArray) -> dict[str, NDArray]:
-        """Which rows have a value below its lower, and which above its upper bound.
-
-        Parameters
-        ----------
-        values : ndarray of shape (n_samples, n_outputs)
-
-        Returns
-        -------
-        dict
-            ``"below"`` and ``"above"``, each an ndarray of bool of shape (n_samples,).
-        """
-        return {
-            "below": (values < self.lower).any(axis=-1),
-            "above": (values > self.upper).any(axis=-1),
-        }
-
-    @property
-    def finite_sides(self) -> dict[str, NDArray]:
-        """The bounds of each side, ``"lower"`` or ``"upper"``, with a finite one."""
-        sides = {"lower": self.lower, "upper": self.upper}
-        return {side: own for side, own in sides.items() if np.isfinite(own).any()}
 
     def clip(self, values: NDArray) -> NDArray:
         """Move values to the nearest ones within the bounds.
@@ -237,20 +209,6 @@ class Bounds:
         lower = np.where(outputs, self.lower, -np.inf)
         return Bounds(lower, np.where(outputs, self.upper, np.inf))
 
-    def for_outputs(self, n_outputs: int) -> Bounds:
-        """One bound for each output.
-
-        Parameters
-        ----------
-        n_outputs : int
-
-        Returns
-        -------
-        Bounds
-        """
-        sides = (np.broadcast_to(s, n_outputs) for s in (self.lower, self.upper))
-        return Bounds(*sides)
-
     def scaled(self, shift: ArrayLike, scale: ArrayLike) -> Bounds:
         """Bounds of ``(f - shift) / scale``.
 
@@ -279,14 +237,12 @@ class Bounds:
             the one that is nearest.
         """
         nearest = torch.as_tensor(self.lower).to(dtype).double().numpy()
-        lower, upper = (rounded_inwards(s, e, dtype) for s, e in self._sides())
+        lower = rounded_up(self.lower, dtype)
+        upper = -rounded_up(-self.upper, dtype)
         crossed = lower > upper
         return Bounds(
             np.where(crossed, nearest, lower), np.where(crossed, nearest, upper)
         )
-
-    def _sides(self):
-        return (self.lower, np.inf), (self.upper, -np.inf)
 
     def __repr__(self) -> str:
         return f"Bounds(lower={self.lower.tolist()}, upper={self.upper.tolist()})"

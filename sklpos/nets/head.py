@@ -21,8 +21,8 @@ _RANGES: dict[type[nn.Module], Callable[[nn.Module], tuple[float, float]]] = {
     # It is log(1 + exp(beta * x)) / beta.
     nn.Softplus: lambda layer: (0.0, inf) if layer.beta > 0 else (-inf, 0.0),
 }
-# In eval mode they pass on their input.
-_SIGN_PRESERVING = (nn.Identity, nn.Dropout, nn.Flatten)
+# In eval mode they pass on their input, whatever its range.
+_PASSING_ON = (nn.Identity, nn.Dropout, nn.Flatten)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _feature_range(module: nn.Module, head: str, X: Tensor) -> tuple[float, floa
     for call in reversed(calls):
         if call.output is not source:
             continue
-        if not isinstance(call.layer, _SIGN_PRESERVING):
+        if not isinstance(call.layer, _PASSING_ON):
             return _output_range(call.layer)
         source = call.input
     return -inf, inf

@@ -53,10 +53,7 @@ class NonnegativeLinear(nn.Linear):
         if not has_bias:
             _check_contains_zero(bounds)
         rounded = bounds.in_dtype(linear.weight.dtype)
-        lower, upper = (
-            torch.as_tensor(side).to(linear.weight)
-            for side in (rounded.lower, rounded.upper)
-        )
+        lower, upper = torch.as_tensor(rounded.sides).to(linear.weight)
         for name, value in _cones(lower, upper, has_bias=has_bias).items():
             self.register_buffer(name, value)
         # Python flags, as reading them from tensors would wait for the device.
@@ -169,7 +166,7 @@ def keep_within(linear: nn.Linear, bounds: Bounds) -> None:
     unit = (linear.in_features + 2) * torch.finfo(dtype).eps
     _check_far_apart(bounds, unit, dtype)
     bounds = bounds.in_dtype(dtype)
-    lower, upper = (torch.as_tensor(side) for side in (bounds.lower, bounds.upper))
+    lower, upper = torch.as_tensor(bounds.sides)
     # To the CPU before float64, which some accelerators do not have.
     weight = linear.weight.cpu().double()
     bias = torch.zeros_like(lower)
@@ -193,7 +190,7 @@ def _check_far_apart(bounds: Bounds, unit: float, dtype: torch.dtype) -> None:
     # Equal bounds are meant to leave a constant.
     close = (distance > 0) & (unit * bounds.size >= distance)
     if close.any():
-        lower, upper = (side[close][0] for side in (bounds.lower, bounds.upper))
+        lower, upper = bounds.sides[:, close][:, 0]
         raise ValueError(
             f"strategy='nonnegative_weights' has no room between lower_bound={lower} "
             f"and upper_bound={upper}, too close for the rounding of {dtype}; use "

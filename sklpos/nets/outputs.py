@@ -121,7 +121,6 @@ class BoundedOutput(nn.Module):
         for name, value in buffers.items():
             self.register_buffer(name, value.clone())
         # Python values: torch.export cannot branch on those of tensors.
-        self.has_mirrored = bool((self.sign < 0).any())
         self.has_gain = bool((self.gain != 1).any())
         marks = {"one_sided": function, "two_sided": "sigmoid"}
         self.pieces = tuple(
@@ -146,8 +145,7 @@ class BoundedOutput(nn.Module):
     def forward(self, X: Tensor) -> Tensor:  # noqa: D102
         z = self.module(X)
         value = self._activated(self.gain * z if self.has_gain else z)
-        scale = self.sign * self.scale if self.has_mirrored else self.scale
-        return self.offset + scale * value
+        return self.offset + self.sign * self.scale * value
 
     def _activated(self, z: Tensor) -> Tensor:
         value = z
@@ -186,7 +184,7 @@ def starting_gain(bounds: Bounds) -> Tensor:
 
 def _place_of_mean(bounds: Bounds) -> Tensor:
     """Where 0 lies between both bounds, from 0 to 1."""
-    lower, upper = torch.as_tensor(bounds.lower), torch.as_tensor(bounds.upper)
+    lower, upper = torch.as_tensor(bounds.sides)
     width = upper - lower
     # Near a bound, the slope of an activation vanishes.
     margin = 0.1 / width.clamp(min=1.0)
@@ -208,15 +206,14 @@ def starting_input(function: str, bounds: Bounds) -> Tensor:
     torch.Tensor of shape (n_outputs,)
         float64; finite even if 0 is on a bound or outside.
     """
-    lower, upper = torch.as_tensor(bounds.lower), torch.as_tensor(bounds.upper)
+    lower, upper = torch.as_tensor(bounds.sides)
     inside = torch.logit(_place_of_mean(bounds)) / starting_gain(bounds)
     has_upper = torch.isfinite(upper)
     _, inverse = output_activation(function)
     start = inverse(torch.where(has_upper, upper, -lower).clamp(min=0.1))
     beyond = torch.where(has_upper, -start, start)
-    free = torch.isinf(lower) & torch.isinf(upper)
-    one_sided = torch.where(free, 0.0, beyond)
-    return torch.where(torch.isfinite(upper - lower), inside, one_sided)
+    one_sided = torch.where(torch.as_tensor(bounds.bounded), beyond, 0.0)
+    return torch.where(torch.as_tensor(bounds.two_sided), inside, one_sided)
 
 
 def _layout(

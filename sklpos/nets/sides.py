@@ -7,6 +7,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from sklpos.nets.arrays import UNREADABLE, without_torch
+
 
 def read_side(
     name: str, given: ArrayLike | Tensor | None, n_outputs: int, *, free: float
@@ -35,26 +37,24 @@ def read_side(
     values = _numbers(given, free)
     if values.ndim > 1 or (values.ndim == 1 and len(values) not in (1, n_outputs)):
         raise ValueError(
-            f"{name}={given!r} has shape {values.shape}; pass one number, or one for "
-            f"each of the {n_outputs} outputs."
+            f"{name}={_in_a_line(given)} has shape {values.shape}; pass one "
+            f"number, or one for each of the {n_outputs} outputs."
         )
     if np.isnan(values).any() or (values == -free).any():
         raise ValueError(
-            f"{name}={given!r} must be a finite number, or {free} for no bound; or one "
-            "of these for each output, in order."
+            f"{name}={_in_a_line(given)} must be a finite number, or {free} "
+            "for no bound; or one of these for each output, in order."
         )
     # broadcast_to repeats one number in read-only memory.
     return np.broadcast_to(values, (n_outputs,)).copy()
 
 
-def rounded_inwards(side: NDArray, end: float, dtype: torch.dtype) -> NDArray:
-    """Round bounds to a dtype, towards an end of the number line.
+def rounded_up(values: NDArray, dtype: torch.dtype) -> NDArray:
+    """Round numbers to a dtype, upwards.
 
     Parameters
     ----------
-    side : ndarray of shape (n_outputs,)
-    end : float
-        ``inf`` for lower bounds, ``-inf`` for upper ones.
+    values : ndarray
     dtype : torch.dtype
 
     Returns
@@ -62,20 +62,24 @@ def rounded_inwards(side: NDArray, end: float, dtype: torch.dtype) -> NDArray:
     ndarray of the same shape
         float64.
     """
-    exact = torch.as_tensor(side)
+    exact = torch.as_tensor(values)
     near = exact.to(dtype)
-    further = torch.nextafter(near, torch.full_like(near, end))
-    outside = near.double() < exact if end > 0 else near.double() > exact
-    return torch.where(outside, further, near).double().numpy()
+    above = torch.nextafter(near, torch.full_like(near, torch.inf))
+    return torch.where(near.double() < exact, above, near).double().numpy()
 
 
 def _numbers(given, free: float) -> NDArray:
     """As float64; what cannot be read is NaN, and None is free."""
-    if isinstance(given, Tensor):
-        given = given.detach().cpu().numpy()
-    if isinstance(given, (list, tuple)):
-        given = [free if value is None else value for value in given]
     try:
-        return np.asarray(free if given is None else given, dtype=np.float64)
-    except (TypeError, ValueError):
+        values = np.asarray(without_torch(given))
+        # numpy would turn None into NaN, and drop the imaginary part of an array.
+        flat = [free if value is None else value for value in values.ravel().tolist()]
+        return np.array(flat, dtype=np.float64).reshape(values.shape)
+    except UNREADABLE:
         return np.array(np.nan)
+
+
+def _in_a_line(given) -> str:
+    """Representation for a message; that of a Series or a table has many lines."""
+    listed = given.tolist() if hasattr(given, "tolist") else given
+    return " ".join(repr(listed).split())

@@ -67,9 +67,12 @@ class TargetScale:
             unit = np.where(largest > 0, largest, 1.0)
             share = weight / weight.sum()
             if shifted:
-                shift = unit * (share @ (y / unit))
+                mean = unit * (share @ (y / unit))
+                # The mean of many equal numbers is rounded to another one, and their
+                # distance from it would pass for a scale.
+                shift = np.clip(mean, y.min(axis=0), y.max(axis=0))
             deviation = np.sqrt(share @ ((y / unit - shift / unit) ** 2))
-            # The mean of a constant is rounded: what is left is not a scale.
+            # What rounding leaves is not a scale.
             rounding = 4 * np.finfo(np.float64).eps
             scale = np.where(deviation > rounding, deviation * unit, 1.0)
         return cls(shift, scale, bounds)

@@ -241,6 +241,8 @@ class PositivityDisplay:
 
 def _outside_of(bounds: Bounds) -> str:
     lower, upper = bounds.lower.item(), bounds.upper.item()
+    if not bounds.bounded:
+        return "outside, without bounds"
     if np.isinf(upper):
         return f"below {lower:g}"
     return f"above {upper:g}" if np.isinf(lower) else f"outside [{lower:g}, {upper:g}]"

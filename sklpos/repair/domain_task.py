@@ -98,7 +98,7 @@ class DomainTask:
         self.start = read_head(self.head)
         self.has_bias = self.head.bias is not None
         self.balance = self.balance and not self.bias_only
-        self.asked = self.model.bounds.replaced(None, None, len(self.start))
+        self.asked = self.model.bounds.for_outputs(len(self.start))
         # What lies between two numbers of the dtype cannot be predicted.
         self.bounds = self.asked.in_dtype(self.head.weight.dtype)
         self.scale = np.broadcast_to(self.model.scale, len(self.start))
@@ -111,7 +111,7 @@ class DomainTask:
     def objective(self) -> HeadObjective:
         """The distance between heads: of the training rows, X, or a sample."""
         if self.given is not None:
-            return self.given
+            return self.given.towards(self.asked, self.bounds)
         rows = self._sample() if self.X is None else self.X
         chunks = self.features_of(rows)()
         return HeadObjective.from_rows(chunks, has_bias=self.has_bias)

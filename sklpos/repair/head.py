@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
@@ -201,6 +202,8 @@ def repair_on_rows(
         objective = HeadObjective.from_rows(features(), has_bias=has_bias)
     start = read_head(linear)
     bounds = model.bounds.in_dtype(linear.weight.dtype)
+    # A mean on a bound, as of a constant y, is kept as nearly as the dtype can.
+    objective = objective.towards(model.bounds, bounds)
     margin = rounding_margin(
         module, rows, features, start, bounds=bounds, scale=model.scale
     )
@@ -220,10 +223,13 @@ def repair_on_rows(
         write_head(linear, found.coef)
         # An output without a feasible head stays as trained, whatever the margin.
         held = bounds.only(found.feasible)
-        # The solver computes in float64; what counts is what the module predicts.
-        if obeys(module, rows, held, margin):
+        # The solver computes in float64; what counts is what the module predicts. It
+        # may do so by chance where the head has grown and the margin has not.
+        least = _typical_rounding(objective, found.coef, linear.weight.dtype)
+        least = np.where(held.bounded, least, 0.0)
+        if (margin >= least).all() and obeys(module, rows, held, margin):
             return RowRepair(module, found, margin)
-        margin = 4 * margin
+        margin = np.maximum(4 * margin, least)
     raise ValueError(
         f"{model.bounds} do not survive the rounding of the predictions; use a float64 "
         "module or standardise the rows."
@@ -251,6 +257,12 @@ def objective_of_rows(
     """
     has_bias = model.module.get_submodule(model.head).bias is not None
     return HeadObjective.from_rows(features(), data.y, data.weight, has_bias=has_bias)
+
+
+def _typical_rounding(objective: HeadObjective, coef: NDArray, dtype) -> NDArray:
+    """What `rounding_margin` allows for a sum of terms, of root mean square size."""
+    size = np.sqrt(np.diag(objective.gram))
+    return 8 * torch.finfo(dtype).eps * (np.abs(coef) @ size)
 
 
 def _scale(model: BoundedModel, objective: HeadObjective, data: RowData) -> NDArray:

@@ -210,19 +210,11 @@ def _in_unit_of_y(programmes, coef, objective, scale, share, kept, n_rounds):
     start = np.array([p.start for p in programmes])
     head = np.array([p.head if p.feasible else p.start for p in programmes])
     change = (head - start) * scale[:, None]
-    active = [p.multipliers > 0 for p in programmes]
-    cuts = [p.rows[a] for p, a in zip(programmes, active, strict=True)]
-    values = [
-        (p.signs * p.multipliers)[a] for p, a in zip(programmes, active, strict=True)
-    ]
-    features = [
-        (p.signs[:, None] * p.pushes)[a]
-        for p, a in zip(programmes, active, strict=True)
-    ]
+    cuts, values, features = zip(*(p.active for p in programmes), strict=True)
     return HeadRepair(
         # The scale must not round what has not changed.
         coef=np.where(head == start, coef, head * scale[:, None]),
-        cuts=tuple(cuts),
+        cuts=cuts,
         multipliers=tuple(
             unit * value / share[cut]
             for unit, value, cut in zip(scale, values, cuts, strict=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from sklpos.nets.bounds import Bounds
 
 #: Variance of the jitter of a feature, in units of its own. Without it, a head with as
 #: many weights as rows can be near on these and far off on all others: on such data it
@@ -78,6 +80,26 @@ class HeadObjective:
             # outside of bounds that all targets obey.
             targets = np.clip(mean, np.min(targets, axis=0), np.max(targets, axis=0))
         return cls(gram / total, features / total, targets, has_bias)
+
+    def towards(self, asked: Bounds, held: Bounds) -> HeadObjective:
+        """Move means within some bounds into others that are the nearest numbers.
+
+        Parameters
+        ----------
+        asked : Bounds
+            Unit of y.
+        held : Bounds
+            The same, rounded to a dtype: no prediction reaches what is left out.
+
+        Returns
+        -------
+        HeadObjective
+        """
+        if self.mean_target is None:
+            return self
+        mean = self.mean_target
+        within = np.where(asked.contain(mean), held.clip(mean), mean)
+        return replace(self, mean_target=within)
 
     def mean_square(self, heads: NDArray) -> NDArray:
         """Mean squared prediction of heads of shape (n_outputs, d1)."""

@@ -12,7 +12,8 @@ from scipy.optimize import linprog, nnls
 
 # More cuts per round mean fewer passes over the rows, but larger problems for `nnls`.
 CUTS_PER_ROUND = 64
-# Accepted violation in scales, below the smallest margin of 1e-9 scales.
+# Accepted violation in scales, below the smallest margin of 1e-9 scales. Predictions
+# far from 0 are less accurate.
 TOLERANCE = 2e-10
 # The same for the solution of a linear programme, which is far less accurate.
 LINPROG_TOLERANCE = 1e-6
@@ -66,12 +67,14 @@ class HeadProgramme:
         lower, upper = bounds
         # Bounds closer than two margins leave the number in their middle.
         self.margin = min(margin, (upper - lower) / 2)
-        self.tolerance = TOLERANCE
         self.required = lower + self.margin, upper - self.margin
+        # Far from 0, predictions round by more; a bound beyond all is no reason.
+        finite = [abs(side) for side in self.required if np.isfinite(side)]
+        rounding = 8 * np.finfo(np.float64).eps * max(finite, default=0.0)
+        self.tolerance = max(TOLERANCE, min(rounding, self.margin / 2))
         # How far outside of `required` a last resort may stay.
         self.allowance = 0.0
-        self.rows = np.empty(0, int)
-        self.signs = np.empty(0)
+        self.rows, self.signs = np.empty(0, int), np.empty(0)
         self.pushes = np.empty((0, len(start)))
         self.offers = np.empty(0), self.rows, self.signs, self.pushes
         self.stages = self._stages(objective.has_bias, target, bounds)
@@ -176,6 +179,14 @@ class HeadProgramme:
         """Right-hand sides of the cuts."""
         lower, upper = self.required
         return np.where(self.signs > 0, lower, -upper)
+
+    @property
+    def active(self) -> tuple[NDArray, NDArray, NDArray]:
+        """Rows, signed multipliers and features of the cuts with a multiplier."""
+        active = self.multipliers > 0
+        signs = self.signs[active]
+        features = signs[:, None] * self.pushes[active]
+        return self.rows[active], signs * self.multipliers[active], features
 
     def _whitened_cuts(self):
         return self.pushes @ self.whitener, self.needed - self.pushes @ self.start

@@ -28,6 +28,19 @@ _SEARCH_MARGIN = 1e-2
 _N_SLICES = 30
 # The search ends at a cost this close to the smallest one possible.
 _MAX_COST_RATIO = 1.05
+# By method: why nothing was proved, and what would be.
+_UNPROVED = {
+    "head": (
+        "no head was proved to obey the bounds on the domain: a head without bias may "
+        "have none, or X and y are too large; give it a bias, widen the bounds, or "
+        "standardise X."
+    ),
+    "bias": (
+        "no shift of the bias was proved to keep the predictions within the bounds on "
+        "the domain: their range may be too wide, the head may have no bias, or X and "
+        "y are too large; use method='head', widen the bounds, or standardise X."
+    ),
+}
 
 
 class UnprovableError(ValueError):
@@ -112,12 +125,7 @@ def repair_on_domain(
         found = [_by_intervals(task)]
     best = _nearer(task, *found)
     if best is None:
-        raise UnprovableError(
-            "no head was proved to obey the bounds on the domain: a head without bias "
-            "may have none, or X and y are too large; give it a bias, widen the bounds,"
-            f"{' use method=' + repr('head') + ',' if by_bias else ''} or standardise "
-            "X."
-        )
+        raise UnprovableError(_UNPROVED[method])
     write_head(task.head, best.coef)
     return task.module, best
 

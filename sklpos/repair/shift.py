@@ -68,7 +68,7 @@ def shift_bias(
     if linear.bias is None:
         raise ValueError("method='bias' needs a head with a bias; use method='head'.")
     start = read_head(linear)
-    bounds = model.bounds.in_dtype(linear.weight.dtype).for_outputs(len(start))
+    bounds = model.bounds.for_outputs(len(start)).in_dtype(linear.weight.dtype)
     predictions = predict_rows(module, X)
     least, most = _shifts(model, bounds, predictions.astype(np.float64), risk)
     rounding = np.abs(predictions).max(axis=0) + np.abs(start[:, -1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -49,7 +49,8 @@ class Repair:
     array([1.])
     """
 
-    multipliers_: np.ndarray
+    # One number per row, most of them 0, would hide the rest.
+    multipliers_: np.ndarray = field(repr=False)
     n_cuts_: np.ndarray
     feasible_: np.ndarray
     balanced_: np.ndarray

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -127,8 +126,7 @@ class NonnegativeWeights(Architecture):
         self, module: nn.Module, head: str | None, *, X: Tensor, bounds: Bounds
     ) -> nn.Module:
         """Replace the head; refuse features outside the range that the bounds need."""
-        two_sided = np.isfinite(bounds.lower) & np.isfinite(bounds.upper)
-        check_features(module, head, X, at_most_one=bool(two_sided.any()))
+        check_features(module, head, X, at_most_one=bool(bounds.two_sided.any()))
         linear = module.get_submodule(head)
         return replace_layer(module, head, NonnegativeLinear(linear, bounds))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sklpos.nets.bounds import Bounds
@@ -35,9 +38,8 @@ class OutputColumns(nn.Module):
 
     def __init__(self, bounds: Bounds, scale: Tensor):
         super().__init__()
-        sides = np.stack([bounds.lower, bounds.upper])
         # 0 * inf is NaN, so a free side has no column rather than a masked one.
-        side, output = np.isfinite(sides).nonzero()
+        side, output = np.isfinite(bounds.sides).nonzero()
         self.n_outputs = len(bounds)
         self.n_lower = int((side == 0).sum())
         self.n_bounded = int(bounds.bounded.sum())
@@ -49,7 +51,7 @@ class OutputColumns(nn.Module):
         self.plain_unit = bool((unit == 1).all())
         buffers = {
             "output": torch.as_tensor(output).to(scale.device),
-            "bound": torch.as_tensor(sides[side, output]).to(scale),
+            "bound": torch.as_tensor(bounds.sides[side, output]).to(scale),
             "unit": unit,
         }
         for name, value in buffers.items():
@@ -140,7 +142,31 @@ class OutputColumns(nn.Module):
             Unit of y: positive where a lower bound pushes up, negative where an upper
             bound pushes down; 0 for a free output.
         """
-        return self._spread(self.unit * multiplier)
+        # Adding 0 turns the -0.0 of an inactive upper bound into 0.0.
+        return self._spread(self.unit * multiplier) + 0.0
+
+    def by_output(
+        self, marked: NDArray
+    ) -> Iterator[tuple[int, NDArray, NDArray, NDArray]]:
+        """Iterate over marked violations, output by output.
+
+        Parameters
+        ----------
+        marked : ndarray of bool of shape (n_samples, n_columns)
+
+        Yields
+        ------
+        output : int
+        row, column : ndarray of shape (n_marked,)
+        sign : ndarray of shape (n_marked, 1)
+            1 where a lower bound pushes up, -1 where an upper bound pushes down.
+        """
+        of_column = self.output.cpu().numpy()
+        signs = self.unit.sign().cpu().double().numpy()
+        for output in np.unique(of_column):
+            row, column = (marked & (of_column == output)).nonzero()
+            if row.size:
+                yield output, row, column, signs[column, None]
 
     def _of_columns(self, values: Tensor) -> Tensor:
         return values if self.all_outputs else values[:, self.output]

@@ -153,21 +153,18 @@ def _infeasible_rows(net, data, growing: np.ndarray) -> list[int]:
     """
     found = set()
     columns = net.constraint_.columns
-    sign = columns.unit.sign().cpu().double().numpy()
-    needed = sign * columns.bound.cpu().double().numpy()
+    bound = columns.bound.cpu().double().numpy()
     # The head of zeros obeys every bound that has 0 on its inner side.
     beyond_zero = net.targets.scaled_bounds.violation(0.0) > 0
-    for output in np.flatnonzero(beyond_zero):
-        own = np.flatnonzero(columns.output.cpu().numpy() == output)
-        rows, side = growing[:, own].nonzero()
-        if not len(rows):
+    for output, rows, column, sign in columns.by_output(growing):
+        if not beyond_zero[output]:
             continue
-        column = own[side]
-        pushes = sign[column, None] * _head_features(net, data[rows].X)
+        pushes = sign * _head_features(net, data[rows].X)
         # Features of unit size make the residual independent of their unit.
         largest = np.abs(pushes).max()
         pushes = pushes / (largest if largest > 0 else 1.0)
-        share = needed[column] / np.abs(needed[own]).max()
+        needed = sign[:, 0] * bound[column]
+        share = needed / np.abs(needed).max()
         system = np.vstack([pushes.T, share])
         target = np.append(np.zeros(pushes.shape[1]), 1.0)
         # A residual below 1e-6 would take a head with weights of 1e6 or more.
@@ -187,7 +184,7 @@ class ConstraintHistory(Callback):
     """Writes what an epoch showed of the constraint into ``history_``.
 
     Adds ``objective`` (mean loss), ``constraint`` (mean term), ``max_violation``,
-    ``violation_rate`` (share of training rows out of bounds),
+    ``violation_rate`` (share of training predictions out of bounds),
     ``max_multiplier``, ``mean_multiplier`` and ``alpha``, in scaled units and as seen
     by the batches while the weights moved.
 

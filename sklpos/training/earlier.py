@@ -76,7 +76,6 @@ def _bounded_output(state: dict) -> dict:
     mark = "one_sided" if state["has_free"] else ""
     return {
         **{name: value for name, value in state.items() if name != "has_free"},
-        "has_mirrored": False,
         "has_gain": False,
         "pieces": ((state["function"], mark),) if bounded.any() else (),
         "_buffers": buffers | one_sided,
@@ -99,7 +98,7 @@ def _only_below(bounded: torch.Tensor, like: torch.Tensor) -> dict:
 
 
 def _row_summary(state: dict) -> dict:
-    return {"rates": {"below": state["violation_rate"], "above": 0.0}, **state}
+    return {"below_rate": state["violation_rate"], **state}
 
 
 def _estimator(state: dict) -> dict:

@@ -161,19 +161,12 @@ def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarr
     features, slope = _features_and_slope(net, rows)
     weight = rows.weight.cpu().double().numpy().ravel()
     weighted = features * weight[:, None]
-    columns = net.constraint_.columns
-    sign = columns.unit.sign().cpu().double().numpy()
     # Training ends near the bound, not on it: rows just inside count as active.
     active = (violation > -tolerance).cpu().numpy()
     estimate = np.zeros(violation.shape)
-    for output in np.flatnonzero(net.targets.bounds.bounded):
-        own = np.flatnonzero(columns.output.cpu().numpy() == output)
-        row, side = active[:, own].nonzero()
-        column = own[side]
-        if len(row):
-            pushes = sign[column, None] * weighted[row]
-            found, _ = nnls(pushes.T, weighted.T @ slope[:, output])
-            estimate[row, column] = found
+    for output, row, column, sign in net.constraint_.columns.by_output(active):
+        pull = weighted.T @ slope[:, output]
+        estimate[row, column], _ = nnls((sign * weighted[row]).T, pull)
     for column in np.flatnonzero(active.any(axis=0)):
         near = active[:, column]
         found = estimate[near, column]

@@ -9,10 +9,12 @@ import torch
 from networks import grid, outputs, random_network
 from torch import nn
 
+from sklpos import PositiveOutputRegressor
 from sklpos.certificates import All, Ball, Box, Hull, certify, certify_module
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.rows import certified_radius
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.nonnegative import keep_within
 from sklpos.nets.outputs import BoundedOutput
 
 METHODS = ("interval", "crown", "alpha_crown", "branch_and_bound", "milp", "auto")
@@ -200,7 +202,6 @@ def test_a_constant_is_certified_as_one(domain, dtype):
         module[-1].weight.zero_()
         module[-1].bias.fill_(0.1)
     for lower, upper in ((0.1, 0.1), (0.0, 0.1), (0.1, 1.0)):
-        bounds = Bounds.read(lower, upper, 1).in_dtype(dtype)
         found = certify_module(
             module,
             DOMAINS[domain],
@@ -209,8 +210,8 @@ def test_a_constant_is_certified_as_one(domain, dtype):
             method="crown",
         )
         assert found.required_max_[0] == upper
-        # The nearest number of float32 is above 0.1, which only a range forbids.
-        above = module[-1].bias.item() > bounds.upper[0]
+        # The nearest number of float32 is above 0.1.
+        above = module[-1].bias.item() > upper
         assert found.status_ == ("falsified" if above else "verified")
 
 
@@ -392,3 +393,35 @@ def test_features_from_0_to_1_are_not_widened_by_rounding(activation, dtype):
     values = outputs(module, points("all")[0])
     assert lower <= values.min()
     assert values.max() <= upper
+
+
+@pytest.mark.parametrize("domain", [Box([0.0, 0.0], [1.0, 1.0]), All(2)])
+def test_what_holds_for_every_input_holds_in_a_box(domain):
+    """Heads that touch their bounds but for a rounding that boxes are too wide for."""
+    module = nn.Sequential(nn.Linear(2, 8), nn.Hardtanh(0.0, 1.0), nn.Linear(8, 1))
+    bounds = Bounds.read(1e4, 1e4 + 1, 1)
+    with torch.no_grad():
+        module[2].weight.fill_(1.0)
+        module[2].bias.fill_(1e4)
+    keep_within(module[2], bounds)
+    found = certify_module(module.eval(), domain, lower_bound=1e4, upper_bound=1e4 + 1)
+    assert found.status_ == "verified"
+    assert found.method_ == "interval"
+    assert found.proved_min_ >= 1e4
+    assert found.proved_max_ <= 1e4 + 1
+
+
+@pytest.mark.parametrize("strategy", ["activation", "augmented_lagrangian"])
+def test_a_constant_that_is_no_number_of_the_dtype_is_not_verified(strategy):
+    """The nearest float32 to 0.1 is above it."""
+    X = ROWS.astype(np.float32)
+    model = PositiveOutputRegressor(
+        strategy=strategy,
+        lower_bound=0.1,
+        upper_bound=0.1,
+        max_epochs=1,
+        random_state=0,
+    ).fit(X, np.full(len(X), 0.1))
+    assert (model.predict(X) == np.float32(0.1)).all()
+    assert not model.certify()
+    assert not certify(model, "all")

@@ -34,7 +34,7 @@ def test_it_predicts_and_reports_as_before(model, case):
     assert "upper" not in str(found)
     # There are the same rows, so what was stored is what is measured now.
     stored, measured = (pair[0] for pair in (found.training_, found.rows_))
-    assert stored.rates["below"] == measured.rates["below"]
+    assert stored.below_rate == measured.below_rate
     assert found.certificate_ is None or repr(model.certificate_) in str(found)
 
 

@@ -161,6 +161,16 @@ DATA = [
         upper_bound=2.5,
     ),
     case(
+        "of several outputs, only the bounds that are violated are named",
+        X,
+        np.column_stack([y, -y - 1, -y - 1, -y - 1]),
+        UserWarning,
+        "y is below lower_bound=[-1.0, 0.0] in 20 and above upper_bound=[-9.0] in 20",
+        lower_bound=[-7.0, -1.0, 0.0, None],
+        upper_bound=[None, None, 8.0, -9.0],
+        repair=None,
+    ),
+    case(
         "the former name of on_violated_y",
         X,
         y,

@@ -58,6 +58,7 @@ def test_repair_cost(raw_and_repaired, data):
     np.testing.assert_allclose(np.sqrt(found.repair_.cost_), change, rtol=1e-4)
     text = str(found)
     assert f"{change[0]:.3g}"[:4] in text
+    assert "multipliers_" not in repr(found.repair_)
     assert "mean prediction is the mean target" in text
     assert f"{share:.2%}" in text
 
@@ -157,6 +158,7 @@ def test_nothing_is_promised_that_was_not_measured(small, data, monkeypatch):
     """A repair that misses the bound, and does not look."""
     monkeypatch.setattr(head, "rounding_margin", lambda *_, **__: np.full(1, -0.1))
     monkeypatch.setattr(head, "obeys", lambda *_, **__: True)
+    monkeypatch.setattr(head, "_typical_rounding", lambda *_: np.full(1, -0.1))
     found = report(small(strategy="unconstrained").fit(data.X, data.y))
     assert found.training_[1].violation_rate > 0
     assert found.promise_ == "nothing exact, the repair was lost to rounding"
@@ -165,6 +167,12 @@ def test_nothing_is_promised_that_was_not_measured(small, data, monkeypatch):
 def test_the_first_of_many_outputs_are_shown():
     shown = str(Report("model", np.arange(9.0), np.full(9, np.inf), "none", "nothing"))
     assert "7, ..." in shown
+
+
+def test_a_line_has_room_for_the_first_of_many_outputs(small, data):
+    model = small(max_epochs=1).fit(data.X, np.repeat(data.Y, 10, axis=1))
+    assert max(map(len, str(report(model)).splitlines())) < 250
+    assert re.search(r"mean target +(yes, ){8}\.\.\.\n", str(report(model)))
 
 
 def test_a_rare_violation_is_not_rounded_to_none(raw_and_repaired):
@@ -253,7 +261,7 @@ def test_rows_may_be_out_on_both_sides():
     predictions = np.array([[-1.0, 3.0], [0.5, 1.5], [0.0, 1.0], [np.nan, 0.0]])
     summary = RowSummary.from_predictions(predictions, bounds)
     assert summary.violation_rate == 0.75  # NaN is outside, on neither side
-    assert summary.rates == {"below": 0.25, "above": 0.5}
+    assert (summary.below_rate, summary.above_rate) == (0.25, 0.5)
     np.testing.assert_array_equal(summary.max_violation, [np.nan, 2.0])
 
 

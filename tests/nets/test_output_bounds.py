@@ -1,6 +1,7 @@
 """Bounds of outputs: what is read, what is refused, and how they are rounded."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -19,6 +20,12 @@ INF = np.inf
         (-INF, INF, ([-INF, -INF], [INF, INF])),
         ([None, 2], [3.0, INF], ([-INF, 2], [3, INF])),
         (np.array([1.0]), torch.tensor([2, 3]), ([1, 1], [2, 3])),
+        (
+            np.array([None, 2]),
+            pd.Series([None, 3], dtype=object),
+            ([-INF, 2], [INF, 3]),
+        ),
+        (0, torch.ones(2, dtype=torch.bfloat16, requires_grad=True), ([0, 0], [1, 1])),
         (1, 1, ([1, 1], [1, 1])),
     ],
 )
@@ -49,6 +56,13 @@ def test_what_is_read_is_a_copy():
         (0, [[1, 2]], r"upper_bound=\[\[1, 2\]\] has shape \(1, 2\)"),
         ("zero", None, "lower_bound='zero' must be a finite number"),
         (0, object, "upper_bound=.* must be a finite number"),
+        pytest.param(0, 10**400, "upper_bound=10+ must be a finite", id="too large"),
+        (0, np.array([1j]), r"upper_bound=\[1j\] must be a finite number"),
+        (0, [1, pd.NA], r"upper_bound=\[1, <NA>\] must be a finite number"),
+        (pd.Series([1.0, np.nan]), 2, r"lower_bound=\[1.0, nan\] must be"),
+        (pd.Series([1, 2, 3]), 9, r"lower_bound=\[1, 2, 3\] has shape \(3,\)"),
+        (0, np.ones((30, 30)), r"upper_bound=\[\[1.0, .* has shape \(30, 30\)"),
+        (0, pd.DataFrame({"a": [1], "b": [2]}), r"upper_bound=.* has shape \(1, 2\)"),
     ],
 )
 def test_what_makes_no_sense_is_refused(lower, upper, message):
@@ -63,11 +77,11 @@ def test_one_output_is_not_numbered():
 
 
 def test_new_bounds_keep_the_side_that_is_not_given():
-    bounds = Bounds.read(0, 1, 2).replaced(None, [2, None], 2)
+    bounds = Bounds.read(0, 1, 2).for_outputs(2, upper_bound=[2, None])
     np.testing.assert_array_equal(bounds.lower, [0, 0])
     np.testing.assert_array_equal(bounds.upper, [2, INF])
     with pytest.raises(ValueError, match="upper_bound=-1 is below lower_bound=0"):
-        bounds.replaced(None, -1, 2)
+        bounds.for_outputs(2, upper_bound=-1)
 
 
 def test_infinite_predictions_break_finite_bounds_alone():

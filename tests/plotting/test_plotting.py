@@ -165,6 +165,12 @@ def test_an_upper_bound_alone(lower_bound):
     assert "1 of 3 rows above 1" in labels(display.ax_)
 
 
+def test_without_bounds_no_row_is_outside():
+    display = PositivityDisplay.from_predictions([-1.0, 3.0], lower_bound=None)
+    assert shaded(display) == []
+    assert repr(display) == "PositivityDisplay(0 of 2 rows outside, without bounds)"
+
+
 def test_positivity_of_a_model_with_both_bounds(small, data):
     model = small(upper_bound=[0.4, np.inf], on_violated_y="ignore", repair=None)
     model.fit(data.X, data.Y)

@@ -108,12 +108,53 @@ def test_bounds_close_to_each_other(width, dtype):
     assert_holds(found.module, X, bounds.lower, bounds.upper)
 
 
+@pytest.mark.parametrize("side", ["lower_bound", "upper_bound"])
+@pytest.mark.parametrize("bound", [0.1, 0.7, 1000.3])
+def test_a_mean_on_a_bound_between_two_numbers_of_the_dtype_is_kept(bound, side):
+    dtype = torch.float32
+    X = make_rows(dtype=dtype)
+    bounds = {"lower_bound": None, side: bound}
+    # No warning: as near to it as float32 can come.
+    y = np.full((500, 1), bound)
+    found = repair_head(make_module(dtype=dtype), X, y=y, **bounds)
+    assert found.repair.balanced_.all()
+    error = found.module(X).mean() - bound
+    assert abs(error) <= 2 * found.margin[0]
+
+
 def test_a_mean_out_of_bounds_is_given_up():
     X = make_rows()
     y = make_targets(X)
     with pytest.warns(UserWarning, match="balance was dropped for outputs .0."):
         found = repair_head(make_module(), X, y=y + 5, upper_bound=1.0)
     assert_holds(found.module, X, 0.0, 1.0)
+
+
+@DTYPES
+@pytest.mark.parametrize("offset", [1e6, 1e7])
+def test_bounds_far_from_zero_have_a_nearest_head(offset, dtype):
+    X = make_rows(dtype=dtype)
+    y = make_targets(X).double().numpy()
+    bound = np.quantile(y, 0.5)
+    module = make_module(dtype=dtype)
+    with torch.no_grad():
+        module[2].bias += offset
+    # No warning that it was lost to rounding.
+    found = repair_head(
+        module, X, y=np.maximum(y, bound) + offset, lower_bound=bound + offset
+    )
+    assert found.repair.balanced_.all()
+    assert_holds(found.module, X, bound + offset)
+
+
+@DTYPES
+def test_a_margin_grows_with_the_head(dtype):
+    X = make_rows(dtype=dtype)
+    # The module predicts about 1, and the repaired one about 1000.
+    y = 1000 - make_targets(X).abs()
+    found = repair_head(make_module(dtype=dtype), X, y=y, upper_bound=1000.0)
+    assert found.repair.balanced_.all()
+    assert found.margin >= 8 * torch.finfo(dtype).eps * 1000
 
 
 def test_a_far_bound_takes_no_room_from_the_other():

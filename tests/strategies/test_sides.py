@@ -91,6 +91,14 @@ def test_the_sign_of_a_multiplier_says_which_side_pushes(name):
     assert constraint.multipliers.sign().tolist() == [[1, 1], [0, 0], [-1, 0]]
 
 
+@pytest.mark.parametrize("upper", [2.0, [2.0, None]])
+def test_a_multiplier_of_no_force_is_not_shown_as_minus_zero(upper):
+    constraint = OutputConstraint(
+        np.ones((3, 2)), scale=1.0, lower_bound=None, upper_bound=upper
+    )
+    assert not constraint.multipliers.signbit().any()
+
+
 def test_slack_starts_from_the_room_on_each_side():
     y = np.array([[0.0], [1.0], [3.0]])
     sides = {"lower_bound": -1.0, "upper_bound": 5.0}
