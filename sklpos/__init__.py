@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sklpos.estimator.regressor import PositiveOutputRegressor
     from sklpos.estimator.report import report
     from sklpos.nets.modules import MLP
+    from sklpos.nets.stack import Stack
     from sklpos.strategies import STRATEGIES, ConstraintStrategy
     from sklpos.training.checkpoint import TrainingCheckpoint
 
@@ -18,6 +19,7 @@ __all__ = [
     "STRATEGIES",
     "ConstraintStrategy",
     "PositiveOutputRegressor",
+    "Stack",
     "TrainingCheckpoint",
     "__version__",
     "certify",
@@ -31,6 +33,7 @@ _HOMES = {
     "STRATEGIES": "sklpos.strategies",
     "ConstraintStrategy": "sklpos.strategies",
     "PositiveOutputRegressor": "sklpos.estimator.regressor",
+    "Stack": "sklpos.nets.stack",
     "TrainingCheckpoint": "sklpos.training.checkpoint",
     "certify": "sklpos.certificates",
     "report": "sklpos.estimator.report",

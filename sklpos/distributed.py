@@ -21,6 +21,7 @@ from sklpos.estimator.fit import (
 )
 from sklpos.estimator.parameters import check_params
 from sklpos.nets.rows import feature_source, predict_rows
+from sklpos.nets.stack import Stack
 from sklpos.repair.head import objective_of_rows
 from sklpos.repair.objective import HeadObjective
 from sklpos.strategies.registry import make_strategy
@@ -162,6 +163,11 @@ def _new_net(
     # processes start with the same weights in the same unit.
     population = np.concatenate(y), np.concatenate(weights)
     net, rows = new_net(estimator, data, seeds[0], population)
+    if isinstance(net.plain_module_, Stack):
+        raise ValueError(
+            "module=Stack needs the quantiles of all rows, which no process has; use "
+            "module=MLP."
+        )
     totals = [(len(part), float(part.sum())) for part in weights]
     return net, rows, Processes.from_totals(totals, dist.get_rank())
 
@@ -176,7 +182,7 @@ def _finish(estimator, fit: Fit, data: TrainingData, world: Processes) -> Fit:
     warn_of_divergence(loss, estimator.lr)
     input_range = data_range(np.vstack(ranges))
     ending = Ending(replace(fit.ending.model, input_range=input_range))
-    plan = repair_plan(estimator, fit.net.strategy_)
+    plan = repair_plan(estimator, fit.net)
     if plan.strategy.guarantee != "everywhere":
         ending = _repair(ending, data, world, plan, weights)
     return replace(fit, ending=ending, loss=loss)

@@ -29,6 +29,7 @@ from sklpos.strategies.registry import make_strategy
 from sklpos.strategies.term import StrategyConstraint
 from sklpos.training.callbacks import check_single
 from sklpos.training.checkpoint import check_repeatable
+from sklpos.training.members import rows_for_members
 from sklpos.training.net import ConstrainedNet
 from sklpos.training.randomness import (
     draw_seed,
@@ -87,12 +88,13 @@ def new_net(
     dtype = check_dtype(estimator.dtype, data.X, device)
     strategy = make_strategy(estimator.strategy, estimator.alpha)
     example = torch.as_tensor(data.X[:1], dtype=dtype)
-    module = new_module(estimator, example, data.y.shape[1], seed)
+    module = new_module(estimator, data, example, seed)
     head = head_of(module, example, data.y.shape[1], strategy)
     targets = _target_scale(estimator, data, population, module, head, dtype)
     module = start_module(estimator, module, head, targets, strategy, example)
     # All rows give the scaling, those held out too: one unit for both losses.
     rows = split_rows(estimator, data, targets, dtype, seed)
+    rows = rows_for_members(rows, module, seed)
     constraint, domain = make_constraints(strategy, rows, targets, estimator.alpha)
     net = ConstrainedNet(
         module,
@@ -108,9 +110,9 @@ def new_net(
         train_split=None,
         criterion=estimator.criterion,
         optimizer=estimator.optimizer,
-        callbacks=net_callbacks(estimator),
+        callbacks=net_callbacks(estimator, module),
         **{name: getattr(estimator, name) for name in LIVE},
-        **open_params(estimator),
+        **open_params(estimator, module),
     )
     net.initialize()
     # Only an initialised net knows the names of all its callbacks.
@@ -152,6 +154,7 @@ def fork_net(
     check_range(data.X, dtype)
     targets.check_bound_magnitude(dtype)
     rows = split_rows(estimator, data, targets, dtype, net.seed)
+    rows = rows_for_members(rows, net.plain_module_, net.seed)
     # Only after all checks, so that refused input costs no copy.
     net = fork(net)
     net.targets = targets
@@ -187,6 +190,8 @@ def make_constraints(
     y = rows.train.y
     bounds = targets.scaled_bounds
     if isinstance(strategy, Architecture):
+        # Several members may predict an output.
+        bounds = bounds.repeated(y.shape[1] // len(bounds))
         columns = OutputColumns(bounds, torch.ones(len(bounds), dtype=y.dtype))
         return StrategyConstraint(strategy, -columns.violation(y), alpha, columns), None
     constraint = OutputConstraint(

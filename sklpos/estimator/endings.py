@@ -62,11 +62,14 @@ class RepairPlan:
         Whether the head is repaired at all after training.
     balance : bool
         Whether the mean prediction is kept at the mean target.
+    scale : bool
+        Whether one factor does so, as the head must keep the sign of its weights.
     """
 
     strategy: ConstraintStrategy
     repair: bool = True
     balance: bool = True
+    scale: bool = False
 
 
 def hold_on_rows(

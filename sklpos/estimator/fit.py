@@ -16,12 +16,13 @@ from sklpos.estimator.repairs import Request, enforce_bound, finish_head
 from sklpos.estimator.row_summary import RowSummary, summarise_pair
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.rows import predict_rows
+from sklpos.nets.stack import Stack
 from sklpos.nets.warnings import warn_user
 from sklpos.repair.summary import warn_of_error
-from sklpos.strategies.base import ConstraintStrategy
 from sklpos.training.kkt import KKTResiduals, evaluate_training_state
+from sklpos.training.members import weigh_members
 from sklpos.training.net import ConstrainedNet
-from sklpos.training.product import make_product
+from sklpos.training.product import make_product, product_head
 from sklpos.training.rows import TrainingRows
 
 # Loss in variances of y; a constant has about 1.
@@ -102,7 +103,7 @@ def trained_model(net: ConstrainedNet, input_range: NDArray) -> BoundedModel:
     """
     return BoundedModel(
         make_product(net),
-        head=net.head,
+        head=product_head(net),
         bounds=net.targets.bounds,
         scale=net.targets.scale,
         input_range=input_range,
@@ -137,6 +138,9 @@ def evaluate(
         Without a repair.
     """
     multiplier, loss, kkt = evaluate_training_state(net, rows.train)
+    weigh_members(net, rows.train)
+    # Several members may predict an output.
+    multiplier = multiplier.reshape(len(multiplier), -1, data.y.shape[1]).mean(axis=1)
     # Rows of weight 0 and rows held out have no constraint, hence multiplier 0.
     multipliers = np.zeros((data.n_samples, data.y.shape[1]))
     multipliers[rows.index] = multiplier * net.targets.scale
@@ -170,14 +174,11 @@ def finish(estimator, fit: Fit, data: TrainingData) -> Fit:
     """
     warn_of_divergence(fit.loss, estimator.lr)
     trained = fit.ending.model
-    ending = finish_head(trained, data, repair_plan(estimator, fit.net.strategy_))
-    now = None if ending.repair is None else predict_rows(ending.model.module, data.X)
-    training = summarise_pair(
-        (predict_rows(trained.module, data.X), now),
-        data.bounds,
-        data.y,
-        data.weight,
-    )
+    ending = finish_head(trained, data, repair_plan(estimator, fit.net))
+    pair = predict_rows(ending.model.module, data.X), None
+    if ending.repair is not None:
+        pair = predict_rows(trained.module, data.X), pair[0]
+    training = summarise_pair(pair, data.bounds, data.y, data.weight)
     if ending.repair is not None and ending.certificate is None:
         before, after = (rows.rmse for rows in training)
         # The warning blames the balance, so only balanced outputs may cause it.
@@ -204,7 +205,7 @@ def enforce(estimator, fit: Fit, request: Request) -> Fit:
     ValueError
         If no head does.
     """
-    plan = repair_plan(estimator, fit.net.strategy_)
+    plan = repair_plan(estimator, fit.net)
     ending = enforce_bound(fit.as_trained, fit.ending, plan, request)
     training = fit.training
     if training is not None and ending.repair is not None:
@@ -213,20 +214,25 @@ def enforce(estimator, fit: Fit, request: Request) -> Fit:
     return replace(fit, ending=ending, training=training)
 
 
-def repair_plan(estimator, strategy: ConstraintStrategy) -> RepairPlan:
+def repair_plan(estimator, net: ConstrainedNet) -> RepairPlan:
     """How an estimator wants its head finished.
 
     Parameters
     ----------
     estimator : PositiveOutputRegressor
-    strategy : ConstraintStrategy
-        The strategy that the model was trained with.
+    net : ConstrainedNet
+        Trained.
 
     Returns
     -------
     RepairPlan
     """
-    return RepairPlan(strategy, estimator.repair is not None, estimator.balance)
+    return RepairPlan(
+        net.strategy_,
+        repair=estimator.repair is not None,
+        balance=estimator.balance,
+        scale=estimator.balance and isinstance(net.plain_module_, Stack),
+    )
 
 
 def preview(data: TrainingData, net: ConstrainedNet) -> dict[str, Any]:

@@ -7,23 +7,25 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from sklpos.estimator.checks import TrainingData
 from sklpos.estimator.parameters import net_params_for
 from sklpos.nets.head import check_output, find_head, trace
 from sklpos.nets.modules import make_module
+from sklpos.nets.stack import Stack
 from sklpos.nets.units import TargetScale
-from sklpos.strategies.architecture import Architecture
+from sklpos.strategies.architecture import Architecture, NonnegativeWeights
 from sklpos.training.randomness import borrowed_generator, derive_seed
 
 
-def new_module(estimator, example: Tensor, n_outputs: int, seed: int) -> nn.Module:
+def new_module(estimator, data: TrainingData, example: Tensor, seed: int) -> nn.Module:
     """Make or copy a module, with new weights drawn by the seed.
 
     Parameters
     ----------
     estimator : PositiveOutputRegressor
+    data : TrainingData
     example : torch.Tensor of shape (1, n_features)
         Any row, in the dtype to compute in.
-    n_outputs : int
     seed : int
 
     Returns
@@ -36,7 +38,7 @@ def new_module(estimator, example: Tensor, n_outputs: int, seed: int) -> nn.Modu
         If it has no weights that can be trained.
     """
     with borrowed_generator(derive_seed(seed, 2)):
-        module = _made_module(estimator, example.shape[1], n_outputs).to(example.dtype)
+        module = _made_module(estimator, data).to(example.dtype)
         # Lazy layers draw their weights in this call, so it needs the seed, too.
         trace(module, example)
     if not any(weight.requires_grad for weight in module.parameters()):
@@ -46,8 +48,13 @@ def new_module(estimator, example: Tensor, n_outputs: int, seed: int) -> nn.Modu
     return module
 
 
-def _made_module(estimator, n_features_in: int, n_outputs: int) -> nn.Module:
+def _made_module(estimator, data: TrainingData) -> nn.Module:
     kwargs = net_params_for(estimator, "module")
+    if isinstance(estimator.module, Stack):
+        raise ValueError(
+            "module must be the class Stack, not an instance, because it depends on "
+            "the rows of fit; pass its parameters as module__width=64."
+        )
     if isinstance(estimator.module, nn.Module):
         if kwargs:
             raise ValueError(
@@ -61,7 +68,14 @@ def _made_module(estimator, n_features_in: int, n_outputs: int) -> nn.Module:
             f"module={estimator.module!r} must be an nn.Module instance, or a class or "
             "callable that makes one."
         )
-    return make_module(estimator.module, n_features_in, n_outputs, **kwargs)
+    return make_module(
+        estimator.module,
+        n_features_in=data.X.shape[1],
+        n_outputs=data.y.shape[1],
+        X=data.X,
+        sample_weight=data.weight,
+        **kwargs,
+    )
 
 
 def head_of(module, example: Tensor, n_outputs: int, strategy) -> str | None:
@@ -77,8 +91,15 @@ def head_of(module, example: Tensor, n_outputs: int, strategy) -> str | None:
     Returns
     -------
     str or None
-        Dotted name of the last ``nn.Linear``.
+        Dotted name of the last ``nn.Linear``; None for a `Stack`, which has several.
     """
+    if isinstance(module, Stack):
+        if not isinstance(strategy, NonnegativeWeights):
+            raise ValueError(
+                "module=Stack is for strategy='nonnegative_weights'; use module=MLP "
+                f"with strategy={strategy!r}."
+            )
+        return None
     if strategy.needs_head:
         return find_head(module, example, n_outputs)
     # `find_head` checks this first, but its errors are dropped here.

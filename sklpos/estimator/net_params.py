@@ -12,6 +12,7 @@ from torch import nn
 
 from sklpos.estimator.checks import check_callbacks
 from sklpos.estimator.parameters import BUILT_IN, net_params, net_params_for
+from sklpos.nets.stack import Stack
 from sklpos.training.callbacks import private_copy
 from sklpos.training.decay import NoiseScaledDecay
 
@@ -34,12 +35,14 @@ def check_built_in_params(estimator, built_in: dict[str, Any]) -> None:
             )
 
 
-def net_callbacks(estimator) -> list:
+def net_callbacks(estimator, module: nn.Module) -> list:
     """Callbacks of the net: copies of the user's, and those that parameters request.
 
     Parameters
     ----------
     estimator : PositiveOutputRegressor
+    module : nn.Module
+        The one to train.
 
     Returns
     -------
@@ -57,17 +60,19 @@ def net_callbacks(estimator) -> list:
             sink=print if estimator.verbose else noop,
         )
         callbacks.append(("early_stopping", stopper))
-    if _decays_by_noise(estimator):
+    if _decays_by_noise(estimator, module):
         callbacks.append(("weight_decay", NoiseScaledDecay()))
     return callbacks
 
 
-def open_params(estimator) -> dict[str, Any]:
+def open_params(estimator, module: nn.Module) -> dict[str, Any]:
     """Parameters of the net that the estimator has no parameter of its own for.
 
     Parameters
     ----------
     estimator : PositiveOutputRegressor
+    module : nn.Module
+        The one to train.
 
     Returns
     -------
@@ -77,7 +82,7 @@ def open_params(estimator) -> dict[str, Any]:
     if not isinstance(estimator.criterion, nn.Module):
         # Rows are weighted after the criterion, so it must not average them.
         params = {"criterion__reduction": "none", **params}
-    decay = _decay_params(estimator)
+    decay = _decay_params(estimator, module)
     return {"iterator_train__shuffle": True, **decay, **params}
 
 
@@ -86,20 +91,31 @@ def _net_params_but(estimator, prefix: str) -> dict[str, Any]:
     return {k: v for k, v in params.items() if not k.startswith(prefix)}
 
 
-def _decays_by_noise(estimator) -> bool:
+def _decays_by_default(estimator) -> bool:
+    """Whether the package chooses the decay."""
     given = net_params_for(estimator, "optimizer")
     return (
         estimator.weight_decay == "auto"
         and estimator.optimizer is torch.optim.AdamW
-        and estimator.criterion is nn.MSELoss
-        and not isinstance(estimator.module, nn.Module)
         and not given.keys() & {"weight_decay", "param_groups"}
     )
 
 
-def _decay_params(estimator) -> dict[str, Any]:
+def _decays_by_noise(estimator, module: nn.Module) -> bool:
+    return (
+        _decays_by_default(estimator)
+        # It has a decay of its own for each kind of members.
+        and not isinstance(module, Stack)
+        and estimator.criterion is nn.MSELoss
+        and not isinstance(estimator.module, nn.Module)
+    )
+
+
+def _decay_params(estimator, module: nn.Module) -> dict[str, Any]:
     """Parameters of the net for ``weight_decay``; refuse one that is given twice."""
-    if _decays_by_noise(estimator):
+    if isinstance(module, Stack) and _decays_by_default(estimator):
+        return {"optimizer__param_groups": module.param_groups}
+    if _decays_by_noise(estimator, module):
         # A bias carries the mean, which noise is no reason to shrink.
         return {"optimizer__param_groups": [("*bias", {"weight_decay": 0.0})]}
     if estimator.weight_decay == "auto":

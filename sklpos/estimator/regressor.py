@@ -67,8 +67,9 @@ class PositiveOutputRegressor(
     Parameters
     ----------
     module : type, callable or nn.Module, default=MLP
-        A class or callable receives ``n_features_in`` and ``n_outputs`` if its
-        signature has them. An instance is copied, and may be pretrained.
+        A class or callable receives ``n_features_in``, ``n_outputs``, ``X`` and
+        ``sample_weight`` if its signature has them. An instance is copied, and may be
+        pretrained. `Stack` is for ``strategy="nonnegative_weights"``.
     strategy : str or ConstraintStrategy, default="augmented_lagrangian"
         A name in ``sklpos.STRATEGIES`` or an instance, which is cloned.
     alpha : float, default=1.0
@@ -84,7 +85,8 @@ class PositiveOutputRegressor(
     balance : bool, default=True
         Whether the repair keeps the (weighted) mean prediction at the mean target: to
         1e-9 of the deviation of y in float64; in float32 to 1e-5 of it, or to the
-        rounding of the mean where that is coarser.
+        rounding of the mean where that is coarser. `Stack` is balanced without a
+        repair.
     criterion : type or nn.Module, default=torch.nn.MSELoss
         Takes ``reduction="none"``; sees standardised targets.
     optimizer : type, default=torch.optim.AdamW
@@ -99,7 +101,8 @@ class PositiveOutputRegressor(
     weight_decay : float or "auto", default="auto"
         Weight decay of the optimizer. With AdamW, squared error and a module that
         starts from scratch, ``"auto"`` decays more for noisier data
-        (`sklpos.decay.NoiseScaledDecay`); otherwise the optimizer keeps its default.
+        (`sklpos.decay.NoiseScaledDecay`), and each kind of members of a `Stack` has its
+        own; otherwise the optimizer keeps its default.
     max_epochs : int, default=100
         0 trains nothing: a pretrained module is repaired as it is.
     batch_size : int, default=128

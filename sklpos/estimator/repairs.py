@@ -21,6 +21,7 @@ from sklpos.estimator.endings import (
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.rows import feature_source
 from sklpos.nets.warnings import warn_user
+from sklpos.repair.factor import scale_to_mean
 from sklpos.repair.head import objective_of_rows
 from sklpos.repair.provable import UnprovableError
 from sklpos.repair.shift import Risk
@@ -116,6 +117,8 @@ def _repair_further(
 
 def _keep_head(model: BoundedModel, data: TrainingData, plan: RepairPlan) -> Ending:
     """End a fit whose model obeys its bounds by construction."""
+    if plan.scale:
+        model = scale_to_mean(model, data.X, data.y, data.weight)
     return Ending(model)
 
 

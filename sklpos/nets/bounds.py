@@ -209,6 +209,19 @@ class Bounds:
         lower = np.where(outputs, self.lower, -np.inf)
         return Bounds(lower, np.where(outputs, self.upper, np.inf))
 
+    def repeated(self, n: int) -> Bounds:
+        """Bounds of all outputs `n` times, one copy after the other.
+
+        Parameters
+        ----------
+        n : int
+
+        Returns
+        -------
+        Bounds
+        """
+        return Bounds(np.tile(self.lower, n), np.tile(self.upper, n))
+
     def scaled(self, shift: ArrayLike, scale: ArrayLike) -> Bounds:
         """Bounds of ``(f - shift) / scale``.
 

@@ -89,15 +89,19 @@ def _activation(name: str | Callable[[], nn.Module]) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-def make_module(module, n_features_in: int, n_outputs: int, **kwargs) -> nn.Module:
+def make_module(
+    module, n_features_in: int, n_outputs: int, X=None, sample_weight=None, **kwargs
+) -> nn.Module:
     """Build a module from a class or callable.
 
     Parameters
     ----------
     module : callable
-        Called with ``n_features_in`` and ``n_outputs`` if its signature has them.
+        Called with those of the next four that its signature has.
     n_features_in, n_outputs : int
         Sizes of the data.
+    X, sample_weight : ndarray, optional
+        The training rows and their weights.
     **kwargs : object
         Further arguments.
 
@@ -111,10 +115,16 @@ def make_module(module, n_features_in: int, n_outputs: int, **kwargs) -> nn.Modu
         If the callable returns something else or does not accept the arguments.
     """
     signature = inspect.signature(module)
-    for name, size in (("n_features_in", n_features_in), ("n_outputs", n_outputs)):
+    known = {
+        "n_features_in": n_features_in,
+        "n_outputs": n_outputs,
+        "X": X,
+        "sample_weight": sample_weight,
+    }
+    for name, value in known.items():
         if name in signature.parameters:
-            # A size that the user passes as module__... wins.
-            kwargs.setdefault(name, size)
+            # What the user passes as module__... wins.
+            kwargs.setdefault(name, value)
     # Bound before the call: a TypeError from inside the constructor is another error.
     try:
         signature.bind(**kwargs)

@@ -121,6 +121,42 @@ class NonnegativeLinear(nn.Linear):
         return linear
 
 
+class NonnegativeBlocks(NonnegativeLinear):
+    """Layers of equal size, each over its own block of the features.
+
+    The members of a `Stack` have one head each; this is all of them at once.
+
+    Parameters
+    ----------
+    linear : nn.Linear
+        Its rows are the outputs of the first block, then those of the second, and so
+        on; its ``in_features`` is the width of one block.
+    bounds : Bounds
+        Of the outputs of all blocks.
+    n_blocks : int
+
+    Examples
+    --------
+    >>> linear = nn.Linear(1, 2)
+    >>> _ = nn.init.ones_(linear.weight), nn.init.ones_(linear.bias)
+    >>> layer = NonnegativeBlocks(linear, Bounds.read(0.0, None, 2), n_blocks=2)
+    >>> layer(torch.tensor([[1.0, 3.0]])).tolist()
+    [[2.0, 4.0]]
+    """
+
+    def __init__(self, linear: nn.Linear, bounds: Bounds, n_blocks: int):
+        super().__init__(linear, bounds)
+        self.n_blocks = n_blocks
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (n_samples, n_blocks * width) to (n_samples, n_blocks * n_outputs)."""
+        weight, bias = self.effective()
+        blocks = features.unflatten(1, (self.n_blocks, -1)).transpose(0, 1)
+        weight = weight.unflatten(0, (self.n_blocks, -1)).transpose(1, 2)
+        outputs = torch.bmm(blocks, weight).transpose(0, 1)
+        return outputs.flatten(1) + bias
+
+
 def _cones(lower: Tensor, upper: Tensor, *, has_bias: bool) -> dict[str, Tensor]:
     """Where the cone of each output starts, which way it opens, and how far it goes.
 

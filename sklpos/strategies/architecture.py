@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import check_features, replace_layer
+from sklpos.nets.mixing import plain_net
 from sklpos.nets.nonnegative import NonnegativeLinear, keep_within
 from sklpos.nets.outputs import BoundedOutput, starting_gain, starting_input
+from sklpos.nets.stack import Stack
 from sklpos.strategies.base import ConstraintStrategy
 
 
@@ -126,16 +128,23 @@ class NonnegativeWeights(Architecture):
         self, module: nn.Module, head: str | None, *, X: Tensor, bounds: Bounds
     ) -> nn.Module:
         """Replace the head; refuse features outside the range that the bounds need."""
+        if isinstance(module, Stack):
+            return module.hold(bounds)
         check_features(module, head, X, at_most_one=bool(bounds.two_sided.any()))
         linear = module.get_submodule(head)
         return replace_layer(module, head, NonnegativeLinear(linear, bounds))
 
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
         """Put a plain layer back, fold, and undo what rounding did to the bounds."""
-        linear = module.get_submodule(head).plain()
+        if isinstance(module, Stack):
+            module = plain_net(module)
+            linear = module.head
+        else:
+            linear = module.get_submodule(head).plain()
+            module = replace_layer(module, head, linear)
         targets.fold(linear)
         keep_within(linear, targets.bounds)
-        return replace_layer(module, head, linear)
+        return module
 
 
 class Activation(Architecture):

@@ -113,7 +113,7 @@ def _pass(net, rows):
         index = batch.index.to(y_pred.device)
         violations[index] = net.constraint_.columns.violation(y_pred)
         multipliers[index] = net.strategy_.multipliers(violations[index], index)
-        mean = float(net.objective(y_pred, batch.y, batch.weight))
+        mean = float(net.objective(y_pred, batch.y, batch.loss_weight))
         objective += mean * len(y_pred) / len(rows)
     return violations, multipliers, objective
 
@@ -138,7 +138,7 @@ def _lagrangian(net, rows, multiplier: torch.Tensor):
         violation = net.constraint_.columns.violation(y_pred)
         own = multiplier[batch.index.to(multiplier.device)]
         term = (batch.weight.to(violation.device) * own * violation).sum()
-        loss = net.objective(y_pred, batch.y, batch.weight) + term / y_pred.numel()
+        loss = net.objective(y_pred, batch.y, batch.loss_weight) + term / y_pred.numel()
         yield loss * len(y_pred) / len(rows)
     if net.domain_constraint_ is not None:
         violation, own = _domains(net)

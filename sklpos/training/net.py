@@ -311,7 +311,7 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
         self._set_training(False)
         with torch.no_grad():
             y_pred = self.infer(batch.X, **fit_params)
-            loss = self.objective(y_pred, batch.y, batch.weight)
+            loss = self.objective(y_pred, batch.y, batch.loss_weight)
         return {"loss": loss, "y_pred": y_pred}
 
     def objective(self, y_pred: Tensor, y_true: Tensor, weight: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import nn
 
+from sklpos.nets.stack import Stack
 from sklpos.strategies.architecture import Architecture
 
 
@@ -30,3 +31,19 @@ def make_product(net) -> nn.Module:
     else:
         net.targets.fold(module.get_submodule(net.head))
     return module.eval()
+
+
+def product_head(net) -> str | None:
+    """Dotted name of the last ``nn.Linear`` of a product.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+
+    Returns
+    -------
+    str or None
+        None if it has none.
+    """
+    # The heads of the members become one layer.
+    return "head" if isinstance(net.plain_module_, Stack) else net.head

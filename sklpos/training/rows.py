@@ -30,12 +30,20 @@ class Batch:
         Row numbers in the data set.
     weight : torch.Tensor of shape (batch, 1)
         Sample weights, of mean 1 over the data set.
+    factor : torch.Tensor of shape (batch, n_outputs) or None
+        Factor of each loss, in addition to the weight; None for 1.
     """
 
     X: Tensor
     y: Tensor
     index: Tensor
     weight: Tensor
+    factor: Tensor | None = None
+
+    @property
+    def loss_weight(self) -> Tensor:
+        """Weight of each loss, of shape (batch, 1) or (batch, n_outputs)."""
+        return self.weight if self.factor is None else self.weight * self.factor
 
     def __iter__(self) -> Iterator[Tensor]:
         yield self.X
@@ -54,7 +62,8 @@ class Batch:
             yield Batch(*parts)
 
     def _parts(self) -> tuple[Tensor, ...]:
-        return self.X, self.y, self.index, self.weight
+        parts = self.X, self.y, self.index, self.weight
+        return parts if self.factor is None else (*parts, self.factor)
 
 
 class RowDataset(Dataset):
@@ -67,6 +76,8 @@ class RowDataset(Dataset):
         In scaled units.
     weight : torch.Tensor of shape (n_samples,)
         On any positive scale; stored with mean 1.
+    factor : torch.Tensor of shape (n_samples, n_outputs), optional
+        Factor of each loss; the constraint knows the weight alone.
 
     Examples
     --------
@@ -77,13 +88,17 @@ class RowDataset(Dataset):
     [0.5, 2.0]
     """
 
-    def __init__(self, X: Tensor, y: Tensor, weight: Tensor):
+    def __init__(
+        self, X: Tensor, y: Tensor, weight: Tensor, factor: Tensor | None = None
+    ):
         super().__init__(X, y)
         self.weight = (weight / weight.mean())[:, None].to(y.dtype)
+        self.factor = factor
 
     def __getitem__(self, index) -> Batch:
         index = torch.as_tensor(index)
-        return Batch(self.X[index], self.y[index], index, self.weight[index])
+        factor = None if self.factor is None else self.factor[index]
+        return Batch(self.X[index], self.y[index], index, self.weight[index], factor)
 
 
 class BatchLoader:

@@ -136,9 +136,12 @@ def _losses_and_gradient(
     # The closed form saves a pass of autograd. A subclass may compute something else.
     if type(net.criterion_) is torch.nn.MSELoss:
         residual = outputs - batch.y
-        return residual * residual, torch.add(slope, residual, alpha=2) * share
+        pull = residual if batch.factor is None else batch.factor * residual
+        return residual * pull, torch.add(slope, pull, alpha=2) * share
     outputs.requires_grad_()
     losses = loss_per_output(net, outputs, batch.y)
+    if batch.factor is not None:
+        losses = batch.factor * losses
     (gradient,) = torch.autograd.grad((share * losses).sum(), outputs)
     return losses.detach(), gradient + slope * share
 

@@ -1,0 +1,114 @@
+"""The rows of a `Stack`: each member sees those of the other folds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sklpos.nets.mixing import convex_shares
+from sklpos.nets.stack import Stack
+from sklpos.training.randomness import derive_seed
+from sklpos.training.rows import BatchLoader, RowDataset, TrainingRows
+
+# Rows per pass, so that memory does not grow with the data.
+_CHUNK_SIZE = 4096
+
+
+def rows_for_members(rows: TrainingRows, module: nn.Module, seed: int) -> TrainingRows:
+    """Repeat the targets for each member of a `Stack`, and hide its fold from it.
+
+    Parameters
+    ----------
+    rows : TrainingRows
+    module : nn.Module
+        Any other than a `Stack` keeps its rows.
+    seed : int
+        Decides which rows are in a fold.
+
+    Returns
+    -------
+    TrainingRows
+    """
+    if not isinstance(module, Stack):
+        return rows
+    fold = torch.as_tensor(deal(rows.train.X.numpy(), module.n_folds, seed))
+    seen = fold[:, None] != torch.arange(module.n_folds)
+    # The members of a fold that is left out count as much as without folds.
+    share = seen.to(rows.train.y) / seen.double().mean(dim=1, keepdim=True)
+    factor = share.to(rows.train.y).repeat_interleave(module.n_outputs, dim=1)
+    return replace(
+        rows,
+        train=_repeated(rows.train, module, factor.repeat(1, len(module.kinds))),
+        # No member has seen the rows that are held out from all of them.
+        valid=rows.valid and _repeated(rows.valid, module, None),
+    )
+
+
+def _repeated(rows: RowDataset, stack: Stack, factor: Tensor | None) -> RowDataset:
+    y = rows.y.repeat(1, stack.n_members)
+    return RowDataset(rows.X, y, rows.weight.ravel(), factor)
+
+
+def deal(X: NDArray, n_folds: int, seed: int) -> NDArray:
+    """Deal rows into folds of about the same number of distinct rows.
+
+    The targets play no part, and a row that occurs twice is in one fold.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+    n_folds : int
+    seed : int
+
+    Returns
+    -------
+    ndarray of int of shape (n_samples,)
+        -1 for all rows if there are fewer distinct rows than folds, or one fold.
+
+    Examples
+    --------
+    >>> fold = deal(np.array([[0.0], [1.0], [0.0], [2.0]]), 3, seed=0)
+    >>> bool(fold[0] == fold[2])
+    True
+    """
+    distinct, which = np.unique(X, axis=0, return_inverse=True)
+    if n_folds == 1 or len(distinct) < n_folds:
+        return np.full(len(X), -1)
+    generator = np.random.default_rng(derive_seed(seed, 4))
+    # `unique` sorts, so the order of the rows does not matter.
+    return generator.permutation(len(distinct))[which.ravel()] % n_folds
+
+
+@torch.no_grad()
+def weigh_members(net, rows: RowDataset) -> None:
+    """Weigh the kinds of a `Stack` by their errors on unseen rows, in place.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+        Trained; nothing happens to another module than a `Stack`.
+    rows : RowDataset
+        The rows that it was trained on.
+    """
+    stack = net.plain_module_
+    # Without folds there is no row that some member has not seen.
+    if not isinstance(stack, Stack) or bool((rows.factor > 0).all()):
+        return
+    unseen, shape = [], (len(stack.kinds), stack.n_folds, stack.n_outputs)
+    for batch in BatchLoader(rows, _CHUNK_SIZE):
+        outputs = net.infer(batch.X).cpu().double()
+        hidden = (batch.factor == 0).cpu().double()
+        # One member of each kind, so the sum over the folds is its prediction.
+        unseen.append((hidden * outputs).unflatten(1, shape).sum(dim=2))
+    predictions = torch.cat(unseen).numpy()
+    weight = rows.weight.cpu().double().numpy().ravel()
+    y = rows.y[:, : stack.n_outputs].cpu().double().numpy()
+    shares = [
+        convex_shares(predictions[:, :, output], y[:, output], weight)
+        for output in range(stack.n_outputs)
+    ]
+    stack.shares.copy_(torch.as_tensor(np.stack(shares)))
