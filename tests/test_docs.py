@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
-DEMO = "plot_first_fit.py"  # the other examples, 10 to 100 s each, are slow tests
+# Each runs in a process of its own, which takes 4 to 100 s: the others are slow tests.
+ALWAYS = {"README.md", "first-fit.md", "choose-a-strategy.md", "certify.md"}
 
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```\n", re.M | re.S)
 QUOTE = re.compile(r"<!-- printed by (\S+) -->\n```text\n(.*?)^```\n", re.M | re.S)
@@ -77,7 +78,16 @@ def assert_quoted(quote, printed):
         )
 
 
-@pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda page: page.name)
+def mostly_slow(paths):
+    return [
+        pytest.param(
+            path, id=path.name, marks=[] if path.name in ALWAYS else pytest.mark.slow
+        )
+        for path in paths
+    ]
+
+
+@pytest.mark.parametrize("page", mostly_slow(PAGES_WITH_CODE))
 def test_code_of_a_page_prints_what_the_page_says(page, tmp_path):
     blocks = list(code_and_output(page))
     for names in NEEDS.findall(page.read_text(encoding="utf-8")):
@@ -101,12 +111,7 @@ def test_code_that_needs_more_is_run_by_a_test_of_its_own():
     assert [page.name for page in fenced if page.name not in named] == []
 
 
-def slow_unless_demo(path):
-    marks = [] if path.name == DEMO else [pytest.mark.slow]
-    return pytest.param(path, id=path.name, marks=marks)
-
-
-@pytest.mark.parametrize("example", [*map(slow_unless_demo, EXAMPLES)])
+@pytest.mark.parametrize("example", mostly_slow(EXAMPLES))
 def test_example_prints_what_the_pages_say(example, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     printed = run(example, tmp_path)

@@ -152,6 +152,7 @@ def test_weights_per_output_reach_both_sides():
     torch.testing.assert_close(found, 2 * alone(y_pred, ROWS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATEFUL)
 def test_equal_bounds_hold_an_output_at_a_number(name):
     torch.manual_seed(0)

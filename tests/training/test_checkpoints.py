@@ -206,6 +206,7 @@ fit(*sys.argv[1:3], "slack", max_epochs=int(sys.argv[3]))
 """
 
 
+@pytest.mark.slow
 def test_another_process_goes_on(tmp_path):
     """One that was not forked: its hashes of strings are others, as they always are."""
     path, result = tmp_path / "fit.ckpt", tmp_path / "end.pkl"

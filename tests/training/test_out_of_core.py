@@ -40,6 +40,7 @@ print((held[-1] - held[59]) / X[:chunk].nbytes)
 """
 
 
+@pytest.mark.slow
 @on_linux
 def test_a_chunk_is_forgotten_and_no_other_row_is_read(tmp_path):
     done = subprocess.run(
