@@ -207,6 +207,7 @@ def repair_on_rows(
     margin = rounding_margin(
         module, rows, features, start, bounds=bounds, scale=model.scale
     )
+    by_chance = None
     for _ in range(_ATTEMPTS):
         found = nearest_feasible_head(
             start,
@@ -223,13 +224,21 @@ def repair_on_rows(
         write_head(linear, found.coef)
         # An output without a feasible head stays as trained, whatever the margin.
         held = bounds.only(found.feasible)
-        # The solver computes in float64; what counts is what the module predicts. It
-        # may do so by chance where the head has grown and the margin has not.
+        # The solver computes in float64; what counts is what the module predicts.
         least = _typical_rounding(objective, found.coef, linear.weight.dtype)
         least = np.where(held.bounded, least, 0.0)
-        if (margin >= least).all() and obeys(module, rows, held, margin):
-            return RowRepair(module, found, margin)
+        if obeys(module, rows, held, margin):
+            repaired = RowRepair(module, found, margin)
+            if (margin >= least).all():
+                return repaired
+            # The first is the nearest.
+            by_chance = by_chance or repaired
         margin = np.maximum(4 * margin, least)
+    # Where the head has grown and the margin has not, the rows may obey by chance. That
+    # is enough if features are so large that no head has a margin for their rounding.
+    if by_chance is not None:
+        write_head(linear, by_chance.head.coef)
+        return by_chance
     raise ValueError(
         f"{model.bounds} do not survive the rounding of the predictions; use a float64 "
         "module or standardise the rows."
