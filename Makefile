@@ -31,7 +31,8 @@ demo: $(VENV)/demo.stamp
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-# takes about an hour on two cores; BENCH_ARGS=--quick for a look
+# takes about an hour on two cores; BENCH_ARGS=--quick for a look,
+# BENCH_ARGS='--models default' to repeat a part
 league: $(VENV)/league.stamp
 	$(BIN)/python -m benchmarks.league $(BENCH_ARGS)
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_diabetes, make_friedman1
 
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 from sklpos.certificates import Box, certify_module
 
 METHODS = ("interval", "crown", "alpha_crown", "branch_and_bound")
@@ -64,6 +64,7 @@ PROBLEMS = {
 def measure(X, y, max_epochs, time_limit):
     """One result for each method, bounds and gap in standard deviations of y."""
     model = PositiveOutputRegressor(
+        MLP,
         module__hidden_layer_sizes=HIDDEN[X.shape[1]],
         max_epochs=max_epochs,
         lr=0.005,

@@ -25,7 +25,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from vega_datasets import data
 
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 
 
 def diabetes():
@@ -68,6 +68,7 @@ WEIGHT_DECAY = {diabetes: 10.0, rain: 1.0, cars: 1.0, concavity: 1.0}
 def timed_fit(strategy, X, y, seed, weight_decay):
     """Return a fitted net and the seconds it took."""
     model = PositiveOutputRegressor(
+        MLP,
         strategy=strategy,
         repair=None,
         lr=0.003,

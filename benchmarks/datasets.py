@@ -1,10 +1,13 @@
 """Real data whose targets cannot be negative, or are shares.
 
 ``TUNED`` are the sets on which the defaults of the estimator were chosen
-(``python -m benchmarks.defaults`` repeats a part of that), ``FRESH`` those that had no
-part in it. The targets of ``SHARES`` lie between 0 and 1. All come with packages of the
-dependency group ``league``; nothing is downloaded. Each function returns
-``X (n_samples, n_features)``, not yet scaled, and ``y (n_samples,)``.
+(``python -m benchmarks.defaults`` repeats a part of that), ``FRESH`` those on which the
+choices were confirmed. ``UNSEEN`` were selected by their descriptions alone, and had no
+part in any choice. Nor were ``WIDE`` selected otherwise, but their results led to the
+limits on the number of intervals of a `Stack`. The targets of
+``SHARES`` lie between 0 and 1. All come with packages of the dependency group
+``league``; nothing is downloaded. Each function returns ``X (n_samples, n_features)``,
+not yet scaled, and ``y (n_samples,)``.
 """
 
 import numpy as np
@@ -102,6 +105,98 @@ def diamonds():
     return _arrays(_table("ggplot2", "diamonds"), "price")
 
 
+def skips():
+    """Count of solder skips on a circuit board; categories only (Chambers 1993)."""
+    return _arrays(_table("survival", "solder"), "skips")
+
+
+def ticks():
+    """Count of ticks on a chick of red grouse (Elston et al. 2001)."""
+    return _arrays(_table("lme4", "grouseticks")[["TICKS", "HEIGHT", "YEAR"]], "TICKS")
+
+
+def citations():
+    """Citations of a paper on evolutionary biology (Fawcett and Higginson 2012)."""
+    names = ["cites", "journal", "volume", "startpage", "pages", "equations"]
+    names += ["mainequations", "appequations"]
+    return _arrays(_table("AER", "EquationCitations")[names], "cites")
+
+
+def stays():
+    """Days in hospital of Medicare patients in Arizona (Hilbe 2014)."""
+    return _arrays(_table("COUNT", "medpar").drop(columns=["provnum", "type"]), "los")
+
+
+def murders():
+    """Murders in a county of the USA in a year."""
+    names = ["murders", "density", "popul", "perc1019", "perc2029", "percblack"]
+    names += ["percmale", "rpcincmaint", "rpcpersinc", "rpcunemins", "year", "execs"]
+    return _arrays(_table("wooldridge", "countymurders")[names], "murders")
+
+
+def spending():
+    """Monthly spending by credit card; 0 without a card (Greene 2003)."""
+    return _arrays(_table("AER", "CreditCard").drop(columns="share"), "expenditure")
+
+
+def balance():
+    """Debt on a credit card in dollars; 0 of nearly a quarter of the holders."""
+    return _arrays(_table("ISLR", "Credit").drop(columns="ID"), "Balance")
+
+
+def earnings():
+    """Earnings of men in 1978, after those of 1974 and 1975 (Dehejia, Wahba 1999)."""
+    return _arrays(_table("DAAG", "nsw74psid1"), "re78")
+
+
+def houses():
+    """Prices of houses in Ames, Iowa, from some 70 descriptions (De Cock 2011)."""
+    table = _table("modeldata", "ames").dropna(axis="columns")
+    return _arrays(table, "Sale_Price")
+
+
+def rates():
+    """Average price per night of a booking in a hotel (Antonio et al. 2019)."""
+    codes = ["country", "agent", "company", "arrival_date"]
+    return _arrays(
+        _table("modeldata", "hotel_rates").drop(columns=codes), "avg_price_per_room"
+    )
+
+
+def checks():
+    """Seconds that CRAN needs to check a package of R."""
+    table = _table("modeldata", "check_times").drop(columns=["package", "status"])
+    return _arrays(table, "check_time")
+
+
+def spells():
+    """Fortnights without a job (McCall 1996)."""
+    ends = ["censor1", "censor2", "censor3", "censor4"]
+    return _arrays(_table("Ecdat", "UnempDur").drop(columns=ends), "spell")
+
+
+def alps():
+    """Rain of three days in Innsbruck, from eleven forecasts (Hamill et al. 2013)."""
+    return _arrays(_table("crch", "RainIbk"), "rain")
+
+
+def fat():
+    """Percentage of fat in meat, from the absorbance at 100 wavelengths."""
+    return _arrays(
+        _table("modeldata", "meats").drop(columns=["water", "protein"]), "fat"
+    )
+
+
+def heating():
+    """Heating value of biomass, from its chemical elements (Ghugare et al. 2014)."""
+    return _arrays(_table("modeldata", "biomass").drop(columns="sample"), "HHV")
+
+
+def stations():
+    """Number of stations that reported an earthquake near Fiji."""
+    return _arrays(_table("datasets", "quakes"), "stations")
+
+
 def pension():
     """Share of the employees who join a pension plan (Papke and Wooldridge 1996)."""
     names = ["prate", "mrate", "age", "sole", "totemp", "ltotemp"]
@@ -148,6 +243,9 @@ def ink():
 
 TUNED = (diabetes, concavity, rain, cars, recreation, medical, visits, hours, concrete)
 FRESH = (outpatient, tobacco, working, deliveries, carseats, diamonds)
+UNSEEN = (skips, ticks, citations, stays, murders, spending, balance, earnings)
+UNSEEN += (rates, checks, spells, alps, heating, stations)
+WIDE = (houses, fat)
 SHARES = (pension, clouds, meals, whites, votes, ink)
 
 

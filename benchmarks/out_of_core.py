@@ -19,7 +19,7 @@ import torch
 from numpy.lib.format import open_memmap
 from sklearn.base import clone
 
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 
 N_FEATURES = 10
 WRITTEN = 100_000  # rows at once
@@ -77,7 +77,7 @@ def measure(folder: Path, chunk: int) -> dict:
     # "c": writeable, as torch wants it, but what is written never reaches the file
     X, y = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in "Xy")
     params = {"batch_size": 1_000, "max_epochs": 1, "random_state": 0}
-    model = PositiveOutputRegressor(**params)
+    model = PositiveOutputRegressor(MLP, **params)
     clone(model).fit(X[:1_000], y[:1_000])  # loads what is loaded at the first use
     gc.collect()
     held, start = [], time.perf_counter()

@@ -8,8 +8,7 @@ import torch
 from sklearn.neural_network import MLPRegressor
 from torch import nn
 
-from sklpos import PositiveOutputRegressor
-from sklpos.nets.modules import MLP
+from sklpos import MLP, PositiveOutputRegressor
 
 LR = 0.01
 SMALL, DEEP = (10, 100, 1), (10, 64, 64, 1)
@@ -61,6 +60,7 @@ class Problem:
     def estimator(self, **params):
         """Ours; one epoch and no repair, unless `params` say otherwise."""
         defaults = {
+            "module": MLP,
             "module__hidden_layer_sizes": self.widths[1:-1],
             "batch_size": self.batch_size,
             "lr": LR,

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from benchmarks import datasets
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 
 NOTES = """\
 The quantiles 10, 50 and 90 % of the targets, by the recipe of *choose a strategy*: the
@@ -39,6 +39,7 @@ class Pinball(nn.L1Loss):
 def quantiles(X, y, X_test, seed, **params):
     """Return the quantiles of test rows."""
     model = PositiveOutputRegressor(
+        MLP,
         lower_bound=[None, 0, 0],
         strategy="activation",
         criterion=Pinball,

@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks import datasets
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 
 SETTINGS = {
     "augmented_lagrangian, constant": {"lr_schedule": None},
@@ -40,7 +40,7 @@ def evaluate(X, y, settings) -> tuple[float, float]:
             X, y, test_size=0.25, random_state=split
         )
         scaler = StandardScaler().fit(X_train)
-        model = PositiveOutputRegressor(random_state=0, **settings)
+        model = PositiveOutputRegressor(MLP, random_state=0, **settings)
         model.fit(scaler.transform(X_train), y_train)
         scores.append(model.score(scaler.transform(X_test), y_test))
         violations.append(model.kkt_.max_violation)

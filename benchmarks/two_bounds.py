@@ -2,10 +2,11 @@
 
 Six real data sets whose targets lie between 0 and 1. Of each set, 70 % are trained on,
 and the rest is the test. Inputs are standardised, and every model has its own defaults.
-All nets have one hidden layer of 100 units. The logit of y and beta regression cannot
-take targets of exactly 0 or 1: they get `(y (n - 1) + 1/2) / n` instead, as Smithson
-and Verkuilen (2006) advise. Beta regression is that of statsmodels, which is in none of
-the dependency groups; if it is not installed, beta regression is left out.
+The default is that of `PositiveOutputRegressor`; all other nets are `MLP`, with one
+hidden layer of 100 units. The logit of y and beta regression cannot take targets of
+exactly 0 or 1: they get `(y (n - 1) + 1/2) / n` instead, as Smithson and Verkuilen
+(2006) advise. Beta regression is that of statsmodels, which is in none of the
+dependency groups; if it is not installed, beta regression is left out.
 
 "Outside" is the share of the test predictions below 0 or above 1, and "mean ratio" the
 mean prediction divided by the mean target.
@@ -36,9 +37,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from benchmarks import datasets
-from benchmarks.league import markdown
 from benchmarks.quantiles import NOTES, coverage
-from sklpos import PositiveOutputRegressor
+from benchmarks.tables import markdown
+from sklpos import MLP, PositiveOutputRegressor
 
 FREE = {"lower_bound": None, "strategy": "unconstrained", "repair": None}
 UNIT = partial(nn.Hardtanh, 0.0, 1.0)  # features in [0, 1]
@@ -82,29 +83,35 @@ class BetaRegression(RegressorMixin, BaseEstimator):
 
 
 def two_bounds(seed, **params):
-    return PositiveOutputRegressor(upper_bound=1.0, random_state=seed, **params)
+    params = {"upper_bound": 1.0, "random_state": seed, **params}
+    return PositiveOutputRegressor(**params)
+
+
+def of_mlp(seed, **params):
+    return two_bounds(seed, module=MLP, **params)
 
 
 def free_net(seed):
-    return PositiveOutputRegressor(random_state=seed, **FREE)
+    return of_mlp(seed, upper_bound=None, **FREE)
 
 
 # name: a factory that takes a seed
 MODELS = {
     "free net": free_net,
     "free net, clipped": free_net,
-    "two bounds, repaired (default)": two_bounds,
-    "two bounds, repaired, no balance": partial(two_bounds, balance=False),
-    "two bounds, `nonnegative_weights`": partial(
-        two_bounds, strategy="nonnegative_weights", module__activation=UNIT
+    "two bounds, the default": two_bounds,
+    "two bounds, `MLP`, repaired": of_mlp,
+    "two bounds, `MLP`, repaired, no balance": partial(of_mlp, balance=False),
+    "two bounds, `MLP`, `nonnegative_weights`": partial(
+        of_mlp, strategy="nonnegative_weights", module__activation=UNIT
     ),
-    "two bounds, `nonnegative_weights`, 300 epochs": partial(
-        two_bounds,
+    "two bounds, `MLP`, `nonnegative_weights`, 300 epochs": partial(
+        of_mlp,
         strategy="nonnegative_weights",
         module__activation=UNIT,
         max_epochs=300,
     ),
-    "two bounds, `activation` (sigmoid)": partial(two_bounds, strategy="activation"),
+    "two bounds, `MLP`, `activation` (sigmoid)": partial(of_mlp, strategy="activation"),
     "free net on the logit of y": lambda seed: TransformedTargetRegressor(
         free_net(seed),
         func=lambda y: special.logit(inside(y)),

@@ -2,9 +2,10 @@
 Where the net goes below zero
 =============================
 
-A net with two inputs can be seen whole: the rain of a day in Seattle from its lowest
-and its highest temperature. The repair that ends ``fit`` makes every training day
-positive, and says nothing about the space between and around these days. ``certify``
+An ordinary net, here ``MLP``, with two inputs can be seen whole: the rain of a day in
+Seattle from its lowest and its highest temperature. The repair that ends ``fit`` makes
+every training day positive, and says nothing about the space between and around these
+days. (The default, ``Stack``, is positive for every input.) ``certify``
 finds out, in degrees: it proves that no prediction of a domain is negative, or shows
 an input where one is. ``enforce`` then makes the proof possible.
 """
@@ -31,7 +32,7 @@ y = weather["precipitation"].to_numpy()  # mm a day
 
 before = make_pipeline(
     StandardScaler(),
-    sklpos.PositiveOutputRegressor(lr=0.003, max_epochs=50, random_state=0),
+    sklpos.PositiveOutputRegressor(sklpos.MLP, lr=0.003, max_epochs=50, random_state=0),
 ).fit(X, y)
 print(f"smallest prediction for the {len(X)} training days: ", end="")
 print(f"{before.predict(X).min():.4f} mm")

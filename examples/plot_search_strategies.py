@@ -2,10 +2,12 @@
 The best strategy among the feasible ones
 =========================================
 
-A strategy is a hyper-parameter, and so is its ``alpha``: ``GridSearchCV`` can choose
-both. The error alone would choose a net that predicts negative rain, so the search
-scores the violation, too, and its ``refit`` takes the smallest error among the
-candidates that hold the bound on the held-out days.
+The default of ``PositiveOutputRegressor`` needs no search for a strategy, since it is
+positive for every input. With an ordinary net, here ``MLP``, the strategy is a
+hyper-parameter, and so is its ``alpha``: ``GridSearchCV`` can choose both. The error
+alone would choose a net that predicts negative rain, so the search scores the
+violation, too, and its ``refit`` takes the smallest error among the candidates that
+hold the bound on the held-out days.
 """
 
 # %%
@@ -19,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from vega_datasets import data
 
-from sklpos import STRATEGIES, PositiveOutputRegressor
+from sklpos import MLP, STRATEGIES, PositiveOutputRegressor
 from sklpos.metrics import SCORERS, best_feasible
 from sklpos.plotting import StrategyComparisonDisplay
 
@@ -37,7 +39,7 @@ without_alpha = [name for name in STRATEGIES if name not in with_alpha]
 search = GridSearchCV(
     make_pipeline(
         StandardScaler(),
-        PositiveOutputRegressor(lr=0.003, max_epochs=30, random_state=0),
+        PositiveOutputRegressor(MLP, lr=0.003, max_epochs=30, random_state=0),
     ),
     param_grid=[
         {STRATEGY: with_alpha, ALPHA: [0.3, 3.0, 30.0]},

@@ -14,17 +14,17 @@ from sklpos.estimator.checks import TrainingData, check_training_data
 from sklpos.estimator.endings import Ending, RepairPlan, hold_on_rows
 from sklpos.estimator.fit import (
     Fit,
-    data_range,
     evaluate,
     repair_plan,
     warn_of_divergence,
 )
-from sklpos.estimator.parameters import check_params
+from sklpos.estimator.parameters import check_params, resolve
+from sklpos.nets.bounded import data_range
 from sklpos.nets.rows import feature_source, predict_rows
 from sklpos.nets.stack import Stack
+from sklpos.repair.factor import scale_to_mean
 from sklpos.repair.head import objective_of_rows
 from sklpos.repair.objective import HeadObjective
-from sklpos.strategies.registry import make_strategy
 from sklpos.training.checkpoint import TrainingCheckpoint
 from sklpos.training.loop import gradients_on, train
 from sklpos.training.net import ConstrainedNet
@@ -93,30 +93,28 @@ def fit_data_parallel(
     A group of one, without a network:
 
     >>> import numpy as np, torch.distributed as dist
-    >>> from sklpos import PositiveOutputRegressor
+    >>> from sklpos import MLP, PositiveOutputRegressor
     >>> from sklpos.distributed import fit_data_parallel
     >>> X = np.linspace(-1, 1, 50).reshape(-1, 1)
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    >>> model = PositiveOutputRegressor(max_epochs=5, random_state=0)
+    >>> model = PositiveOutputRegressor(MLP, max_epochs=5, random_state=0)
     >>> model = fit_data_parallel(model, X, np.maximum(X.ravel(), 0))
     >>> dist.destroy_process_group()
     >>> bool(model.predict(X).min() >= 0)
     True
     """
-    _check_request(estimator)
     check_params(estimator)
+    _check_request(estimator)
     data = check_training_data(estimator, X, y, sample_weight, reset=True)
     # Validation divides weights by their maximum, which differs between processes.
     unit = 1.0 if sample_weight is None else float(np.max(sample_weight))
+    own = resolve(estimator, sum(gather(len(data.X))))
     with gradients_on():
-        net, rows, world = _new_net(estimator, data, unit)
-        epochs = estimator.max_epochs
-        callbacks = schedule_callbacks(
-            estimator.lr_schedule, estimator.callbacks, epochs
-        )
-        n_iter = train(net, rows, epochs, callbacks, world)
-        fit = evaluate(estimator, net, rows, data, n_iter)
-        fit = _finish(estimator, replace(fit, kkt=None), data, world)
+        net, rows, world = _new_net(own, data, unit)
+        callbacks = schedule_callbacks(own.lr_schedule, own.callbacks, own.max_epochs)
+        n_iter = train(net, rows, own.max_epochs, callbacks, world)
+        fit = evaluate(own, net, rows, data, n_iter)
+        fit = _finish(own, replace(fit, kkt=None), data, world)
     estimator.publish(fit, data)
     return estimator
 
@@ -134,13 +132,6 @@ def _check_request(estimator) -> None:
         callback = item[-1] if isinstance(item, tuple) else item
         if isinstance(callback, TrainingCheckpoint):
             raise ValueError("fit_data_parallel does not support TrainingCheckpoint.")
-    strategy = make_strategy(estimator.strategy, estimator.alpha)
-    if strategy.guarantee == "domain":
-        raise ValueError(
-            f"strategy={estimator.strategy!r} needs a domain of all rows, which no "
-            "process has; train with another strategy and enforce the bounds on the "
-            "domain afterwards."
-        )
 
 
 def _new_net(
@@ -163,6 +154,12 @@ def _new_net(
     # processes start with the same weights in the same unit.
     population = np.concatenate(y), np.concatenate(weights)
     net, rows = new_net(estimator, data, seeds[0], population)
+    if net.strategy_.guarantee == "domain":
+        raise ValueError(
+            f"strategy={estimator.strategy!r} needs a domain of all rows, which no "
+            "process has; train with another strategy and enforce the bounds on the "
+            "domain afterwards."
+        )
     if isinstance(net.plain_module_, Stack):
         raise ValueError(
             "module=Stack needs the quantiles of all rows, which no process has; use "
@@ -185,6 +182,13 @@ def _finish(estimator, fit: Fit, data: TrainingData, world: Processes) -> Fit:
     plan = repair_plan(estimator, fit.net)
     if plan.strategy.guarantee != "everywhere":
         ending = _repair(ending, data, world, plan, weights)
+    elif plan.scales:
+
+        def average(values):
+            means = gather(np.average(values, axis=0, weights=data.weight))
+            return np.average(means, axis=0, weights=weights)
+
+        ending = Ending(scale_to_mean(ending.model, data.X, data.y, average))
     return replace(fit, ending=ending, loss=loss)
 
 

@@ -16,7 +16,7 @@ from properties import (
     untouched_random_state,
 )
 
-from sklpos import STRATEGIES, PositiveOutputRegressor
+from sklpos import MLP, STRATEGIES, PositiveOutputRegressor
 
 HERE = Path(__file__).parent
 # helpers have no doctests, and one of them fits when it is imported
@@ -126,6 +126,7 @@ def small():
         defaults["weight_decay"] = 0.0  # bounds bite where nothing shrinks
         defaults["lr_schedule"] = None  # so that slices of training equal the whole
         if "module" not in params:
+            defaults["module"] = MLP
             defaults["module__hidden_layer_sizes"] = (8,)
         return PositiveOutputRegressor(**(defaults | params))
 

@@ -27,7 +27,10 @@ def make_problem():
 
 
 def make_constraint(strategy, y, **params) -> OutputConstraint:
-    params = {"lower_bound": LOWER_BOUND, "alpha": 1.5} | params
+    own = STRATEGIES[strategy] if isinstance(strategy, str) else strategy
+    # A weight without an effect warns.
+    weight = {"alpha": 1.5} if own.uses_alpha else {}
+    params = {"lower_bound": LOWER_BOUND} | weight | params
     return OutputConstraint(y, strategy=strategy, **params)
 
 

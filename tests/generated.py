@@ -16,7 +16,7 @@ from properties import assert_obeys
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 
-from sklpos import STRATEGIES, PositiveOutputRegressor
+from sklpos import MLP, STRATEGIES, PositiveOutputRegressor
 from sklpos.nets.arrays import without_torch
 
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -214,6 +214,7 @@ def _model(draw, bounds):
     needs_sigmoid = drawn["strategy"] == "nonnegative_weights" and bounds[1] is not None
     return PositiveOutputRegressor(
         **dict(zip(("lower_bound", "upper_bound"), bounds, strict=True)),
+        module=MLP,
         module__hidden_layer_sizes=(4,),
         module__activation="sigmoid" if needs_sigmoid else "relu",
         random_state=0,

@@ -13,7 +13,7 @@ from properties import training_state
 from skorch.callbacks import LRScheduler
 
 import sklpos.training.checkpoint
-from sklpos import PositiveOutputRegressor, TrainingCheckpoint
+from sklpos import MLP, PositiveOutputRegressor, TrainingCheckpoint
 
 EPOCHS = 45
 
@@ -24,6 +24,7 @@ def guarded(path, strategy, **params) -> PositiveOutputRegressor:
     defaults = {
         "callbacks": [TrainingCheckpoint(path, every=2), ("schedule", schedule)],
         "strategy": strategy,
+        "module": MLP,
         "module__hidden_layer_sizes": (8,),
         "module__dropout": 0.1,
         "early_stopping": True,
@@ -69,6 +70,7 @@ def unguarded(strategy, max_epochs=10**6) -> PositiveOutputRegressor:
     """Make a regressor whose fit does not end before somebody interrupts it."""
     return PositiveOutputRegressor(
         strategy=strategy,
+        module=MLP,
         module__hidden_layer_sizes=(8,),
         module__dropout=0.1,
         batch_size=8,

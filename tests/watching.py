@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback
 
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 
 N = 50
 COLUMNS = (
@@ -29,6 +29,7 @@ def make_data(seed=0, n=N, n_outputs=1):
 
 def regressor(*callbacks, **params):
     defaults = {
+        "module": MLP,
         "module__hidden_layer_sizes": (8,),
         "max_epochs": 4,
         "batch_size": 16,

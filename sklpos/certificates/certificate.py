@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sklpos.certificates.domains.shapes import Domain
+from sklpos.certificates.domains.shapes import All, Domain
 from sklpos.nets.warnings import warn_user
 
 Status = Literal["verified", "falsified", "unknown"]
@@ -65,6 +66,10 @@ class Certificate:
         What the proof takes for granted.
     rows_ : ndarray of str of shape (n_samples,) or None
         The status of each ball, if the domain consists of balls.
+    largest_input_ : float
+        Largest absolute value of a feature for which no sum can overflow, in any order
+        of summation; beyond it nothing is proved. Infinite where it is not known,
+        because a layer behind an output activation is not understood. Unit of X.
 
     Examples
     --------
@@ -95,6 +100,8 @@ class Certificate:
     numerical_slack_: NDArray
     assumptions_: tuple[str, ...]
     rows_: NDArray | None = None
+    # Certificates of earlier versions assume that nothing overflows.
+    largest_input_: float = math.inf
 
     lower_bound_ = _renamed("lower_bound_", "proved_min_")
     upper_bound_ = _renamed("upper_bound_", "attained_min_")
@@ -107,7 +114,7 @@ class Certificate:
         self.__dict__.update(_of_this_version(state))
 
     def __repr__(self) -> str:
-        lines = [f"Certificate: {self.status_} over {self.domain_!r}"]
+        lines = [f"Certificate: {self.status_} over {self.domain_!r}{self._up_to()}"]
         lines += [
             f"  every prediction {side.sign} {side.proved} (asked: {side.required}), "
             f"{side.extreme} seen {side.attained}"
@@ -133,7 +140,7 @@ class Certificate:
         -------
         str
         """
-        cells = {"domain": repr(self.domain_)}
+        cells = {"domain": f"{self.domain_!r}{self._up_to()}"}
         for side in self._sides():
             cells[f"proved: every prediction at {side.word}"] = side.proved
             cells[f"asked for, at {side.word}"] = side.required
@@ -165,6 +172,11 @@ class Certificate:
         if np.isfinite(most).any():
             sides.append(_Side("<=", "most", "largest", *map(_show, upper)))
         return sides
+
+    def _up_to(self) -> str:
+        """The end of an endless domain."""
+        endless = isinstance(self.domain_, All) and math.isfinite(self.largest_input_)
+        return f" up to a size of {self.largest_input_:.3g}" if endless else ""
 
     def _which_side(self) -> str:
         """Only worth saying where there are two."""

@@ -16,6 +16,7 @@ from sklpos.certificates.bounds.network import (
     read_network,
     refuse_hooks,
 )
+from sklpos.certificates.bounds.overflow import largest_input_of, overflow_assumption
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains.named import make_domain
 from sklpos.certificates.domains.shapes import Ball, Domain
@@ -218,7 +219,8 @@ def _certify(
         deadline=begun + time_limit,
         seed=seed,
     )
-    proof = Proof(model.predict, network, domain, goal)
+    largest = largest_input_of(model.module, model.inputs)
+    proof = Proof(model.predict, network, domain, goal, largest)
     run(proof, method)
     return proof.certificate(begun)
 
@@ -255,6 +257,7 @@ def _certify_output_activation(
     # The centre of an infinite box is NaN, hence nan_to_num.
     values = model.predict(np.nan_to_num(points))
     within = Bounds(lower, upper).mirrored() >= required.mirrored()
+    largest = largest_input_of(module, model.inputs)
     status = "verified" if within.all() else "unknown"
     return Certificate(
         status_=status,
@@ -271,6 +274,7 @@ def _certify_output_activation(
         n_boxes_=0,
         time_=time.monotonic() - begun,
         numerical_slack_=np.zeros_like(lower),
-        assumptions_=("no overflow",),
+        assumptions_=(overflow_assumption(largest),),
         rows_=np.full(len(region), status) if isinstance(domain, Ball) else None,
+        largest_input_=largest,
     )

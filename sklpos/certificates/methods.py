@@ -56,7 +56,9 @@ def _everywhere(proof: Proof) -> None:
     for size in _SEARCH_SIZES:
         high = torch.full((1, proof.network.n_features), size, dtype=torch.float64)
         proof.see(torch.stack([-high, high], dim=1), [0])
-        _attack_parts(proof, Region(-high, high), [0])
+        # Where the bounds are proved there is no counterexample to look for.
+        if not proof.finished:
+            _attack_parts(proof, Region(-high, high), [0])
 
 
 def _from_cheap_to_expensive(proof: Proof, method: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sklpos.certificates.bounds.crown import Interval
 from sklpos.certificates.bounds.network import Network
+from sklpos.certificates.bounds.overflow import largest_input, overflow_assumption
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains.regions import Region
 from sklpos.certificates.domains.shapes import Ball, Domain
@@ -30,7 +31,7 @@ ASSUMPTIONS = (
     "sums in the dtype of the module, in any order, with one rounding per operation "
     "(no TF32 or reduced-precision products)",
     "activations accurate to 8 units in the last place",
-    "no overflow, and nothing lost by underflow",
+    "nothing lost by underflow",
     "scalers before the module work in its dtype, or in a wider one",
 )
 
@@ -116,12 +117,15 @@ class Proof:
         Kept as that of the columns ``(f, -f)``.
     domain : Domain
     goal : Goal
+    largest_input : float, optional
+        See `Certificate`; by default that of the network.
     """
 
     predict: Predict
     network: Network
     domain: Domain
     goal: Goal
+    largest_input: float | None = None
     n_boxes: int = 0
     method: str = ""
     assumptions: tuple[str, ...] = ASSUMPTIONS
@@ -136,6 +140,8 @@ class Proof:
 
     def __post_init__(self):
         self.region = self.domain.region()
+        if self.largest_input is None:
+            self.largest_input = largest_input(self.network)
         self.network = self.network.mirrored()
         shape = len(self.region), self.network.n_outputs
         self.lower = np.full(shape, -np.inf)
@@ -240,6 +246,8 @@ class Proof:
 
     def certificate(self, begun: float) -> Certificate:
         """Certificate of what is known so far."""
+        largest = self.largest_input
+        self._withdraw_beyond(largest)
         # A value that was seen outweighs a proof, if they ever disagree.
         lost = (self.upper < self.goal.required).any(axis=1)
         held = (self.lower >= self.goal.required).all(axis=1)
@@ -264,14 +272,23 @@ class Proof:
             n_boxes_=self.n_boxes,
             time_=time.monotonic() - begun,
             numerical_slack_=self.rounding,
-            assumptions_=self.assumptions,
+            assumptions_=(overflow_assumption(largest), *self.assumptions),
             rows_=verdicts if isinstance(self.domain, Ball) else None,
+            largest_input_=largest,
         )
+
+    def _withdraw_beyond(self, largest: float) -> None:
+        """Take back what is proved of parts with inputs that may overflow."""
+        reach = torch.maximum(self.region.low.abs(), self.region.high.abs()).amax(1)
+        # All real inputs are meant up to this size.
+        beyond = ((reach > largest) & reach.isfinite()).numpy()
+        self.lower[beyond] = -np.inf
 
     def _worst(self) -> tuple[int, int]:
         """Part and column of the value that is farthest below its bound."""
-        # Nothing seen and nothing asked is inf - inf.
-        room = np.nan_to_num(self.upper - self.goal.required, nan=np.inf)
+        # Nothing seen, or an overflow, and nothing asked is inf - inf.
+        with np.errstate(invalid="ignore"):
+            room = np.nan_to_num(self.upper - self.goal.required, nan=np.inf)
         return np.unravel_index(room.argmin(), room.shape)
 
 

@@ -189,9 +189,9 @@ def make_constraints(
     """
     y = rows.train.y
     bounds = targets.scaled_bounds
+    # Several members may predict an output.
+    bounds = bounds.repeated(y.shape[1] // len(bounds))
     if isinstance(strategy, Architecture):
-        # Several members may predict an output.
-        bounds = bounds.repeated(y.shape[1] // len(bounds))
         columns = OutputColumns(bounds, torch.ones(len(bounds), dtype=y.dtype))
         return StrategyConstraint(strategy, -columns.violation(y), alpha, columns), None
     constraint = OutputConstraint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,13 @@ from sklearn.utils.validation import (
 )
 from skorch.callbacks import Callback
 
-from sklpos.nets.arrays import UNREADABLE, check_range, for_torch, naming, without_torch
+from sklpos.nets.arrays import (
+    UNREADABLE,
+    for_torch,
+    largest_size,
+    naming,
+    without_torch,
+)
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.warnings import warn_user
 
@@ -135,13 +142,40 @@ def check_inputs(estimator, X) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n_samples, n_features)
+
+    Raises
+    ------
+    ValueError
+        If X is not valid, or too large for the net.
     """
     if not is_valid_as_it_is(estimator, X):
-        with naming("X"):
+        # scikit-learn sums X up first: large numbers of both signs are inf - inf.
+        with naming("X"), np.errstate(invalid="ignore"):
             X = validate_data(estimator, without_torch(X), reset=False, dtype=_FLOATS)
         X = for_torch(X)
-    check_range(X, next(estimator.module_.parameters()).dtype)
+    estimator.fitted_.ending.check_size(X)
     return X
+
+
+def check_predictions(predictions: np.ndarray) -> None:
+    """Raise ValueError if sums of a module overflowed that is not understood.
+
+    Parameters
+    ----------
+    predictions : ndarray of shape (n_samples, n_outputs)
+
+    Raises
+    ------
+    ValueError
+        The message names the first row whose prediction is NaN.
+    """
+    # The largest of any numbers with a NaN is NaN.
+    if math.isnan(predictions.max()):
+        row = np.isnan(predictions).any(axis=1).argmax()
+        raise ValueError(
+            f"X[{row}] is predicted as NaN in {predictions.dtype}: a sum of the "
+            "module overflowed; correct this row or leave it out."
+        )
 
 
 def is_valid_as_it_is(estimator, X) -> bool:
@@ -151,10 +185,7 @@ def is_valid_as_it_is(estimator, X) -> bool:
     expected = X.ndim == 2 and len(X) and X.shape[1] == estimator.n_features_in_
     if not expected or X.dtype not in _FLOATS:
         return False
-    # Any NaN or infinity shows in the sum. A sum that overflows only costs the full
-    # validation.
-    with np.errstate(all="ignore"):
-        return for_torch(X) is X and bool(np.isfinite(X.sum()))
+    return for_torch(X) is X and math.isfinite(largest_size(X))
 
 
 def _check_rows(estimator, X, y, reset: bool) -> tuple[np.ndarray, np.ndarray, dict]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sklpos.certificates.bounds.overflow import largest_input_of
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains.shapes import Domain
+from sklpos.nets.arrays import check_range
 from sklpos.nets.bounded import BoundedModel
 from sklpos.repair.head import repair_on_rows
 from sklpos.repair.objective import HeadObjective
@@ -49,6 +52,29 @@ class Ending:
     objective: HeadObjective | None = None
     kept: NDArray | None = None
 
+    @cached_property
+    def largest_input(self) -> float:
+        """Largest size of a feature for which no sum of the model can overflow.
+
+        Infinite if a layer is not understood.
+        """
+        return largest_input_of(self.model.module)
+
+    def check_size(self, X: NDArray) -> None:
+        """Raise ValueError if rows are so large that sums of the model may overflow.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+
+        Raises
+        ------
+        ValueError
+            The message names the first of them.
+        """
+        dtype = next(self.model.module.parameters()).dtype
+        check_range(X, dtype, self.largest_input)
+
 
 @dataclass(frozen=True)
 class RepairPlan:
@@ -62,14 +88,16 @@ class RepairPlan:
         Whether the head is repaired at all after training.
     balance : bool
         Whether the mean prediction is kept at the mean target.
-    scale : bool
-        Whether one factor does so, as the head must keep the sign of its weights.
     """
 
     strategy: ConstraintStrategy
     repair: bool = True
     balance: bool = True
-    scale: bool = False
+
+    @property
+    def scales(self) -> bool:
+        """Whether one factor on the head keeps the mean, instead of a repair."""
+        return self.balance and self.strategy.keeps_signs
 
 
 def hold_on_rows(

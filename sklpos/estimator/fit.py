@@ -14,15 +14,14 @@ from sklpos.estimator.endings import Ending, RepairPlan
 from sklpos.estimator.net_params import built_in_params
 from sklpos.estimator.repairs import Request, enforce_bound, finish_head
 from sklpos.estimator.row_summary import RowSummary, summarise_pair
-from sklpos.nets.bounded import BoundedModel
+from sklpos.nets.bounded import BoundedModel, data_range
 from sklpos.nets.rows import predict_rows
-from sklpos.nets.stack import Stack
 from sklpos.nets.warnings import warn_user
 from sklpos.repair.summary import warn_of_error
 from sklpos.training.kkt import KKTResiduals, evaluate_training_state
-from sklpos.training.members import weigh_members
+from sklpos.training.members import mixed_by_members, weigh_members
 from sklpos.training.net import ConstrainedNet
-from sklpos.training.product import make_product, product_head
+from sklpos.training.product import make_product
 from sklpos.training.rows import TrainingRows
 
 # Loss in variances of y; a constant has about 1.
@@ -101,9 +100,10 @@ def trained_model(net: ConstrainedNet, input_range: NDArray) -> BoundedModel:
     -------
     BoundedModel
     """
+    module, head = make_product(net)
     return BoundedModel(
-        make_product(net),
-        head=product_head(net),
+        module,
+        head=head,
         bounds=net.targets.bounds,
         scale=net.targets.scale,
         input_range=input_range,
@@ -139,8 +139,7 @@ def evaluate(
     """
     multiplier, loss, kkt = evaluate_training_state(net, rows.train)
     weigh_members(net, rows.train)
-    # Several members may predict an output.
-    multiplier = multiplier.reshape(len(multiplier), -1, data.y.shape[1]).mean(axis=1)
+    multiplier = mixed_by_members(net, multiplier)
     # Rows of weight 0 and rows held out have no constraint, hence multiplier 0.
     multipliers = np.zeros((data.n_samples, data.y.shape[1]))
     multipliers[rows.index] = multiplier * net.targets.scale
@@ -171,10 +170,17 @@ def finish(estimator, fit: Fit, data: TrainingData) -> Fit:
     Returns
     -------
     Fit
+
+    Raises
+    ------
+    ValueError
+        If rows are so large that sums of the net may overflow.
     """
     warn_of_divergence(fit.loss, estimator.lr)
     trained = fit.ending.model
     ending = finish_head(trained, data, repair_plan(estimator, fit.net))
+    # `predict` would refuse such rows, so a fit must.
+    ending.check_size(data.X)
     pair = predict_rows(ending.model.module, data.X), None
     if ending.repair is not None:
         pair = predict_rows(trained.module, data.X), pair[0]
@@ -231,12 +237,15 @@ def repair_plan(estimator, net: ConstrainedNet) -> RepairPlan:
         net.strategy_,
         repair=estimator.repair is not None,
         balance=estimator.balance,
-        scale=estimator.balance and isinstance(net.plain_module_, Stack),
     )
 
 
 def preview(data: TrainingData, net: ConstrainedNet) -> dict[str, Any]:
     """Attributes of an estimator as if its fit ended now, without a repair.
+
+    The members of a `Stack` are weighed, and its mean is made exact, at the end of a
+    fit only. Until then, the kinds of members count the same, or as they did at the
+    end of the fit that a warm start continues.
 
     Parameters
     ----------
@@ -277,20 +286,3 @@ def warn_of_divergence(loss: float, lr: float) -> None:
             "standardise X.",
             ConvergenceWarning,
         )
-
-
-def data_range(X: NDArray, known: NDArray | None = None) -> NDArray:
-    """Smallest and largest value of each feature, over earlier rows as well.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-    known : ndarray of shape (2, n_features), optional
-        The range of earlier rows.
-
-    Returns
-    -------
-    ndarray of shape (2, n_features)
-    """
-    rows = X if known is None else np.vstack([X, known])
-    return np.stack([rows.min(axis=0), rows.max(axis=0)]).astype(np.float64)

@@ -13,7 +13,7 @@ from sklpos.nets.head import check_output, find_head, trace
 from sklpos.nets.modules import make_module
 from sklpos.nets.stack import Stack
 from sklpos.nets.units import TargetScale
-from sklpos.strategies.architecture import Architecture, NonnegativeWeights
+from sklpos.strategies.architecture import Architecture
 from sklpos.training.randomness import borrowed_generator, derive_seed
 
 
@@ -38,7 +38,7 @@ def new_module(estimator, data: TrainingData, example: Tensor, seed: int) -> nn.
         If it has no weights that can be trained.
     """
     with borrowed_generator(derive_seed(seed, 2)):
-        module = _made_module(estimator, data).to(example.dtype)
+        module = _made_module(estimator, data, example).to(example.dtype)
         # Lazy layers draw their weights in this call, so it needs the seed, too.
         trace(module, example)
     if not any(weight.requires_grad for weight in module.parameters()):
@@ -48,7 +48,7 @@ def new_module(estimator, data: TrainingData, example: Tensor, seed: int) -> nn.
     return module
 
 
-def _made_module(estimator, data: TrainingData) -> nn.Module:
+def _made_module(estimator, data: TrainingData, example: Tensor) -> nn.Module:
     kwargs = net_params_for(estimator, "module")
     if isinstance(estimator.module, Stack):
         raise ValueError(
@@ -72,7 +72,8 @@ def _made_module(estimator, data: TrainingData) -> nn.Module:
         estimator.module,
         n_features_in=data.X.shape[1],
         n_outputs=data.y.shape[1],
-        X=data.X,
+        # What the net will see: rounding may make a constant of a feature.
+        X=data.X.astype(example.numpy().dtype, copy=False),
         sample_weight=data.weight,
         **kwargs,
     )
@@ -94,11 +95,6 @@ def head_of(module, example: Tensor, n_outputs: int, strategy) -> str | None:
         Dotted name of the last ``nn.Linear``; None for a `Stack`, which has several.
     """
     if isinstance(module, Stack):
-        if not isinstance(strategy, NonnegativeWeights):
-            raise ValueError(
-                "module=Stack is for strategy='nonnegative_weights'; use module=MLP "
-                f"with strategy={strategy!r}."
-            )
         return None
     if strategy.needs_head:
         return find_head(module, example, n_outputs)
@@ -133,16 +129,19 @@ def start_module(
     """
     bounds = targets.scaled_bounds
     architecture = strategy if isinstance(strategy, Architecture) else None
+    # 0 is the mean of the scaled targets.
+    start = torch.zeros(len(bounds), dtype=example.dtype)
+    if architecture is not None:
+        start.copy_(architecture.initial_bias(bounds))
+    if isinstance(module, Stack):
+        module.start(start)
     linear = None if head is None else module.get_submodule(head)
     pretrained = isinstance(estimator.module, nn.Module)
     if linear is not None and pretrained and strategy.needs_head:
         # A pretrained head predicts in the unit of y, but training is in scaled units.
         targets.unfold(linear)
     elif linear is not None and not pretrained and linear.bias is not None:
-        # 0 is the mean of the scaled targets.
-        linear.bias.zero_()
-        if architecture is not None:
-            linear.bias.copy_(architecture.initial_bias(bounds))
+        linear.bias.copy_(start)
     if architecture is None:
         return module
     return architecture.wrap(module, head, X=example, bounds=bounds)

@@ -12,7 +12,6 @@ from torch import nn
 
 from sklpos.estimator.checks import check_callbacks
 from sklpos.estimator.parameters import BUILT_IN, net_params, net_params_for
-from sklpos.nets.stack import Stack
 from sklpos.training.callbacks import private_copy
 from sklpos.training.decay import NoiseScaledDecay
 
@@ -104,8 +103,8 @@ def _decays_by_default(estimator) -> bool:
 def _decays_by_noise(estimator, module: nn.Module) -> bool:
     return (
         _decays_by_default(estimator)
-        # It has a decay of its own for each kind of members.
-        and not isinstance(module, Stack)
+        # A module may know a decay for each part of it.
+        and not hasattr(module, "param_groups")
         and estimator.criterion is nn.MSELoss
         and not isinstance(estimator.module, nn.Module)
     )
@@ -113,7 +112,7 @@ def _decays_by_noise(estimator, module: nn.Module) -> bool:
 
 def _decay_params(estimator, module: nn.Module) -> dict[str, Any]:
     """Parameters of the net for ``weight_decay``; refuse one that is given twice."""
-    if isinstance(module, Stack) and _decays_by_default(estimator):
+    if hasattr(module, "param_groups") and _decays_by_default(estimator):
         return {"optimizer__param_groups": module.param_groups}
     if _decays_by_noise(estimator, module):
         # A bias carries the mean, which noise is no reason to shrink.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 from sklearn.utils._param_validation import (
     Interval,
@@ -11,6 +12,10 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
+
+from sklpos.nets.modules import TrainingDefaults
+
+Estimator = TypeVar("Estimator")
 
 #: Parameters of skorch's net start with one of these and two underscores.
 PREFIXES = (
@@ -44,12 +49,19 @@ PARAMETERS: dict[str, tuple[list | str, str]] = {
     "balance": (["boolean"], ""),
     "criterion": ([callable], "built in"),
     "optimizer": ([callable], ""),
-    "lr": ([_POSITIVE], "live"),
+    "lr": ([_POSITIVE, StrOptions({"auto"})], "live"),
     "lr_schedule": ([StrOptions({"cosine"}), None], ""),
     "weight_decay": ([_NON_NEGATIVE, StrOptions({"auto"})], "built in"),
-    "max_epochs": ([Interval(Integral, 0, None, closed="left")], "live"),
+    "max_epochs": (
+        [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+        "live",
+    ),
     "batch_size": (
-        [Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})],
+        [
+            Interval(Integral, 1, None, closed="left"),
+            Options(Integral, {-1}),
+            StrOptions({"auto"}),
+        ],
         "live",
     ),
     "early_stopping": (["boolean"], "built in"),
@@ -109,6 +121,28 @@ def check_names(params: dict[str, Any], owner: str) -> None:
         )
 
 
+def check_strategy_params(params: dict[str, Any], strategy: object) -> None:
+    """Refuse parameters of a strategy that is given by its name.
+
+    Parameters
+    ----------
+    params : dict
+        What `set_params` was given.
+    strategy : str or ConstraintStrategy
+
+    Raises
+    ------
+    ValueError
+    """
+    name = next((name for name in params if name.startswith("strategy__")), None)
+    if name is not None and isinstance(strategy, str):
+        raise ValueError(
+            f"{name} needs strategy to be an instance, such as "
+            "sklpos.strategies.AugmentedLagrangian(), but it is the name "
+            f"{strategy!r}."
+        )
+
+
 def check_params(estimator) -> None:
     """Refuse invalid parameter values.
 
@@ -128,6 +162,38 @@ def check_params(estimator) -> None:
     constraints = {name: valid for name, (valid, _) in PARAMETERS.items()}
     checked = {name: value for name, value in params.items() if name in constraints}
     validate_parameter_constraints(constraints, checked, type(estimator).__name__)
+
+
+def resolve(estimator: Estimator, n_samples: int) -> Estimator:
+    """Copy an estimator, with what ``"auto"`` means for its module and data.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+    n_samples : int
+        Training rows.
+
+    Returns
+    -------
+    PositiveOutputRegressor
+    """
+    defaults = TrainingDefaults.of(estimator.module, n_samples)
+    size = estimator.batch_size
+    size = {-1: n_samples, "auto": defaults.batch_size}.get(size, size)
+    meant = {
+        "strategy": defaults.strategy,
+        "lr": defaults.lr,
+        "batch_size": defaults.batch_size,
+        "max_epochs": defaults.max_epochs(math.ceil(n_samples / size)),
+    }
+    # Not `copy.copy`: a warm start compares the very objects that were given. Nor by
+    # the constructor: that of a subclass may have other parameters.
+    resolved = object.__new__(type(estimator))
+    vars(resolved).update(vars(estimator))
+    for name, value in meant.items():
+        if getattr(estimator, name) == "auto":
+            setattr(resolved, name, value)
+    return resolved
 
 
 def net_params(estimator) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
+import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
@@ -117,8 +119,9 @@ def _repair_further(
 
 def _keep_head(model: BoundedModel, data: TrainingData, plan: RepairPlan) -> Ending:
     """End a fit whose model obeys its bounds by construction."""
-    if plan.scale:
-        model = scale_to_mean(model, data.X, data.y, data.weight)
+    if plan.scales:
+        average = partial(np.average, axis=0, weights=data.weight)
+        model = scale_to_mean(model, data.X, data.y, average)
     return Ending(model)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -140,10 +141,10 @@ def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Rep
     --------
     >>> import sklpos
     >>> X = np.linspace(-1, 1, 50).reshape(-1, 1)
-    >>> model = sklpos.PositiveOutputRegressor(max_epochs=20, random_state=0)
+    >>> model = sklpos.PositiveOutputRegressor(random_state=0)
     >>> found = report(model.fit(X, np.maximum(X.ravel(), 0)))
-    >>> found.promise_
-    'the training rows, by the repair'
+    >>> found.guarantee_
+    'everywhere'
     """
     regressor = fitted_regressor(model)[1]
     if y is not None and X is None:
@@ -167,7 +168,10 @@ def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Rep
 def _promise(regressor) -> str:
     # The strongest promise first.
     if regressor.strategy_.guarantee == "everywhere":
-        return "any finite input, by construction"
+        largest = regressor.fitted_.ending.largest_input
+        if math.isinf(largest):
+            return "any input without an overflow, by construction"
+        return f"any input up to a size of {largest:.3g}, by construction"
     if regressor.certificate_:
         return f"any input of {regressor.certificate_.domain_!r}, proved"
     if regressor.repair_ is None:

@@ -2,7 +2,8 @@
 
 Both take the data in its own unit and predict in the unit of y: scalers before the net
 are folded into its first layer. Another runtime rounds differently, so a prediction on
-a bound may end up beyond it by that rounding.
+a bound may end up beyond it by that rounding. Inputs are not checked: rows that
+`predict` refuses, because sums could overflow, may be predicted as NaN.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ def to_torch(model: Any) -> nn.Sequential:
     Examples
     --------
     >>> from sklearn.preprocessing import StandardScaler
-    >>> from sklpos import PositiveOutputRegressor
+    >>> from sklpos import MLP, PositiveOutputRegressor
     >>> X = torch.arange(20.0).reshape(-1, 1).numpy()
     >>> net = PositiveOutputRegressor(
-    ...     module__hidden_layer_sizes=4, max_epochs=20, random_state=0
+    ...     MLP, module__hidden_layer_sizes=4, max_epochs=20, random_state=0
     ... )
     >>> to_torch(make_pipeline(StandardScaler(), net).fit(X, X.ravel()))
     Sequential(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,29 +49,52 @@ def naming(name: str) -> Iterator[None]:
         raise kind(f"{name}: {error}") from error
 
 
-def check_range(X: NDArray, dtype: torch.dtype) -> None:
-    """Raise ValueError if X is beyond the range of a dtype.
+def check_range(X: NDArray, dtype: torch.dtype, largest: float = math.inf) -> None:
+    """Raise ValueError if X is too large for a net.
 
     Parameters
     ----------
-    X : ndarray
+    X : ndarray of shape (n_samples, n_features)
     dtype : torch.dtype
         That of the net.
+    largest : float, default=inf
+        Largest size of a feature for which no sum of the net can overflow.
 
     Raises
     ------
     ValueError
+        The message names the first row that is too large.
     """
-    # A type that is no wider holds nothing that the net's dtype cannot.
-    if X.dtype.itemsize <= dtype.itemsize:
+    most = torch.finfo(dtype).max
+    size = largest_size(X)
+    if size <= min(largest, most):
         return
-    # Both ends and not abs(), which would copy X.
-    if (size := float(max(X.max(), -X.min()))) > torch.finfo(dtype).max:
-        name = str(dtype).removeprefix("torch.")
+    name = str(dtype).removeprefix("torch.")
+    if size > most:
         raise ValueError(
             f"X has a size of {size:.3g}, which {name} does not hold; standardise X, "
             "or use dtype='float64'."
         )
+    row, column = np.argwhere(np.abs(X) > largest)[0]
+    raise ValueError(
+        f"X[{row}, {column}]={X[row, column]:.3g} is too large: in {name} sums of this "
+        f"model may overflow beyond {largest:.3g}; correct this row or leave it out."
+    )
+
+
+def largest_size(X: NDArray) -> float:
+    """Largest absolute value of an array; NaN if it holds any.
+
+    Parameters
+    ----------
+    X : ndarray
+
+    Returns
+    -------
+    float
+    """
+    # Both ends and not abs(), which would copy X. A NaN goes first, or max() drops it.
+    return float(max(X.max(), -X.min()))
 
 
 def without_torch(values: ArrayLike) -> ArrayLike:

@@ -120,3 +120,20 @@ def _(model: nn.Module) -> BoundedModel:
 @as_bounded_model.register
 def _(model: BoundedModel) -> BoundedModel:
     return model
+
+
+def data_range(X: NDArray, known: NDArray | None = None) -> NDArray:
+    """Smallest and largest value of each feature, over earlier rows as well.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+    known : ndarray of shape (2, n_features), optional
+        The range of earlier rows.
+
+    Returns
+    -------
+    ndarray of shape (2, n_features)
+    """
+    rows = X if known is None else np.vstack([X, known])
+    return np.stack([rows.min(axis=0), rows.max(axis=0)]).astype(np.float64)

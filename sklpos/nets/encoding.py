@@ -12,28 +12,44 @@ from torch import Tensor, nn
 # Least width of an interval, as a share of its larger end. float32 rounds both, so a
 # position inside of a narrower interval would be wrong by more than 2e-4 of it.
 _LEAST_WIDTH = 2.0**-11
+# float32 does not hold the reciprocals of smaller numbers with some room.
+_SMALLEST = 2.0**-100
 # Rounding of the sum of the weights, when a quantile falls on the edge of a row.
 _TIE = 1e-9
+# Fewer intervals say little more than the feature itself.
+_FEWEST_INTERVALS = 4
 # Rows per pass, so that memory does not grow with the data.
 _CHUNK_SIZE = 4096
 
 
 class Encoding(nn.Module):
-    """Encoded inputs ``relu(shift + sign * relu(slope * x + offset)) - centre``.
+    """Position of a row in each interval between knots, minus the mean of the rows.
 
-    Each unit reads one column. Both layers are plain, so the product of a fit computes
-    the same with ``nn.Linear`` and ``nn.ReLU``. The position in an interval,
-    ``u = (x - low) / (high - low)`` clipped to [0, 1], is ``relu(1 - relu(1 - u))``,
-    which stays exact where ``relu(x - low) - relu(x - high)`` would be the difference
-    of two large numbers.
+    The position is ``(x - low) / (high - low)``, clipped to [0, 1]. So the product of a
+    fit computes the same with ``nn.Linear`` and ``nn.Hardtanh(0, 1)``, and it stays
+    exact where ``relu(x - low) - relu(x - high)`` would be the difference of two large
+    numbers.
 
     Parameters
     ----------
-    column : ndarray of int of shape (n_units,)
-    slope, offset, sign, shift : ndarray of shape (n_units,)
+    knots : list of ndarray
+        Ends of the intervals of each column, increasing.
     X : torch.Tensor of shape (n_samples, n_features)
-        Training rows; the encoding has mean 0 on them.
+        Training rows; the encoding has mean 0 on them. float64.
     weight : torch.Tensor of shape (n_samples,)
+    shrinks : bool, default=False
+        Whether columns of two values count less if one of them is rare.
+
+    Attributes
+    ----------
+    passed : torch.Tensor of shape (n_passed,)
+        Columns that say more than their position: all but those of two values.
+    column : torch.Tensor of shape (n_intervals,)
+        Which column a unit reads.
+    slope, offset : torch.Tensor of shape (n_intervals,)
+        The position is ``slope * x + offset`` before it is clipped.
+    height, centre : torch.Tensor of shape (n_intervals,)
+        Factor of the position, and the mean of the rows after it.
 
     References
     ----------
@@ -43,23 +59,37 @@ class Encoding(nn.Module):
     Examples
     --------
     >>> X = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64)
-    >>> encoding = Encoding.of_intervals(X, torch.ones(3), n_intervals=2)
+    >>> encoding = Encoding([np.array([0.0, 1.0, 3.0])], X, torch.ones(3))
     >>> (encoding(X) + encoding.centre).tolist()
     [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
     """
 
-    def __init__(self, column, slope, offset, sign, shift, X: Tensor, weight: Tensor):
+    def __init__(
+        self, knots: list[NDArray], X: Tensor, weight: Tensor, *, shrinks: bool = False
+    ):
         super().__init__()
-        self.register_buffer("column", torch.as_tensor(column))
-        values = {"slope": slope, "offset": offset, "sign": sign, "shift": shift}
-        for name, value in values.items():
-            self.register_buffer(name, torch.as_tensor(value).to(X))
-        self.register_buffer("centre", self.shift.new_zeros(len(self.column)))
-        self.centre += weighted_mean(self, X, weight)
+        sizes = torch.tensor([len(own) - 1 for own in knots])
+        columns = torch.arange(len(knots))
+        self.register_buffer("passed", columns[sizes != 1])
+        self.register_buffer("column", columns.repeat_interleave(sizes))
+        low = torch.as_tensor(np.concatenate([own[:-1] for own in knots]))
+        width = torch.as_tensor(np.concatenate([np.diff(own) for own in knots]))
+        self.register_buffer("slope", 1 / width)
+        self.register_buffer("offset", -low / width)
+        self.register_buffer("height", torch.ones_like(low))
+        self.register_buffer("centre", torch.zeros_like(low))
+        mean = weighted_mean(self, X, weight)
+        if shrinks:
+            share = mean.clamp(0, 1)
+            rare = 2 * (share * (1 - share)).sqrt()
+            self.height = torch.where(sizes[self.column] == 1, rare, 1.0)
+        self.centre = self.height * mean
 
     @classmethod
-    def of_intervals(cls, X: Tensor, weight: Tensor, n_intervals: int) -> Encoding:
-        """Position in each interval between quantiles of a column.
+    def of_rows(
+        cls, X: Tensor, weight: Tensor, n_intervals: int, most: int, *, shrinks: bool
+    ) -> Encoding:
+        """Intervals between quantiles of the rows.
 
         Parameters
         ----------
@@ -67,50 +97,40 @@ class Encoding(nn.Module):
             float64.
         weight : torch.Tensor of shape (n_samples,)
         n_intervals : int
-            Largest number per column. Few distinct values give fewer.
+            Largest number per column; few distinct values give fewer.
+        most : int
+            Largest number of all columns; distinct rows are a limit, too. To keep it,
+            each column has fewer, and none if that were fewer than 4.
+        shrinks : bool
 
         Returns
         -------
         Encoding
         """
-        shares = weight.double().numpy() / float(weight.sum())
-        knots = [quantile_knots(x, shares, n_intervals) for x in X.numpy().T]
-        column = np.repeat(np.arange(len(knots)), [len(own) - 1 for own in knots])
-        low = np.concatenate([own[:-1] for own in knots])
-        width = np.concatenate([np.diff(own) for own in knots])
-        ones = np.ones(len(low))
-        return cls(column, -1 / width, 1 + low / width, -ones, ones, X, weight)
+        shares = weight.numpy() / float(weight.sum())
 
-    @classmethod
-    def of_ends(cls, X: Tensor, weight: Tensor) -> Encoding:
-        """Distances of each column from its lowest and its highest value.
+        def knots(number: int) -> list[NDArray]:
+            return [quantile_knots(x, shares, number) for x in X.numpy().T]
 
-        With weights of one sign behind them, a model can fall as well as rise.
-
-        Parameters
-        ----------
-        X : torch.Tensor of shape (n_samples, n_features)
-            float64.
-        weight : torch.Tensor of shape (n_samples,)
-
-        Returns
-        -------
-        Encoding
-        """
-        lowest, highest = X.amin(0).numpy(), X.amax(0).numpy()
-        columns = np.tile(np.arange(len(lowest)), 2)
-        ones = np.ones(len(lowest))
-        slope = np.concatenate([ones, -ones])
-        offset = np.concatenate([-lowest, highest])
-        return cls(columns, slope, offset, np.tile(ones, 2), 0 * slope, X, weight)
+        most = count_distinct(X.numpy(), most)
+        found = knots(n_intervals)
+        sizes = np.array([len(own) - 1 for own in found])
+        numbers = range(n_intervals + 1)
+        fewer = max(n for n in numbers if np.minimum(sizes, n).sum() <= most)
+        if fewer < n_intervals:
+            found = knots(fewer if fewer >= _FEWEST_INTERVALS else 0)
+        return cls(found, X, weight, shrinks=shrinks)
 
     def __len__(self) -> int:
         return len(self.column)
 
     def forward(self, X: Tensor) -> Tensor:
-        """Map (n_samples, n_features) to (n_samples, n_units)."""
-        inner = torch.addcmul(self.offset, X[:, self.column], self.slope).relu()
-        return torch.addcmul(self.shift, inner, self.sign).relu() - self.centre
+        """Map (n_samples, n_features) to (n_samples, n_intervals)."""
+        position = torch.addcmul(
+            self.offset, X.index_select(1, self.column), self.slope
+        )
+        # In place, because new memory takes longer than the arithmetic.
+        return position.clamp_(0, 1).mul_(self.height) - self.centre
 
 
 def quantile_knots(x: NDArray, shares: NDArray, n_intervals: int) -> NDArray:
@@ -124,6 +144,7 @@ def quantile_knots(x: NDArray, shares: NDArray, n_intervals: int) -> NDArray:
     shares : ndarray of shape (n_samples,)
         Weights; their sum is 1.
     n_intervals : int
+        0 yields a single knot.
 
     Returns
     -------
@@ -142,7 +163,8 @@ def quantile_knots(x: NDArray, shares: NDArray, n_intervals: int) -> NDArray:
     first, *others = np.unique(x[order][index])
     knots = [first]
     for knot in others:
-        if knot - knots[-1] > _LEAST_WIDTH * max(abs(knot), abs(knots[-1])):
+        size = max(abs(knot), abs(knots[-1]))
+        if knot - knots[-1] > max(_LEAST_WIDTH * size, _SMALLEST):
             knots.append(knot)
     return np.array(knots)
 
@@ -167,3 +189,50 @@ def weighted_mean(
     shares = (weight / weight.sum()).to(X)
     parts = zip(X.split(_CHUNK_SIZE), shares.split(_CHUNK_SIZE), strict=True)
     return sum(own @ function(rows) for rows, own in parts)
+
+
+def standardisation(X: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Lowest value, mean and reciprocal standard deviation of each feature.
+
+    Parameters
+    ----------
+    X : torch.Tensor of shape (n_samples, n_features)
+    weight : torch.Tensor of shape (n_samples,)
+
+    Returns
+    -------
+    dict
+        ``lowest``, ``centre`` and ``gain``, of shape (n_features,); the gain of a
+        constant is 1. So is that of a feature that varies by less than 1e-30.
+    """
+    lowest, highest = X.amin(0), X.amax(0)
+    centre = weighted_mean(lambda rows: rows, X, weight)
+    # In shares of the range, because squares of large numbers overflow.
+    reach = torch.where(highest > lowest, highest - lowest, 1.0)
+    share = weighted_mean(lambda rows: ((rows - centre) / reach) ** 2, X, weight).sqrt()
+    # A constant may differ from its mean, which is rounded.
+    varies = (highest > lowest) & (share * reach > _SMALLEST)
+    gain = torch.where(varies, 1 / share / reach, 1.0)
+    return {"lowest": lowest, "centre": centre, "gain": gain}
+
+
+def count_distinct(X: NDArray, most: int) -> int:
+    """Count distinct rows, but no further than to a number.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+    most : int
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> count_distinct(np.array([[1.0], [2.0], [1.0]]), most=10)
+    2
+    """
+    # A part of many rows is nearly always enough, and takes a fraction of the time.
+    part = len(np.unique(X[: 4 * most], axis=0))
+    return most if part >= most else min(most, len(np.unique(X, axis=0)))

@@ -145,8 +145,8 @@ def check_features(
         raise ValueError(
             "strategy='nonnegative_weights' with both bounds needs features in [0, 1]: "
             "put nn.Hardtanh(0, 1), nn.Sigmoid or nn.Hardsigmoid before the last "
-            "nn.Linear; the default module does so if you pass "
-            "module__activation=functools.partial(nn.Hardtanh, 0, 1)."
+            "nn.Linear, as module=MLP, "
+            "module__activation=functools.partial(nn.Hardtanh, 0, 1) does."
         )
     if not low >= 0:
         raise ValueError(

@@ -3,57 +3,95 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import nnls
+from scipy.optimize import LinearConstraint, minimize
 from torch import Tensor, nn
 
 from sklpos.nets.stack import Stack
 
-# Errors that all kinds make count less beyond this many standard deviations of y.
+# Errors that some kind makes count less beyond this many standard deviations of y.
 _REACH = 3.0
-# Weight of the condition that shares sum up to 1, in rows of that size.
-_STIFFNESS = 10.0
+# A gain of the loss at which the search for shares ends; they are rough with scipy's
+# default of 1e-6.
+_TOLERANCE = 1e-14
 
 
-def convex_shares(predictions: NDArray, y: NDArray, weight: NDArray) -> NDArray:
-    """Shares of several predictions in their mix, by non-negative least squares.
+def convex_shares(
+    predictions: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Shares of several predictions for which the loss of their mix is smallest.
 
-    Rows that all predictions miss by more than 3 standard deviations count less.
+    Rows that a prediction misses by more than 3 standard deviations count less.
 
     Parameters
     ----------
-    predictions : ndarray of shape (n_samples, n_kinds)
-    y : ndarray of shape (n_samples,)
-    weight : ndarray of shape (n_samples,)
+    predictions : torch.Tensor of shape (n_samples, n_kinds, n_outputs)
+        float64.
+    y : torch.Tensor of shape (n_samples, n_outputs)
+    weight : torch.Tensor of shape (n_samples, 1)
         Positive.
+    loss : callable
+        Maps predictions and targets of shape (n_samples, n_outputs) to losses of the
+        same shape, differentiably.
 
     Returns
     -------
-    ndarray of shape (n_kinds,)
-        At least 0, with sum 1.
+    torch.Tensor of shape (n_outputs, n_kinds)
+        At least 0; the sum of each row is 1.
 
     Examples
     --------
-    >>> y = np.array([0.0, 1.0, 2.0])
-    >>> shares = convex_shares(np.column_stack([y, 2 - y]), y, np.ones(3))
-    >>> shares.round(6).tolist()
-    [1.0, 0.0]
+    >>> y = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
+    >>> loss = nn.MSELoss(reduction="none")
+    >>> predictions = torch.stack([y, 2 - y], dim=1)
+    >>> convex_shares(predictions, y, torch.ones_like(y), loss).round(decimals=6).abs()
+    tensor([[1., 0.]], dtype=torch.float64)
     """
+    pull = _pull(predictions, y, weight)
+    shape = predictions.shape[2], predictions.shape[1]
+
+    def objective(flat: NDArray) -> tuple[float, NDArray]:
+        shares = torch.as_tensor(flat).view(shape).requires_grad_()
+        with torch.enable_grad():
+            mixed = (predictions * shares.T).sum(1)
+            total = (pull * loss(mixed, y)).sum()
+        (slope,) = torch.autograd.grad(total, shares)
+        return float(total.detach()), slope.ravel().numpy()
+
+    equal = np.full(shape, 1 / shape[1])
+    sums = np.kron(np.eye(shape[0]), np.ones(shape[1]))
+    found = minimize(
+        objective,
+        equal.ravel(),
+        jac=True,
+        method="SLSQP",
+        bounds=[(0.0, 1.0)] * equal.size,
+        constraints=LinearConstraint(sums, 1.0, 1.0),
+        options={"ftol": _TOLERANCE, "maxiter": 1000},
+    )
+    # The predictions of a fit that diverges may be too large to compare.
+    shares = found.x.reshape(shape).clip(min=0)
+    if not np.isfinite(shares).all():
+        return torch.as_tensor(equal)
+    return torch.as_tensor(shares / shares.sum(1, keepdims=True))
+
+
+def _pull(predictions: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Weights of the rows in the choice of shares, with sum 1 per output."""
     weight = weight / weight.sum()
-    centre = weight @ y
+    spread = (weight * (y - (weight * y).sum(0)) ** 2).sum(0).sqrt()
+    missed = (predictions - y[:, None]).abs().amax(1)
     # A constant has no deviation, and then nothing is far away.
-    unit = np.sqrt(weight @ (y - centre) ** 2) or 1.0
-    predictions, y = (predictions - centre) / unit, (y - centre) / unit
-    missed = np.abs(predictions - y[:, None]).max(axis=1)
-    pull = weight * np.minimum(1, _REACH / np.maximum(missed, _REACH)) ** 2
-    rows = np.sqrt(pull / pull.sum())[:, None]
-    total = np.full((1, predictions.shape[1]), _STIFFNESS)
-    system = np.vstack([rows * predictions, total])
-    shares, _ = nnls(system, np.append(rows[:, 0] * y, _STIFFNESS))
-    return shares / shares.sum()
+    reach = torch.where(spread > 0, _REACH * spread, torch.inf)
+    pull = weight * (reach / torch.maximum(missed, reach)).nan_to_num(1.0) ** 2
+    return pull / pull.sum(0)
 
 
 @torch.no_grad()
@@ -68,7 +106,7 @@ def plain_net(stack: Stack) -> nn.Sequential:
     Returns
     -------
     nn.Sequential
-        ``nn.Linear`` and ``nn.ReLU`` in turns; the last layer is ``head``.
+        Of ``nn.Linear``, ``nn.Hardtanh`` and ``nn.ReLU``; the last layer is ``head``.
 
     Examples
     --------
@@ -78,67 +116,96 @@ def plain_net(stack: Stack) -> nn.Sequential:
     # Sums of weights are folded in float64, which some accelerators do not have.
     exact = copy.deepcopy(stack).cpu().double()
     net = nn.Sequential()
-    net.add_module("inner", _linear(*_inner_layer(exact)))
-    net.add_module("inner_relu", nn.ReLU())
-    # Distances from the ends of a feature are ready after the first layer.
-    if any((encoding.sign < 0).any() for encoding in exact.encodings):
-        net.add_module("code", _linear(*_code_layer(exact)))
-        net.add_module("code_relu", nn.ReLU())
-    net.add_module("hidden", _linear(*_hidden_layer(exact)))
-    net.add_module("hidden_relu", nn.ReLU())
+    for name, layer in feature_layers(exact).items():
+        net.add_module(name, layer if isinstance(layer, nn.Module) else _linear(*layer))
     net.add_module("head", _linear(*_head(exact)))
     return net.to(stack.lowest)
 
 
-# The first units of the net are the distances of each feature above and below its
-# lowest value. One of the two is 0, so their difference passes the feature on exactly.
-# The units of the encodings follow.
+def feature_layers(stack: Stack) -> dict[str, nn.Module | tuple[Tensor, Tensor]]:
+    """Layers from the inputs to the hidden units of all members.
+
+    Parameters
+    ----------
+    stack : Stack
+
+    Returns
+    -------
+    dict
+        Name -> activation, or weight and bias of a linear layer, differentiable in the
+        weights of the members.
+    """
+    layers = {"hidden": _hidden_layer(stack), "activation": stack.activation}
+    if not any(len(encoding) for encoding in stack.encodings):
+        return layers
+    return {"code": _code_layer(stack), "clip": nn.Hardtanh(0, 1), **layers}
 
 
-def _units(stack: Stack, name: str, above: Tensor, below: Tensor) -> Tensor:
-    encodings = [getattr(encoding, name) for encoding in stack.encodings]
-    return torch.cat([above, below, *encodings])
+def member_heads(stack: Stack) -> tuple[Tensor, Tensor]:
+    """Heads of all members as one linear layer over all hidden units.
+
+    Parameters
+    ----------
+    stack : Stack
+
+    Returns
+    -------
+    weight : torch.Tensor of shape (n_members * n_outputs, n_members * width)
+    bias : torch.Tensor of shape (n_members * n_outputs,)
+    """
+    heads = [kind.head.effective() for kind in stack.kinds]
+    blocks = [
+        block
+        for weight, _ in heads
+        for block in weight.unflatten(0, (stack.n_folds, stack.n_outputs))
+    ]
+    return torch.block_diag(*blocks), torch.cat([bias for _, bias in heads])
 
 
-def _inner_layer(stack: Stack) -> tuple[Tensor, Tensor]:
-    one, features = torch.ones_like(stack.lowest), torch.arange(len(stack.lowest))
-    column = _units(stack, "column", features, features)
-    weight = one.new_zeros(len(column), len(one))
-    weight[torch.arange(len(column)), column] = _units(stack, "slope", one, -one)
-    return weight, _units(stack, "offset", -stack.lowest, stack.lowest)
+# With intervals, the first units of the net are the distances of each standardised
+# feature above and below its lowest value. One of the two is 0, so their difference
+# passes the feature on exactly; that they are clipped is felt only farther out than
+# 1e12 deviations. A power of two, which rounds nothing.
+_FAR = 2.0**40
 
 
 def _code_layer(stack: Stack) -> tuple[Tensor, Tensor]:
-    one = torch.ones_like(stack.lowest)
-    shift = _units(stack, "shift", 0 * one, 0 * one)
-    return torch.diag(_units(stack, "sign", one, one)), shift
+    gain = stack.gain / _FAR
+    features = torch.arange(len(gain))
+    codes = stack.encodings
+    column = torch.cat([features, features, *(code.column for code in codes)])
+    slope = torch.cat([gain, -gain, *(code.slope for code in codes)])
+    weight = gain.new_zeros(len(column), len(gain))
+    weight[torch.arange(len(column)), column] = slope
+    offset = -gain * stack.lowest
+    return weight, torch.cat([offset, -offset, *(code.offset for code in codes)])
 
 
 def _hidden_layer(stack: Stack) -> tuple[Tensor, Tensor]:
-    n_features = len(stack.lowest)
     sizes = [len(encoding) for encoding in stack.encodings]
     weights, biases = [], []
     for kind, source in zip(stack.kinds, stack.sources, strict=True):
-        on_x, on_code = kind.hidden.weight.split([n_features, sizes[source]], dim=1)
-        parts = [on_code.new_zeros(len(on_code), size) for size in sizes]
-        parts[source] = on_code
-        weights.append(torch.cat([on_x, -on_x, *parts], dim=1))
-        centre = on_code @ stack.encodings[source].centre
-        biases.append(kind.hidden.bias + on_x @ stack.lowest - centre)
+        code, weight = stack.encodings[source], kind.hidden.weight
+        seen, on_code = weight.split([len(code.passed), len(code)], dim=1)
+        on_x = seen.new_zeros(len(seen), len(stack.gain))
+        on_x = on_x.index_copy(1, code.passed, seen)
+        bias = kind.hidden.bias - on_code @ code.centre
+        if any(sizes):
+            biases.append(bias + on_x @ stack.standardised(stack.lowest))
+            parts = [on_code.new_zeros(len(on_code), size) for size in sizes]
+            parts[source] = on_code * code.height
+            weights.append(torch.cat([_FAR * on_x, -_FAR * on_x, *parts], dim=1))
+        else:
+            biases.append(bias - on_x @ (stack.gain * stack.centre))
+            weights.append(on_x * stack.gain)
     return torch.cat(weights), torch.cat(biases)
 
 
 def _head(stack: Stack) -> tuple[Tensor, Tensor]:
-    folds = (stack.n_folds, stack.n_outputs)
-    weights, biases = [], []
-    for kind, share in zip(stack.kinds, stack.shares.T, strict=True):
-        weight, bias = kind.head.effective()
-        own = share / stack.n_folds
-        # The hidden units of all folds, side by side, for each output.
-        weight = weight.unflatten(0, folds).transpose(0, 1).flatten(1)
-        weights.append(own[:, None] * weight)
-        biases.append(own * bias.unflatten(0, folds).sum(0))
-    return torch.cat(weights, dim=1), torch.stack(biases).sum(0)
+    """The mix of all heads."""
+    weight, bias = member_heads(stack)
+    # Mixed like outputs: a row per hidden unit.
+    return stack.mix(weight.T).T, stack.mix(bias[None])[0]
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -1,10 +1,13 @@
-"""The package's own network, and how modules are built and taken apart."""
+"""A multilayer perceptron, and how modules are built and taken apart."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from numbers import Integral
 
 from torch import Tensor, nn
@@ -20,6 +23,67 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "gelu": nn.GELU,
 }
+
+
+@dataclass(frozen=True)
+class TrainingDefaults:
+    """What ``"auto"`` means: ``training_defaults(n_samples)`` of a module, or these.
+
+    Attributes
+    ----------
+    strategy : str, default="augmented_lagrangian"
+        A name in ``sklpos.STRATEGIES``.
+    lr : float, default=0.004
+        Learning rate.
+    batch_size : int, default=128
+        Rows per step.
+    epochs, steps : int, default=100 and 0
+        Smallest number of epochs, and of steps on the weights.
+
+    Examples
+    --------
+    >>> TrainingDefaults(epochs=40, steps=400).max_epochs(n_batches=3)
+    134
+    """
+
+    strategy: str = "augmented_lagrangian"
+    lr: float = 0.004
+    batch_size: int = 128
+    epochs: int = 100
+    steps: int = 0
+
+    @classmethod
+    def of(cls, module: object, n_samples: int) -> TrainingDefaults:
+        """Defaults that a module, or what makes one, asks for.
+
+        Parameters
+        ----------
+        module : type, callable or nn.Module
+        n_samples : int
+            Training rows.
+
+        Returns
+        -------
+        TrainingDefaults
+        """
+        while isinstance(module, functools.partial):
+            module = module.func
+        own = getattr(module, "training_defaults", None)
+        return cls() if own is None else own(n_samples)
+
+    def max_epochs(self, n_batches: int) -> int:
+        """Number of epochs to train.
+
+        Parameters
+        ----------
+        n_batches : int
+            Steps of an epoch.
+
+        Returns
+        -------
+        int
+        """
+        return max(self.epochs, math.ceil(self.steps / n_batches))
 
 
 class MLP(nn.Module):
@@ -129,14 +193,24 @@ def make_module(
     try:
         signature.bind(**kwargs)
     except TypeError as error:
+        hint = _hint(signature, kwargs)
         raise TypeError(
             f"module={module!r} {error}; it is called with n_features_in, n_outputs "
-            "and the parameters passed as module__name=value."
+            f"and the parameters passed as module__name=value{hint}."
         ) from error
     made = module(**kwargs)
     if not isinstance(made, nn.Module):
         raise TypeError(f"module={module!r} returned {made!r}, not an nn.Module.")
     return made
+
+
+def _hint(signature: inspect.Signature, kwargs: dict) -> str:
+    """Where parameters belong that were meant for the package's `MLP`."""
+    unknown = kwargs.keys() - signature.parameters.keys()
+    meant = unknown & inspect.signature(MLP).parameters.keys()
+    return (
+        f"; {min(meant)} is a parameter of sklpos.MLP: pass module=MLP" if meant else ""
+    )
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")

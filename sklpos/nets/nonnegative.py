@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sklpos.nets.blocks import Blocks
 from sklpos.nets.bounds import Bounds
 
 
@@ -56,10 +57,19 @@ class NonnegativeLinear(nn.Linear):
         lower, upper = torch.as_tensor(rounded.sides).to(linear.weight)
         for name, value in _cones(lower, upper, has_bias=has_bias).items():
             self.register_buffer(name, value)
+        self._note_kinds()
+        self._start_from(linear)
+
+    def _note_kinds(self) -> None:
         # Python flags, as reading them from tensors would wait for the device.
+        self.all_bounded = bool(self.bounded.all())
         self.has_two_sided = bool(self.two_sided.any())
         self.only_rises = bool((self.sign == 1).all())
-        self._start_from(linear)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        # Files of the first version have no flags.
+        self._note_kinds()
 
     @torch.no_grad()
     def _start_from(self, linear: nn.Linear) -> None:
@@ -74,6 +84,11 @@ class NonnegativeLinear(nn.Linear):
     def reset_parameters(self) -> None:
         """Leave the parameters alone, and torch's global generator with them."""
 
+    @property
+    def keeps_one_side(self) -> bool:
+        """Whether each output has one bound."""
+        return bool((self.bounded & ~self.two_sided).all())
+
     def effective(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of the plain layer that computes the same."""
         weight = self.weight.abs()
@@ -82,10 +97,48 @@ class NonnegativeLinear(nn.Linear):
         if gain is not None:
             weight = gain[:, None] * weight
             bias = None if bias is None else gain * bias
+        bias = None if bias is None else self.offset + bias
+        if self.all_bounded:
+            return weight, bias
         weight = torch.where(self.bounded[:, None], weight, self.weight)
         if bias is not None:
-            bias = torch.where(self.bounded, self.offset + bias, self.bias)
+            bias = torch.where(self.bounded, bias, self.bias)
         return weight, bias
+
+    def pull_back(
+        self, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gradients of the parameters, from those of the effective layer.
+
+        Parameters
+        ----------
+        weight : torch.Tensor of shape (out_features, in_features)
+        bias : torch.Tensor of shape (out_features,) or None
+
+        Returns
+        -------
+        tuple of (torch.Tensor, torch.Tensor or None)
+            The same numbers as those of autograd.
+        """
+        if self.has_two_sided:
+            # The factor depends on all weights of an output.
+            with torch.enable_grad():
+                effective = self.effective()
+            n_parts = 1 if bias is None else 2
+            own = (self.weight, self.bias)[:n_parts]
+            gradients = (weight, bias)[:n_parts]
+            found = torch.autograd.grad(effective[:n_parts], own, gradients)
+            return (*found, None)[:2]
+        slope = self._slope(self.weight, self.sign[:, None], self.bounded[:, None])
+        if bias is not None:
+            bias = bias * self._slope(self.bias, self.sign, self.bounded)
+        return weight * slope, bias
+
+    def _slope(self, value: Tensor, sign: Tensor, bounded: Tensor) -> Tensor:
+        slope = value.sgn()
+        if not self.only_rises:
+            slope = sign * slope
+        return slope if self.all_bounded else torch.where(bounded, slope, 1.0)
 
     def _gain(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         """Sign of each cone, times the factor that keeps it below its other end."""
@@ -151,10 +204,7 @@ class NonnegativeBlocks(NonnegativeLinear):
     def forward(self, features: Tensor) -> Tensor:
         """Map (n_samples, n_blocks * width) to (n_samples, n_blocks * n_outputs)."""
         weight, bias = self.effective()
-        blocks = features.unflatten(1, (self.n_blocks, -1)).transpose(0, 1)
-        weight = weight.unflatten(0, (self.n_blocks, -1)).transpose(1, 2)
-        outputs = torch.bmm(blocks, weight).transpose(0, 1)
-        return outputs.flatten(1) + bias
+        return Blocks(weight, self.n_blocks)(features, bias)
 
 
 def _cones(lower: Tensor, upper: Tensor, *, has_bias: bool) -> dict[str, Tensor]:

@@ -237,3 +237,21 @@ class InputScale:
         size = np.abs(ends) + np.abs(self.offset_size / self.gain)
         rounding = 4 * np.finfo(np.float64).eps * len(self.steps) * size
         return ends[0] - rounding[0], ends[1] + rounding[1]
+
+    def largest_before(self, largest: float) -> float:
+        """Largest size of a feature that stays within a size when it is scaled.
+
+        Parameters
+        ----------
+        largest : float
+            After the scaling.
+
+        Returns
+        -------
+        float
+            At most 1e300, so that the scalers themselves cannot overflow.
+        """
+        # A little less, as scaled values are rounded.
+        with np.errstate(over="ignore"):
+            room = (0.99 * largest - self.offset_size) / np.abs(self.gain)
+        return float(np.clip(room.min(), 0, 1e300))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,25 +18,34 @@ from sklpos.repair.summary import warn_of_lost_balance
 
 # The later ones correct what the rounding of weights left of the first.
 _N_CORRECTIONS = 3
+# A factor so near to 1 corrects nothing but rounding.
+_ROUNDED = 1e-15
 _MAX_FACTOR = 10.0
+_ROUNDING = 1e-12
 
 
 def scale_to_mean(
-    model: BoundedModel, X: NDArray, y: NDArray, weight: NDArray
+    model: BoundedModel,
+    X: NDArray,
+    y: NDArray,
+    average: Callable[[NDArray], NDArray],
 ) -> BoundedModel:
-    """Make the weighted mean prediction that of y, and keep the sign of all weights.
+    """Make the mean prediction that of y, and keep the sign of all weights of the head.
 
-    The distance of each prediction from the bound is multiplied by one factor per
-    output, so a model that obeys the bound for every input still does. A free output
-    is shifted. Warns of outputs whose mean of y is out of bounds; they stay.
+    The distance of each prediction from a bound is multiplied by one factor per output.
+    With both bounds, the distances are those from the bound to which the mean has to
+    move, so that the factor is at most 1 and the other bound holds as well. A model
+    that obeys its bounds for every input still does. A free output is shifted. Warns of
+    outputs whose mean cannot be that of y.
 
     Parameters
     ----------
     model : BoundedModel
-        With at most one bound per output; not changed.
+        Not changed.
     X : ndarray of shape (n_samples, n_features)
     y : ndarray of shape (n_samples, n_outputs)
-    weight : ndarray of shape (n_samples,)
+    average : callable
+        Maps values of shape (n_samples, n_outputs) to their means over the rows.
 
     Returns
     -------
@@ -43,27 +53,49 @@ def scale_to_mean(
     """
     module = copy.deepcopy(model.module)
     head = module.get_submodule(model.head)
-    target = np.average(y, axis=0, weights=weight)
-    possible = model.bounds.contain(target)
-    for _ in range(_N_CORRECTIONS):
-        predictions = predict_rows(module, X).astype(np.float64)
-        mean = np.average(predictions, axis=0, weights=weight)
-        moved = _moved(read_head(head), mean, target, model.bounds)
-        write_head(head, np.where(possible[:, None], moved, read_head(head)))
+    mean = average(y)
+    target = model.bounds.clip(mean)
+    # The mean of targets that are all on a bound may be rounded to beyond it.
+    kept = np.isclose(mean, target, rtol=_ROUNDING, atol=0)
+    for number in range(_N_CORRECTIONS):
+        mean = average(predict_rows(module, X).astype(np.float64))
+        start = _start(mean, target, model.bounds, has_bias=head.bias is not None)
+        factor, shift = _factor_and_shift(mean - start, target - start, model.bounds)
+        if number and np.allclose(factor, 1, rtol=_ROUNDED, atol=0) and not shift.any():
+            break
+        if head.bias is None and number == 0:
+            # A shift has no place, and a larger factor may break the other bound. Later
+            # factors differ from 1 by rounding alone.
+            kept &= (shift == 0) & ((factor <= 1) | ~model.bounds.two_sided)
+        coef = read_head(head)
+        moved = factor[:, None] * coef
+        if head.bias is not None:
+            moved[:, -1] += (1 - factor) * start + shift
+        write_head(head, np.where(kept[:, None], moved, coef))
         # Rounding may have put the bias on the wrong side of the bound.
         keep_within(head, model.bounds)
-    warn_of_lost_balance(possible)
+    warn_of_lost_balance(kept)
     return replace(model, module=module)
 
 
-def _moved(coef: NDArray, mean: NDArray, target: NDArray, bounds: Bounds) -> NDArray:
-    """Coefficients of heads whose mean is the target, from those with a mean."""
-    start = np.where(np.isfinite(bounds.lower), bounds.lower, bounds.upper)
-    start = np.where(bounds.bounded, start, 0.0)
+def _start(
+    mean: NDArray, target: NDArray, bounds: Bounds, *, has_bias: bool
+) -> NDArray:
+    """Where the distances are measured from: a bound, or 0 without a bias."""
+    if not has_bias:
+        return np.zeros_like(mean)
+    lower, upper = (np.where(np.isfinite(side), side, 0.0) for side in bounds.sides)
+    falls = np.where(bounds.two_sided, target <= mean, np.isfinite(bounds.lower))
+    return np.where(falls, lower, upper)
+
+
+def _factor_and_shift(
+    mean: NDArray, target: NDArray, bounds: Bounds
+) -> tuple[NDArray, NDArray]:
+    """Take a mean distance to its target: by a factor where it can, else by a shift."""
     # A model that hardly leaves the bound has nothing to scale.
-    scaled = bounds.bounded & (abs(mean - start) > abs(target - start) / _MAX_FACTOR)
+    scaled = bounds.bounded & (mean * target >= 0) & (abs(mean) > 0)
+    scaled &= abs(target) < _MAX_FACTOR * abs(mean)
     factor = np.ones_like(mean)
-    np.divide(target - start, mean - start, out=factor, where=scaled)
-    weight, bias = coef[:, :-1], coef[:, -1]
-    bias = np.where(scaled, start + factor * (bias - start), bias + target - mean)
-    return np.column_stack([factor[:, None] * weight, bias])
+    np.divide(target, mean, out=factor, where=scaled)
+    return factor, np.where(scaled, 0.0, target - mean)

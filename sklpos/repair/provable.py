@@ -165,6 +165,9 @@ def _by_intervals(task: DomainTask) -> ProvableHead | None:
 
 def _by_exchange(task: DomainTask, deadline: float) -> ProvableHead | None:
     """Take the nearest head for points of the domain, until none is out of bounds."""
+    # Features that overflow leave no finite margin.
+    if not np.isfinite(task.margin).all():
+        return None
     exchange = _Exchange(task, deadline)
     while exchange.round():
         pass
@@ -246,6 +249,8 @@ def _nearer(task: DomainTask, *heads: ProvableHead | None) -> ProvableHead | Non
 
 def _by_bias(task: DomainTask, deadline: float) -> ProvableHead | None:
     """Shift the bias by what the extreme predictions are missing."""
+    if not np.isfinite(task.margin).all():
+        return None
     proof = task.prove_present(
         deadline=deadline, tolerance=_SHIFT_TOLERANCE, to_bound=True
     )

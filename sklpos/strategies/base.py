@@ -72,9 +72,9 @@ class ConstraintStrategy(ABC):
     ``guarantee`` says what holds after training, before any repair: ``"none"`` (a
     soft strategy), ``"training"`` (the optimiser's limit on a convex problem is
     feasible on the training rows), ``"domain"`` (and on every input of a domain) or
-    ``"everywhere"`` (by construction, for every finite input). For ``"domain"`` the
-    attributes `domain` and `margin` say which, in the words of the estimator's
-    `certify`; after `fit` the head is repaired until that is proved.
+    ``"everywhere"`` (by construction, for every input whose sums do not overflow). For
+    ``"domain"`` the attributes `domain` and `margin` say which, in the words of the
+    estimator's `certify`; after `fit` the head is repaired until that is proved.
     """
 
     guarantee: ClassVar[str]
@@ -82,6 +82,10 @@ class ConstraintStrategy(ABC):
     needs_head: ClassVar[bool] = True
     #: ``alpha = 0`` would stop the dual step (or the schedule), so it is refused.
     needs_alpha: ClassVar[bool] = False
+    #: ``alpha`` has an effect.
+    uses_alpha: ClassVar[bool] = True
+    #: The weights of the head must keep their signs, so one factor corrects its mean.
+    keeps_signs: ClassVar[bool] = False
     #: Multipliers or a schedule need the violations that `dual_step` is given.
     needs_dual_step: ClassVar[bool] = True
     #: `multipliers` is only a bound; estimate them from the stationarity condition.

@@ -58,6 +58,7 @@ class Lagrangian(ConstraintStrategy):
     """
 
     guarantee = "training"
+    uses_alpha = False
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ class Unconstrained(ConstraintStrategy):
     """
 
     guarantee = "none"
+    uses_alpha = False
     needs_dual_step = False
 
     def penalty(self, violation: Tensor, index: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sklpos.nets.warnings import warn_user
 from sklpos.strategies.architecture import Activation, NonnegativeWeights
 from sklpos.strategies.base import ConstraintStrategy
 from sklpos.strategies.certified import Certified
@@ -45,6 +46,11 @@ def make_strategy(
     ValueError
         If the name is unknown, or if alpha is 0 and would switch the strategy off.
 
+    Warns
+    -----
+    UserWarning
+        If alpha is not 1, its default, but the strategy does not use it.
+
     Examples
     --------
     >>> make_strategy("lagrangian", alpha=1.0)
@@ -64,5 +70,10 @@ def make_strategy(
         raise ValueError(
             f"alpha=0 would switch strategy={strategy!r} off; pass alpha > 0, or "
             "strategy='unconstrained'."
+        )
+    if alpha != 1 and not made.uses_alpha:
+        warn_user(
+            f"alpha={alpha} has no effect, because strategy={strategy!r} does not use "
+            "it; leave alpha out, or pass a strategy that has a penalty term."
         )
     return made

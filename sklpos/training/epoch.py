@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklpos.training.fast import Backprop
+from sklpos.training.backprop import Backprop
 from sklpos.training.rows import Batch
+from sklpos.training.stacked import StackBackprop
 from sklpos.training.world import Alone
 
 #: Hooks of every batch. A step takes less than a millisecond, so calling the empty
@@ -81,7 +82,7 @@ class EpochSteps:
 
     Attributes
     ----------
-    passes : Backprop or None
+    passes : Backprop, StackBackprop or None
         Passes without a graph; None where one is needed.
     need_losses : bool
         Whether the loss of a batch is needed at once, by a callback or an optimizer.
@@ -91,7 +92,7 @@ class EpochSteps:
         What is kept of each step.
     """
 
-    passes: Backprop | None = None
+    passes: Backprop | StackBackprop | None = None
     need_losses: bool = True
     dual_step_due: bool = False
     done: list[dict[str, Any]] = field(default_factory=list)

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import nnls
 
 from sklpos.nets.head import head_input
+from sklpos.nets.stack import Stack
 from sklpos.training.rows import BatchLoader
 from sklpos.training.step import DivergenceError
 
@@ -160,13 +161,15 @@ def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarr
     """
     features, slope = _features_and_slope(net, rows)
     weight = rows.weight.cpu().double().numpy().ravel()
-    weighted = features * weight[:, None]
+    weighted = features * weight[:, None, None]
+    n_outputs = slope.shape[1] // features.shape[1]
     # Training ends near the bound, not on it: rows just inside count as active.
     active = (violation > -tolerance).cpu().numpy()
     estimate = np.zeros(violation.shape)
     for output, row, column, sign in net.constraint_.columns.by_output(active):
-        pull = weighted.T @ slope[:, output]
-        estimate[row, column], _ = nnls((sign * weighted[row]).T, pull)
+        own = weighted[:, output // n_outputs]
+        pull = own.T @ slope[:, output]
+        estimate[row, column], _ = nnls((sign * own[row]).T, pull)
     for column in np.flatnonzero(active.any(axis=0)):
         near = active[:, column]
         found = estimate[near, column]
@@ -183,22 +186,35 @@ def _shared(multiplier, X, weight) -> np.ndarray:
 
 
 def _features_and_slope(net, rows):
+    """Features of each head of the module, and the slope of the loss in its outputs."""
     features, slopes = [], []
-    module = net.plain_module_
-    has_bias = module.get_submodule(net.head).bias is not None
     for batch in BatchLoader(rows, _CHUNK_SIZE):
-        # The plain module, because hooks do not reach compiled code.
-        with head_input(module, net.head) as seen, torch.no_grad():
-            y_pred = module(batch.X.to(net.device))
+        entering, y_pred = _features_and_outputs(net, batch.X.to(net.device))
         y_pred.requires_grad_()
         # The caller applies the sample weights.
-        weight = torch.ones_like(batch.weight)
+        weight = torch.ones_like(y_pred) if batch.factor is None else batch.factor
         with torch.enable_grad():
             # A sum instead of a mean, so that each gradient is that of its own loss.
             loss = net.objective(y_pred, batch.y, weight) * y_pred.numel()
         slopes.append(torch.autograd.grad(loss, y_pred)[0].cpu().double().numpy())
-        features.append(seen[0].cpu().double().numpy())
-    features = np.concatenate(features)
-    if has_bias:
-        features = np.hstack([features, np.ones((len(features), 1))])
-    return features, np.concatenate(slopes)
+        features.append(entering.cpu().double().numpy())
+    return np.concatenate(features), np.concatenate(slopes)
+
+
+@torch.no_grad()
+def _features_and_outputs(net, X):
+    """Features of each head, with a column of ones for a bias, and the outputs."""
+    module = net.plain_module_
+    if isinstance(module, Stack):
+        features, outputs = module.features(X), module(X)
+        return _with_ones(features), outputs
+    # The plain module, because hooks do not reach compiled code.
+    with head_input(module, net.head) as seen:
+        outputs = module(X)
+    features = seen[0][:, None]
+    has_bias = module.get_submodule(net.head).bias is not None
+    return _with_ones(features) if has_bias else features, outputs
+
+
+def _with_ones(features: torch.Tensor) -> torch.Tensor:
+    return torch.cat([features, torch.ones_like(features[..., :1])], dim=-1)

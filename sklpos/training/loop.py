@@ -12,10 +12,12 @@ import torch
 from skorch.helper import predefined_split
 from torch import nn
 
+from sklpos.training.backprop import Backprop
 from sklpos.training.epoch import EpochSteps
-from sklpos.training.fast import Backprop, ignores_loss
+from sklpos.training.fast import ignores_loss
 from sklpos.training.randomness import borrowed_generator, derive_seed
-from sklpos.training.rows import TrainingRows
+from sklpos.training.rows import BatchLoader, RowDataset, TrainingRows
+from sklpos.training.stacked import StackBackprop, find_passes
 from sklpos.training.state import load_training_state
 from sklpos.training.world import Alone
 
@@ -33,12 +35,15 @@ class TrainingRun:
         The training state at the end of the last epoch, while the next one runs.
     epochs_resumed : int
         Number of epochs that were restored from a checkpoint.
+    passes : Backprop, StackBackprop or None
+        Those of the last epoch that could do without a graph.
     """
 
     world: Alone = field(default_factory=Alone)
     replica: nn.Module | None = None
     undo: dict[str, Any] | None = None
     epochs_resumed: int = 0
+    passes: Backprop | StackBackprop | None = None
 
 
 def train(
@@ -146,7 +151,7 @@ def run_batches(net, iterator, training, prefix, step_fn, **fit_params) -> None:
     """
     watched = net.watches_batches
     net.steps_ = EpochSteps(
-        passes=None if watched else _plain_passes(net),
+        passes=_plain_passes(net, iterator) if training and not watched else None,
         need_losses=watched or not ignores_loss(net.optimizer_),
     )
     records = net.history[-1]["batches"]
@@ -187,11 +192,19 @@ def step_randomness(net) -> AbstractContextManager:
     return borrowed_generator(seed, net.device)
 
 
-def _plain_passes(net) -> Backprop | None:
+def _plain_passes(net, iterator) -> Backprop | StackBackprop | None:
     """Passes without a graph, or None if a graph is needed."""
+    run = net.run_
     # Processes average gradients in hooks of autograd, and a domain's term has a graph.
-    alone = net.run_.replica is None and net.domain_constraint_ is None
-    return Backprop.of(net.module_) if alone else None
+    if run.replica is not None or net.domain_constraint_ is not None:
+        return None
+    # Looked for in each epoch, as a callback may have changed the module.
+    run.passes = find_passes(net.module_, run.passes)
+    # Another loader may change the rows, so that their numbers do not tell them.
+    plain = type(iterator) is BatchLoader and type(iterator.dataset) is RowDataset
+    if run.passes is not None and plain:
+        run.passes.keep_rows(iterator.dataset.X.to(net.device))
+    return run.passes
 
 
 def _close_epoch(net, records: list[dict]) -> None:

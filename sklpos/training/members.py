@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -75,8 +77,10 @@ def deal(X: NDArray, n_folds: int, seed: int) -> NDArray:
     >>> bool(fold[0] == fold[2])
     True
     """
+    if n_folds == 1:
+        return np.full(len(X), -1)
     distinct, which = np.unique(X, axis=0, return_inverse=True)
-    if n_folds == 1 or len(distinct) < n_folds:
+    if len(distinct) < n_folds:
         return np.full(len(X), -1)
     generator = np.random.default_rng(derive_seed(seed, 4))
     # `unique` sorts, so the order of the rows does not matter.
@@ -85,7 +89,7 @@ def deal(X: NDArray, n_folds: int, seed: int) -> NDArray:
 
 @torch.no_grad()
 def weigh_members(net, rows: RowDataset) -> None:
-    """Weigh the kinds of a `Stack` by their errors on unseen rows, in place.
+    """Weigh the kinds of a `Stack` by their losses on unseen rows, in place.
 
     Parameters
     ----------
@@ -100,15 +104,40 @@ def weigh_members(net, rows: RowDataset) -> None:
         return
     unseen, shape = [], (len(stack.kinds), stack.n_folds, stack.n_outputs)
     for batch in BatchLoader(rows, _CHUNK_SIZE):
-        outputs = net.infer(batch.X).cpu().double()
         hidden = (batch.factor == 0).cpu().double()
+        columns = stack.heads(batch.X.to(net.device)).cpu().double()
         # One member of each kind, so the sum over the folds is its prediction.
-        unseen.append((hidden * outputs).unflatten(1, shape).sum(dim=2))
-    predictions = torch.cat(unseen).numpy()
-    weight = rows.weight.cpu().double().numpy().ravel()
-    y = rows.y[:, : stack.n_outputs].cpu().double().numpy()
-    shares = [
-        convex_shares(predictions[:, :, output], y[:, output], weight)
-        for output in range(stack.n_outputs)
-    ]
-    stack.shares.copy_(torch.as_tensor(np.stack(shares)))
+        unseen.append((hidden * columns).unflatten(1, shape).sum(dim=2))
+    y = rows.y[:, : stack.n_outputs].cpu().double()
+    weight = rows.weight.cpu().double()
+    loss = _exact_loss(net, stack)
+    stack.shares.copy_(convex_shares(torch.cat(unseen), y, weight, loss))
+
+
+def _exact_loss(net, stack: Stack) -> Callable[[Tensor, Tensor], Tensor]:
+    """Losses of what the heads compute, on the CPU in float64."""
+    output, criterion = copy.deepcopy((stack.output, net.criterion_))
+    for part in (output, criterion):
+        if isinstance(part, nn.Module):
+            part.cpu().double()
+    return lambda heads, y: criterion(output(heads), y)
+
+
+def mixed_by_members(net, columns: NDArray) -> NDArray:
+    """Values per output, from values of the members of a `Stack`.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+    columns : ndarray of shape (n_samples, n_columns)
+        One column per output of the module.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_outputs)
+        Unchanged for another module than a `Stack`.
+    """
+    stack = net.plain_module_
+    if not isinstance(stack, Stack):
+        return columns
+    return stack.mix(torch.as_tensor(columns)).numpy()

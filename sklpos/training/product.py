@@ -7,12 +7,13 @@ import copy
 import torch
 from torch import nn
 
+from sklpos.nets.mixing import plain_net
 from sklpos.nets.stack import Stack
 from sklpos.strategies.architecture import Architecture
 
 
 @torch.no_grad()
-def make_product(net) -> nn.Module:
+def make_product(net) -> tuple[nn.Module, str | None]:
     """Copy the trained module into the unit of y, with a plain head.
 
     Parameters
@@ -21,29 +22,19 @@ def make_product(net) -> nn.Module:
 
     Returns
     -------
-    nn.Module
+    module : nn.Module
         In eval mode; not repaired.
+    head : str or None
+        Dotted name of its last ``nn.Linear``; None if it has none.
     """
+    module, head = net.plain_module_, net.head
     # The training state is never folded, so that training can resume bit for bit.
-    module = copy.deepcopy(net.plain_module_)
-    if isinstance(net.strategy_, Architecture):
-        module = net.strategy_.finalize(module, net.head, net.targets)
+    if isinstance(module, Stack):
+        module, head = plain_net(module), "head"
     else:
-        net.targets.fold(module.get_submodule(net.head))
-    return module.eval()
-
-
-def product_head(net) -> str | None:
-    """Dotted name of the last ``nn.Linear`` of a product.
-
-    Parameters
-    ----------
-    net : ConstrainedNet
-
-    Returns
-    -------
-    str or None
-        None if it has none.
-    """
-    # The heads of the members become one layer.
-    return "head" if isinstance(net.plain_module_, Stack) else net.head
+        module = copy.deepcopy(module)
+    if isinstance(net.strategy_, Architecture):
+        module = net.strategy_.finalize(module, head, net.targets)
+    else:
+        net.targets.fold(module.get_submodule(head))
+    return module.eval(), head

@@ -39,7 +39,7 @@ def compute_step(net, batch: Batch, **fit_params) -> dict[str, Any]:
         not needed before the end of the epoch.
     """
     constraint = net.constraint_
-    y_pred = _forward(net, batch.X, **fit_params)
+    y_pred = _forward(net, batch, **fit_params)
     outputs = y_pred.detach()
     violation = constraint.columns.violation(outputs)
     domain_violation = _domain_violation(net)
@@ -75,36 +75,42 @@ def compute_step(net, batch: Batch, **fit_params) -> dict[str, Any]:
 def loss_per_output(net, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """Loss of each prediction.
 
+    The criterion may couple the outputs, so it sees those of one member of a `Stack`
+    at a time: as a row of their own.
+
     Parameters
     ----------
     net : ConstrainedNet
-    y_pred, y_true : torch.Tensor of shape (batch, n_outputs)
+    y_pred, y_true : torch.Tensor of shape (batch, n_members * n_outputs)
 
     Returns
     -------
-    torch.Tensor of shape (batch, n_outputs)
+    torch.Tensor of shape (batch, n_members * n_outputs)
 
     Raises
     ------
     ValueError
         If the criterion returns something of another shape.
     """
-    loss = net.criterion_(y_pred, to_tensor(y_true, device=net.device))
-    if loss.shape != y_pred.shape:
+    y_true = to_tensor(y_true, device=net.device)
+    rows = y_pred.reshape(-1, len(net.targets.scale))
+    loss = net.criterion_(rows, y_true.reshape(rows.shape))
+    if loss.shape != rows.shape:
         raise ValueError(
             f"criterion={net.criterion!r} must return one loss per row and "
-            f"output, of shape {tuple(y_pred.shape)}; it returned one of shape "
+            f"output, of shape {tuple(rows.shape)}; it returned one of shape "
             f"{tuple(loss.shape)}."
         )
-    return loss
+    return loss.reshape(y_pred.shape)
 
 
-def _forward(net, X: Tensor, **fit_params) -> Tensor:
+def _forward(net, batch: Batch, **fit_params) -> Tensor:
     if net.run_.replica is not None:
-        return net.run_.replica(X, **fit_params)
+        return net.run_.replica(batch.X, **fit_params)
     if net.steps_.passes is None or fit_params:
-        return net.infer(X, **fit_params)
-    return net.steps_.passes.forward(X.to(net.device))
+        return net.infer(batch.X, **fit_params)
+    X, index = batch.X.to(net.device), batch.index.to(net.device)
+    return net.steps_.passes.forward(X, index)
 
 
 def _domain_violation(net) -> Tensor | None:

@@ -5,7 +5,7 @@ import pytest
 from problems import make_data
 from torch import nn
 
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 
 SLOPE = [7.0, -3.5]
 X, y = make_data(120, SLOPE, shift=-2.0)
@@ -14,6 +14,7 @@ X, y = make_data(120, SLOPE, shift=-2.0)
 def make_model(strategy="augmented_lagrangian", **params):
     return PositiveOutputRegressor(
         strategy=strategy,
+        module=MLP,
         module__hidden_layer_sizes=(12,),
         max_epochs=30,
         random_state=0,
@@ -103,6 +104,7 @@ def test_everywhere_strategies_are_verified_everywhere(
     [(0.0, 8.0, "float32"), (None, 8.0, "float64"), (0.125, 0.125, "float32")],
 )
 @pytest.mark.parametrize("activation", [nn.Hardtanh, nn.Sigmoid, nn.Hardsigmoid])
+@pytest.mark.filterwarnings("ignore:balance was dropped")  # where bounds are equal
 def test_everywhere_strategies_keep_both_bounds_everywhere(
     everywhere_strategy, activation, lower, upper, dtype
 ):

@@ -20,7 +20,7 @@ from sklearn.preprocessing import (
 )
 
 import sklpos
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 from sklpos.estimator.pipelines import read_scalers
 
 UNIT = np.array([4.0, 0.2])  # of the features
@@ -44,7 +44,12 @@ X = CENTER + UNIT * Z
 
 
 def make_net(**params):
-    defaults = {"module__hidden_layer_sizes": (10,), "max_epochs": 20, "lr": 0.05}
+    defaults = {
+        "module": MLP,
+        "module__hidden_layer_sizes": (10,),
+        "max_epochs": 20,
+        "lr": 0.05,
+    }
     return PositiveOutputRegressor(**(defaults | {"random_state": 0} | params))
 
 

@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from sklpos import STRATEGIES, PositiveOutputRegressor
+from sklpos import MLP, STRATEGIES, PositiveOutputRegressor
 from sklpos.strategies import Activation
 
 N = 20
@@ -122,7 +122,7 @@ DATA = [
         "None",
         upper_bound=1e300,
     ),
-    case("huge X", X * 1e200, y, ValueError, "diverged", "standardise X"),
+    case("huge X", X * 1e200, y, ValueError, "diverged", "standardise X", module=MLP),
     case(
         "X > float32",
         X * 1e200,
@@ -188,7 +188,7 @@ PARAMETERS = [
     parameter(ValueError, "[0.0, inf)", "-1", alpha=-1),
     parameter(ValueError, "[0.0, inf)", "nan", alpha=np.nan),
     parameter(ValueError, "[0.0, inf)", "'1'", alpha="1"),
-    parameter(ValueError, "alpha > 0", "'unconstrained'", alpha=0),
+    parameter(ValueError, "alpha > 0", "'unconstrained'", alpha=0, module=MLP),
     parameter(ValueError, "(2,)", "1 outputs", lower_bound=[0.0, 1.0]),
     parameter(ValueError, "(1, 1)", "1 outputs", lower_bound=[[0.0]]),
     parameter(ValueError, "nan", "-inf", lower_bound=np.nan),
@@ -229,10 +229,18 @@ PARAMETERS = [
     parameter(TypeError, "'foo'", dataset__foo=1),
     parameter(ValueError, "print_logg", "print_log'", callbacks__print_logg__sink=3),
     parameter(TypeError, "'depth'", "module__name", module__depth=3),
-    parameter(ValueError, "positive integers", module__hidden_layer_sizes=(0,)),
-    parameter(ValueError, "positive integers", module__hidden_layer_sizes=2.5),
-    parameter(ValueError, "'softsign'", "'relu'", module__activation="softsign"),
-    parameter(ValueError, "between 0 and 1", "3", module__dropout=3),
+    parameter(ValueError, "width=0", "positive integer", module__width=0),
+    parameter(ValueError, "n_folds=2.5", "positive integer", module__n_folds=2.5),
+]
+
+OF_MLP = [
+    parameter(ValueError, *words, **{f"module__{name}": value}, module=MLP)
+    for name, value, words in [
+        ("hidden_layer_sizes", (0,), ["positive integers"]),
+        ("hidden_layer_sizes", 2.5, ["positive integers"]),
+        ("activation", "softsign", ["'softsign'", "'relu'"]),
+        ("dropout", 3, ["between 0 and 1", "3"]),
+    ]
 ]
 
 MODULES = [
@@ -269,15 +277,15 @@ FEATURES = [
         **params,
     )
     for name, params in {
-        "tanh": {"module__activation": "tanh"},
-        "identity": {"module__hidden_layer_sizes": ()},
+        "tanh": {"module": MLP, "module__activation": "tanh"},
+        "identity": {"module": MLP, "module__hidden_layer_sizes": ()},
         "instance": {"module": nn.Linear(3, 2)},
     }.items()
 ]
 
 TRAINING = [
     case("a head used twice", X[:, :2], Y, ValueError, "nn.Linear once", module=Twice),
-    case("lr=1e6", X, y, ValueError, "multipliers grew", "1000000", lr=1e6),
+    case("lr=1e6", X, y, ValueError, "multipliers grew", "1000000", lr=1e6, module=MLP),
     case(
         "lr=1e6 with plain descent",
         X,
@@ -314,7 +322,7 @@ def assert_says(error, words):
 
 
 @pytest.mark.parametrize(
-    "bad", [*DATA, *PARAMETERS, *MODULES, *FEATURES, *TRAINING], ids=str
+    "bad", [*DATA, *PARAMETERS, *OF_MLP, *MODULES, *FEATURES, *TRAINING], ids=str
 )
 def test_bad_fit(bad):
     """One clear sentence, and nothing lost; warnings are errors here."""

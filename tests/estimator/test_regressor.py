@@ -303,7 +303,6 @@ def test_divergence_warns_and_keeps_finite_numbers(small, data):
 
 
 CLEAN = np.arange(12.0).reshape(4, 3)
-HUGE = np.full((4, 3), 1e308)  # the sum is not finite, but the numbers are
 
 
 @pytest.mark.parametrize(
@@ -313,7 +312,6 @@ HUGE = np.full((4, 3), 1e308)  # the sum is not finite, but the numbers are
         (CLEAN.astype(np.float32), True),
         (np.asfortranarray(CLEAN), True),
         (CLEAN[::2], True),
-        (HUGE, False),
         (CLEAN.astype(">f8"), False),
         (CLEAN.astype(int), False),
         (CLEAN.tolist(), False),
@@ -330,6 +328,15 @@ def test_only_what_is_valid_as_it_is_skips_the_validation(fitted, X, as_it_is):
     assert not as_it_is or checked is X
     # another memory layout may be another order of summation
     np.testing.assert_allclose(model.predict(X), model.predict(checked), rtol=1e-12)
+
+
+def test_large_numbers_are_valid_and_a_nan_is_not(fitted):
+    huge = np.full((4, 3), 1e308)  # the numbers are finite, and their sum is not
+    assert is_valid_as_it_is(fitted(), huge)
+    for value in (np.nan, np.inf, -np.inf):
+        assert not is_valid_as_it_is(fitted(), np.where(CLEAN == 4, value, CLEAN))
+        with pytest.raises(ValueError, match=r"NaN|infinity"):
+            fitted().predict(np.where(CLEAN == 4, value, CLEAN))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 
 callback = pytest.importorskip("sklearn.callback", reason="needs scikit-learn >= 1.9")
 
@@ -50,12 +50,26 @@ def make_model(**params):
 
 def test_every_epoch_is_a_task_with_a_usable_estimator(data):
     recorder = Recorder()
-    model = make_model(repair=None).set_callbacks(recorder).fit(*data)
+    model = make_model(module=MLP, repair=None).set_callbacks(recorder).fit(*data)
     epochs = ["begin epoch", "end epoch"] * 4
     assert recorder.log == ["setup", "begin fit", *epochs, "end fit", "teardown"]
     assert recorder.expected == {"fit": 4, "epoch": 0}
     assert recorder.predictions[-1] == pytest.approx(model.predict(data[0]), abs=0)
     assert abs(recorder.predictions[0] - recorder.predictions[-1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("upper_bound", [None, 0.5])
+def test_every_epoch_of_the_default_keeps_the_bounds(data, upper_bound):
+    X, y = data[0], np.minimum(data[1], upper_bound or np.inf)
+    recorder = Recorder()
+    model = make_model(upper_bound=upper_bound).set_callbacks(recorder).fit(X, y)
+    assert len(recorder.predictions) == 4
+    for predictions in recorder.predictions:
+        assert predictions.min() >= 0
+        assert predictions.max() <= (upper_bound or np.inf)
+    # The end of the fit weighs the members, and makes the mean exact.
+    assert model.predict(X).mean() == pytest.approx(y.mean())
+    assert recorder.predictions[-1].mean() != pytest.approx(y.mean())
 
 
 def test_a_callback_can_stop_training(data):
@@ -86,7 +100,7 @@ def test_teardown_runs_when_fit_fails(data):
 
 
 def make_search(model):
-    grid = {"positiveoutputregressor__alpha": [0.5, 1.0]}
+    grid = {"positiveoutputregressor__lr": [0.01, 0.02]}
     return GridSearchCV(make_pipeline(StandardScaler(), model), grid, cv=2)
 
 

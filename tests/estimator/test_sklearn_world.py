@@ -28,7 +28,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from sklpos import STRATEGIES, PositiveOutputRegressor
+from sklpos import MLP, STRATEGIES, PositiveOutputRegressor
 from sklpos.metrics import best_feasible, violation_rate_scorer
 from sklpos.strategies import AugmentedLagrangian
 
@@ -42,11 +42,13 @@ def test_pipeline(small, data):
 
 
 def test_grid_search_over_every_strategy(small, data):
-    grid = {"strategy": sorted(STRATEGIES), "alpha": [0.5, 2.0]}
+    with_alpha = sorted(n for n, s in STRATEGIES.items() if s.uses_alpha)
+    others = sorted(set(STRATEGIES) - set(with_alpha))
+    grid = [{"strategy": with_alpha, "alpha": [0.5, 2.0]}, {"strategy": others}]
     search = GridSearchCV(small(), grid, cv=2).fit(data.X, data.Y)
     results = search.cv_results_
     assert np.isfinite(results["mean_test_score"]).all()
-    assert len(results["params"]) == len(grid["strategy"]) * len(grid["alpha"])
+    assert len(results["params"]) == 2 * len(with_alpha) + len(others)
     assert search.best_estimator_.strategy == search.best_params_["strategy"]
     assert_obeys(search.best_estimator_, data.X)
 
@@ -216,6 +218,7 @@ def test_one_estimator_per_output(small, data):
 
 PARAMS = {
     "alpha": 3.0,
+    "module": MLP,
     "module__hidden_layer_sizes": (7,),
     "module__activation": "tanh",
     "optimizer__weight_decay": 0.01,

@@ -10,7 +10,7 @@ from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklpos import STRATEGIES, PositiveOutputRegressor
+from sklpos import MLP, STRATEGIES, PositiveOutputRegressor
 from sklpos.metrics import SCORERS, best_feasible, violation_rate
 
 #: Rows that leave the interval on both sides if nothing holds them.
@@ -115,6 +115,7 @@ def test_any_bounds_hold_on_training_rows(bounds, strategy, dtype, balance, seed
         upper_bound=upper,
         balance=balance,
         on_violated_y="ignore",
+        module=MLP,
         module__hidden_layer_sizes=(6,),
         module__activation="sigmoid",
         max_epochs=5,

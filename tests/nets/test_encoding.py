@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from sklpos.nets.encoding import Encoding, quantile_knots, weighted_mean
+from sklpos.nets.encoding import (
+    Encoding,
+    quantile_knots,
+    standardisation,
+    weighted_mean,
+)
 
 
 def rows(seed=0, n=200):
@@ -15,14 +20,21 @@ def rows(seed=0, n=200):
     return X
 
 
+def encode(X, n_intervals, weight=None):
+    shares = np.full(len(X), 1 / len(X))
+    knots = [quantile_knots(x, shares, n_intervals) for x in X.T]
+    weight = torch.ones(len(X)) if weight is None else weight
+    return Encoding(knots, torch.as_tensor(X), weight)
+
+
 def uncentred(encoding, X):
     return (encoding(torch.as_tensor(X)) + encoding.centre).numpy()
 
 
 @pytest.mark.parametrize("far", [1.0, 1e6, 1e300])
 def test_intervals_are_interpolated(far):
-    X, weight = rows(), torch.ones(200)
-    encoding = Encoding.of_intervals(torch.as_tensor(X), weight, n_intervals=8)
+    X = rows()
+    encoding = encode(X, 8)
     wanted = []
     for column, x in enumerate(X.T):
         knots = quantile_knots(x, np.full(200, 1 / 200), 8)
@@ -32,21 +44,11 @@ def test_intervals_are_interpolated(far):
     assert found == pytest.approx(np.column_stack(wanted), abs=1e-9)
 
 
-def test_ends_are_distances():
-    X = rows()
-    encoding = Encoding.of_ends(torch.as_tensor(X), torch.ones(200))
-    far = 3 * X
-    above, below = far - X.min(axis=0), X.max(axis=0) - far
-    wanted = np.maximum(np.hstack([above, below]), 0)
-    assert uncentred(encoding, far) == pytest.approx(wanted)
-
-
-@pytest.mark.parametrize("make", [Encoding.of_ends, Encoding.of_intervals])
-def test_the_mean_on_the_rows_is_zero(make):
-    X, weight = torch.as_tensor(rows(n=5000)), torch.rand(5000, dtype=torch.float64)
-    args = () if make == Encoding.of_ends else (16,)
-    mean = weighted_mean(make(X, weight, *args), X, weight)
-    assert mean.abs().max() < 1e-10 * X.max()
+def test_the_mean_on_the_rows_is_zero():
+    X, weight = rows(n=5000), torch.rand(5000, dtype=torch.float64)
+    mean = weighted_mean(encode(X, 16, weight), torch.as_tensor(X), weight)
+    assert len(mean) == 48
+    assert mean.abs().max() < 1e-12
 
 
 def test_a_weight_is_a_repetition():
@@ -62,6 +64,20 @@ def test_knots_are_the_quantiles_of_numpy():
     x = rows()[:, 0]
     wanted = np.quantile(x, np.linspace(0, 1, 17), method="inverted_cdf")
     assert np.array_equal(quantile_knots(x, np.full(200, 1 / 200), 16), wanted)
+
+
+def test_rounded_sums_of_weights_do_not_move_a_quantile():
+    # 0.1 added up eight times is a little less than 0.8.
+    knots = quantile_knots(np.arange(10.0), np.full(10, 0.1), 5)
+    assert knots.tolist() == [0, 1, 3, 5, 7, 9]
+
+
+def test_a_constant_is_not_scaled():
+    # Its mean is rounded, so its deviation is not exactly 0.
+    X = torch.full((7, 1), 0.1, dtype=torch.float64)
+    found = standardisation(X, torch.ones(7))
+    assert found["gain"].item() == 1
+    assert found["centre"].item() != X[0].item()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +98,7 @@ def test_knots_too_close_for_float32_are_merged():
 def test_float32_agrees_on_heavy_tails(sigma):
     X = np.exp(sigma * np.random.default_rng(0).normal(size=(1000, 4)))
     X = (X - X.mean(axis=0)) / X.std(axis=0)
-    exact = Encoding.of_intervals(torch.as_tensor(X), torch.ones(1000), 16)
+    exact = encode(X, 16)
     far = np.vstack([X, 10 * X])
     wanted = exact(torch.as_tensor(far)).numpy()
     found = exact.float()(torch.as_tensor(far, dtype=torch.float32)).numpy()

@@ -34,6 +34,7 @@ X, y = make_data(40, np.eye(3, 2), noise=0.3)
 
 def regressor(device, **params):
     defaults = {
+        "module": MLP,
         "module__hidden_layer_sizes": (8,),
         "max_epochs": 3,
         "batch_size": 16,

@@ -1,9 +1,11 @@
 """No prediction below the bound, and the mean kept: repair, enforce, construction."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
+import torch
 from properties import (
     assert_balanced,
     assert_obeys,
@@ -14,6 +16,7 @@ from properties import (
 from scipy.optimize import minimize
 from sklearn.base import clone
 
+from sklpos import PositiveOutputRegressor
 from sklpos.nets.rows import obeys
 from sklpos.repair import head
 from sklpos.strategies import STRATEGIES, Activation
@@ -256,14 +259,99 @@ def test_enforce_without_anything_to_do(fitted, data, everywhere_strategy):
     ids=str,
 )
 def test_positive_everywhere(small, data, instance, bound, dtype):
-    model = small(
-        strategy=instance, lower_bound=bound, dtype=dtype, on_violated_y="ignore"
-    )
+    params = {"lower_bound": bound, "dtype": dtype, "on_violated_y": "ignore"}
+    # Means below a bound cannot be kept.
+    model = small(strategy=instance, balance=False, **params)
     model.fit(data.X, data.Y - 3 * np.isinf(bound))
     far = 100 * np.vstack([data.X_new, -data.X_new, np.eye(3), -np.eye(3)])
     assert_obeys(model, np.vstack([data.X, far]), bound)
     if isinstance(bound, list):
         assert model.predict(data.X)[:, 1].max() < 0
+
+
+# The default
+
+
+@functools.cache
+def default(dtype="float64", upper_bound=None, n_samples=200):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n_samples, 3)) * [1.0, 1e-3, 1e4]
+    signal = np.column_stack([X[:, 0], X[:, 1] * 2e3 - X[:, 0] ** 2])
+    Y = np.clip(signal + 0.3 * rng.normal(size=signal.shape), 0, upper_bound)
+    weight = rng.integers(1, 4, size=n_samples).astype(float)
+    model = PositiveOutputRegressor(
+        max_epochs=10, upper_bound=upper_bound, dtype=dtype, random_state=0
+    )
+    return model.fit(X, Y, weight), X, Y, weight
+
+
+DEFAULTS = pytest.mark.parametrize("upper_bound", [None, 1.5])
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+@DEFAULTS
+@DTYPES
+def test_the_default_keeps_its_bounds_wherever_gradients_lead(dtype, upper_bound):
+    """From the rows, far beyond them and from the last extremes, in both directions."""
+    model, X, _, _ = default(dtype, upper_bound)
+    rng = np.random.default_rng(1)
+    far = X * 10 ** rng.uniform(0, 12, size=(len(X), 1))
+    points = torch.as_tensor(np.vstack([X, far, -far]), dtype=getattr(torch, dtype))
+    for sign in (1, -1):
+        for size in (0.03, 1.0):
+            moved = points.clone()
+            for _ in range(60):
+                moved.requires_grad_()
+                (slope,) = torch.autograd.grad(model.module_(moved).sum(), moved)
+                # Relative steps, because the features differ in size.
+                step = size * moved.detach().abs() * slope.sign()
+                moved = moved.detach() - sign * step
+            assert_obeys(model, moved.numpy(), 0.0, upper_bound)
+
+
+@DEFAULTS
+@DTYPES
+def test_the_default_keeps_its_bounds_at_every_kink(dtype, upper_bound):
+    """Inputs where a unit is switched, and their neighbours among the numbers."""
+    model, X, _, _ = default(dtype, upper_bound)
+    layer = model.module_.code
+    ends = torch.cat([-layer.bias, 1 - layer.bias])
+    kinks = (ends / layer.weight.sum(dim=1).repeat(2)).detach().numpy()
+    column = layer.weight.detach().abs().argmax(dim=1).repeat(2).numpy()
+    rows = X[np.arange(len(kinks)) % len(X)].astype(dtype)
+    for value in (kinks, np.nextafter(kinks, -1e30), np.nextafter(kinks, 1e30)):
+        rows[np.arange(len(kinks)), column] = value
+        assert_obeys(model, rows, 0.0, upper_bound)
+
+
+@DEFAULTS
+@DTYPES
+def test_the_default_is_balanced_and_never_repaired(dtype, upper_bound):
+    model, X, Y, weight = default(dtype, upper_bound)
+    assert model.repair_ is None
+    assert_balanced(model, X, Y, weight, tolerance=BALANCE[dtype])
+    before = model.predict(X)
+    assert model.enforce(1e6 * X).repair_ is None
+    assert_same_bits(model.predict(X), before)
+
+
+@DEFAULTS
+@DTYPES
+def test_the_default_is_proved_for_every_input(dtype, upper_bound):
+    certificate = default(dtype, upper_bound)[0].certify("all")
+    assert certificate.status_ == "verified"
+    assert (certificate.proved_min_ >= 0).all()
+    assert (certificate.proved_max_ <= (upper_bound or np.inf)).all()
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 3, 5])
+def test_the_default_keeps_its_bounds_after_a_few_rows(n_samples):
+    model, X, Y, weight = default(n_samples=n_samples)
+    far = np.vstack([X, 1e3 * X, -1e3 * X, np.eye(3), -np.eye(3)])
+    assert_obeys(model, far)
+    # One row has no deviation to measure by.
+    means = (np.average(of, axis=0, weights=weight) for of in (model.predict(X), Y))
+    np.testing.assert_allclose(*means, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("strategy", ON_ROWS)

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import minimize
 from skorch.callbacks import LRScheduler
 
-from sklpos import STRATEGIES, PositiveOutputRegressor
+from sklpos import MLP, STRATEGIES, PositiveOutputRegressor
 from sklpos.strategies import (
     Certified,
 )
@@ -40,6 +40,7 @@ def fit(problem, **params):
     model = PositiveOutputRegressor(
         repair=None,
         batch_size=-1,
+        module=MLP,
         module__hidden_layer_sizes=(),
         module__bias=problem.bias,
         on_violated_y="ignore",

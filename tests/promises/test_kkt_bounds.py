@@ -7,7 +7,7 @@ from quadratic_programmes import PROGRAMMES, solve
 from scipy.optimize import minimize
 from torch import nn
 
-from sklpos import STRATEGIES, PositiveOutputRegressor
+from sklpos import MLP, STRATEGIES, PositiveOutputRegressor
 from sklpos.nets.bounds import Bounds
 from sklpos.strategies import Certified, OutputConstraint
 
@@ -51,7 +51,7 @@ def assert_optimal(model, X, Y, solution, multipliers, bounds):
 @pytest.mark.parametrize("name", TRAINING)
 def test_every_kind_of_bounds_is_solved_primal_and_dual(name):
     params = {"strategy": name, "repair": None, "max_epochs": 1000} | ANNEALED
-    module = {"module__hidden_layer_sizes": ()}
+    module = {"module": MLP, "module__hidden_layer_sizes": ()}
     model = regressor(**params, **module, **LINE_BOUNDS).fit(X_LINE, LINES)
     bounds = Bounds.read(*LINE_BOUNDS.values(), n_outputs=4)
     assert_optimal(model, X_LINE, LINES, LINE_SOLUTION, LINE_MULTIPLIERS, bounds)
@@ -107,7 +107,8 @@ def test_a_random_range_is_solved_primal_and_dual(name, seed):
     X, y, lower, upper = random_range(seed)
     params = {"strategy": name, "repair": None, "max_epochs": 2000} | ANNEALED
     params |= {"lower_bound": lower, "upper_bound": upper}
-    model = regressor(**params, module__hidden_layer_sizes=()).fit(X, y)
+    module = {"module": MLP, "module__hidden_layer_sizes": ()}
+    model = regressor(**params, **module).fit(X, y)
     prediction, multipliers = solve_range(X, y, lower, upper)
     columns = (part[:, None] for part in (y, prediction, multipliers))
     assert_optimal(model, X, *columns, Bounds.read(lower, upper, 1))

@@ -8,7 +8,7 @@ import pytest
 N_SAMPLES = 300_000
 SCRIPT = """
 import numpy as np
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 
 def kilobytes(field):
     with open("/proc/self/status") as status:
@@ -19,7 +19,11 @@ def data(n):
     return X, np.maximum(X[:, 0], 0)
 
 model = PositiveOutputRegressor(
-    module__hidden_layer_sizes=(64,), batch_size=1024, max_epochs=2, random_state=0
+    module=MLP,
+    module__hidden_layer_sizes=(64,),
+    batch_size=1024,
+    max_epochs=2,
+    random_state=0,
 )
 model.fit(*data(1000))
 X, y = data({n_samples})

@@ -119,13 +119,13 @@ THREADS = """
 import sys
 import numpy as np
 import torch
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 
 torch.set_num_threads(int(sys.argv[1]))
 rng = np.random.default_rng(0)
 X = rng.normal(size=(300, 20))
 y = np.maximum(X[:, 0] + 0.3 * rng.normal(size=300), 0)
-fixed = {"module__hidden_layer_sizes": (256, 256), "random_state": 0}
+fixed = {"module": MLP, "module__hidden_layer_sizes": (256, 256), "random_state": 0}
 model = PositiveOutputRegressor(
     strategy=sys.argv[2], max_epochs=3, batch_size=150, **fixed
 ).fit(X, y)

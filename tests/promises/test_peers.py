@@ -93,6 +93,7 @@ def test_the_page_is_right_about(peer):
 
 
 def test_every_model_of_scikit_learn_on_the_page_is_tested():
-    names = {row[0] for row in ROWS if re.match(r"`[A-Z]|boosted|the same", row[0])}
+    others = r"`(?!MLP` with)[A-Z]|boosted|the same"
+    names = {row[0] for row in ROWS if re.match(others, row[0])}
     assert all(any(name.startswith(peer) for peer in PEERS) for name in names)
     assert len(names) == len(PEERS)

@@ -22,7 +22,7 @@ from properties import assert_obeys, assert_same_bits, training_state
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from sklpos import STRATEGIES, PositiveOutputRegressor
+from sklpos import MLP, STRATEGIES, PositiveOutputRegressor
 from sklpos.strategies import AugmentedLagrangian
 
 RNG = np.random.default_rng(0)
@@ -62,6 +62,7 @@ class Life(RuleBasedStateMachine):
     def make(self, strategy):
         self.model = PositiveOutputRegressor(
             strategy=strategy,
+            module=MLP,
             module__hidden_layer_sizes=(4,),
             module__activation="sigmoid",  # of use for any bounds
             max_epochs=1,
@@ -168,7 +169,12 @@ class Life(RuleBasedStateMachine):
 
 def run(max_examples, steps):
     with warnings.catch_warnings():
-        for kind in ("balance was dropped", "training diverged, or", "no head was"):
+        for kind in (
+            "alpha=.* has no effect",
+            "balance was dropped",
+            "training diverged, or",
+            "no head was",
+        ):
             warnings.filterwarnings("ignore", kind)
         how = repeatable(max_examples, stateful_step_count=steps)
         run_state_machine_as_test(Life, settings=how)

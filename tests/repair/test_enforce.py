@@ -10,7 +10,7 @@ import torch
 from problems import make_data
 from torch import nn
 
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 from sklpos.certificates import Box, Hull
 from sklpos.nets.head import write_head
 from sklpos.nets.rows import predict_rows
@@ -26,7 +26,12 @@ y = Y[:, 0]
 
 @functools.cache
 def trained(outputs, **params):
-    defaults = {"module__hidden_layer_sizes": (10, 10), "max_epochs": 25, "lr": 0.02}
+    defaults = {
+        "module": MLP,
+        "module__hidden_layer_sizes": (10, 10),
+        "max_epochs": 25,
+        "lr": 0.02,
+    }
     model = PositiveOutputRegressor(
         **(defaults | {"random_state": 0, "lr_schedule": None} | params)
     )
@@ -224,7 +229,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_lost():
 
 @pytest.mark.parametrize("method", ["head", "bias"])
 def test_a_head_too_large_for_its_dtype_is_refused(method):
-    model = PositiveOutputRegressor(dtype="float32", max_epochs=2, random_state=0)
+    model = PositiveOutputRegressor(MLP, dtype="float32", max_epochs=2, random_state=0)
     model.fit(X, 1e12 * y)
     before, low = model.predict(X), np.full(2, -1e36)
     with pytest.raises(ValueError, match="X and y are too large"):

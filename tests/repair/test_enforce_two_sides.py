@@ -10,7 +10,7 @@ from networks import descend
 from problems import make_data
 from torch import nn
 
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 from sklpos.certificates import Box
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.bounds import Bounds
@@ -31,6 +31,7 @@ BOUNDS = {
 @functools.cache
 def trained(lower, upper, **params):
     model = PositiveOutputRegressor(
+        module=MLP,
         module__hidden_layer_sizes=(10, 10),
         max_epochs=25,
         lr=0.02,
@@ -175,6 +176,7 @@ def test_equal_bounds_are_a_constant(domain, dtype):
 def test_a_head_without_bias_shrinks_into_bounds_around_zero():
     model = PositiveOutputRegressor(
         module__bias=False,
+        module=MLP,
         module__hidden_layer_sizes=(10,),
         max_epochs=10,
         random_state=0,

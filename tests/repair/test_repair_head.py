@@ -16,7 +16,7 @@ from modules import (
 from properties import assert_same_bits
 from torch import nn
 
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 from sklpos.repair import Repair, RepairedHead, repair_head
 
 # The promises
@@ -126,7 +126,11 @@ def test_bit_for_bit_what_the_estimator_does(data, dtype, outputs, weighted):
     X, y = data.X.astype(dtype), data.Y[:, :outputs]
     weight = data.weight * (np.arange(40) % 5 > 0) if weighted else None
     net = PositiveOutputRegressor(
-        module__hidden_layer_sizes=(8,), max_epochs=5, random_state=0, batch_size=16
+        module=MLP,
+        module__hidden_layer_sizes=(8,),
+        max_epochs=5,
+        random_state=0,
+        batch_size=16,
     ).fit(X, y if outputs > 1 else y.ravel(), weight)
     given = net.fitted_.as_trained.module
     found = repair_head(given, X, y=y, weight=weight)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sklpos import PositiveOutputRegressor
+from sklpos import PositiveOutputRegressor, Stack
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.modules import MLP
 from sklpos.nets.nonnegative import NonnegativeLinear, keep_within
@@ -343,6 +343,13 @@ def test_a_fitted_model_is_within_its_bounds(
     assert not model.multipliers_.any()
 
 
+def test_the_members_of_a_stack_have_the_bounds_in_their_dtype():
+    stack = Stack(1, len(MIXED), X=[[0.0], [1.0]])
+    Activation().wrap(stack, None, X=ROW, bounds=MIXED)
+    assert torch.equal(stack.output.lower, torch.as_tensor(MIXED.lower))
+    assert len(list(stack.output.parameters())) == 0
+
+
 @pytest.mark.parametrize("name", ["activation", "nonnegative_weights"])
 def test_a_range_costs_little_accuracy(name):
     """Shares between 0 and 1, many of them at an end."""
@@ -353,6 +360,7 @@ def test_a_range_costs_little_accuracy(name):
         strategy=name,
         upper_bound=1.0,
         module__activation="sigmoid",
+        module=MLP,
         module__hidden_layer_sizes=(30,),
         lr=0.02,
         max_epochs=200,
@@ -363,7 +371,8 @@ def test_a_range_costs_little_accuracy(name):
 
 def test_a_relu_net_is_refused_for_both_bounds_before_training(small, data):
     model = small(strategy="nonnegative_weights", upper_bound=9.0)
-    with pytest.raises(ValueError, match=r"put nn\.Hardtanh\(0, 1\), nn\.Sigmoid or"):
+    asked = r"put nn\.Hardtanh\(0, 1\), nn\.Sigmoid or.*module=MLP, module__activation="
+    with pytest.raises(ValueError, match=asked):
         model.fit(data.X, data.y)
     model.set_params(module__activation=partial(nn.Hardtanh, 0, 1))
     assert model.fit(data.X, data.y).predict(data.X).max() <= 9

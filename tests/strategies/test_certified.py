@@ -24,6 +24,7 @@ from sklpos.strategies import (
 
 SETTINGS = {
     "strategy": Certified(warm_up=10),
+    "module": MLP,
     "module__hidden_layer_sizes": (16,),
     "lr": 0.01,
     "max_epochs": 60,

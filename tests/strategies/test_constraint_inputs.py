@@ -76,9 +76,15 @@ def test_a_constraint_that_makes_no_sense(given, message):
     assert one_sentence(error)
 
 
-@pytest.mark.parametrize("strategy", ["unconstrained", "penalty", "lagrangian"])
-def test_an_alpha_of_0_may_be_meant(strategy):
-    OutputConstraint(Y, strategy=strategy, alpha=0)
+def test_an_alpha_of_0_may_be_meant():
+    OutputConstraint(Y, strategy="penalty", alpha=0)
+
+
+@pytest.mark.parametrize("strategy", ["unconstrained", "lagrangian"])
+@pytest.mark.parametrize("alpha", [0, 1.5])
+def test_an_alpha_without_an_effect_warns(strategy, alpha):
+    with pytest.warns(UserWarning, match=f"alpha={alpha} has no effect"):
+        OutputConstraint(Y, strategy=strategy, alpha=alpha)
 
 
 F = torch.zeros(8, 2)

@@ -8,7 +8,7 @@ import torch
 from constraints import ROWS, STATEFUL, TERMS, Problem, make_constraint, make_problem
 from properties import assert_same_bits
 
-from sklpos import PositiveOutputRegressor, certify
+from sklpos import MLP, PositiveOutputRegressor, certify
 from sklpos.repair import repair_head
 from sklpos.strategies import AugmentedLagrangian, OutputConstraint
 from sklpos.training.rows import BatchLoader, RowDataset
@@ -162,6 +162,7 @@ def test_a_plain_loop_trains_what_the_estimator_trains(name, data):
         "on_violated_y": "ignore",
         "repair": None,
         "optimizer": torch.optim.Adam,
+        "module": MLP,
         "module__hidden_layer_sizes": (6,),
         "lr": 0.02,
         "lr_schedule": None,

@@ -9,7 +9,8 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sklpos.nets.modules import MLP
-from sklpos.training.fast import Backprop, step_optimizer
+from sklpos.training.backprop import Backprop
+from sklpos.training.fast import step_optimizer
 
 ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid")
 

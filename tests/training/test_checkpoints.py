@@ -17,7 +17,7 @@ from properties import assert_same_bits, training_state
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback, Freezer
 
-from sklpos import PositiveOutputRegressor, TrainingCheckpoint
+from sklpos import MLP, PositiveOutputRegressor, TrainingCheckpoint
 
 KILLS = 20
 
@@ -265,6 +265,7 @@ def test_frozen_weights_and_infeasible_rows_go_on(tmp_path):
 
     def make(name, *callbacks):
         return PositiveOutputRegressor(
+            module=MLP,
             module__hidden_layer_sizes=(),
             module__bias=False,
             lower_bound=1.0,

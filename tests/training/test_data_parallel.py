@@ -18,7 +18,13 @@ from sklearn.base import clone
 from skorch.callbacks import LRScheduler
 from torch import nn
 
-from sklpos import STRATEGIES, PositiveOutputRegressor, TrainingCheckpoint, distributed
+from sklpos import (
+    MLP,
+    STRATEGIES,
+    PositiveOutputRegressor,
+    TrainingCheckpoint,
+    distributed,
+)
 from sklpos.distributed import fit_data_parallel
 from sklpos.nets.bounded import as_bounded_model
 from sklpos.strategies import Lagrangian
@@ -64,6 +70,7 @@ def make_model(params) -> PositiveOutputRegressor:
     defaults = {"lr": 0.05, "max_epochs": 6, "batch_size": 16, "random_state": 0}
     defaults["weight_decay"] = 0.0  # with decay, hardly a row needs the repair
     if "module" not in params:
+        defaults["module"] = MLP
         defaults["module__hidden_layer_sizes"] = (8,)
     return PositiveOutputRegressor(**(defaults | params))
 
@@ -208,7 +215,7 @@ def test_the_script_of_the_page_fits_what_one_process_does(tmp_path):
     command = [sys.executable, "-m", *torchrun, "train.py"]
     subprocess.run(command, cwd=tmp_path, env=os.environ | LOCAL, check=True)
     model = joblib.load(tmp_path / "model.joblib")
-    whole = PositiveOutputRegressor(random_state=0, max_epochs=20).fit(X, y)
+    whole = PositiveOutputRegressor(MLP, random_state=0, max_epochs=20).fit(X, y)
     assert_close(model.predict(X), whole.predict(X), 1e-9)
     assert_obeys(model, X)
 

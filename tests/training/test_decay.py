@@ -7,7 +7,7 @@ from sklearn.base import clone
 from skorch.callbacks import Callback
 from torch import nn
 
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 from sklpos.training.decay import NoiseScaledDecay, neighbour_loss
 
 rng = np.random.default_rng(0)
@@ -18,7 +18,12 @@ wide = np.hstack([X, rng.normal(size=(200, 100))])  # no row has a near neighbou
 
 
 def make(**params):
-    defaults = {"max_epochs": 3, "module__hidden_layer_sizes": (8,), "random_state": 0}
+    defaults = {
+        "max_epochs": 3,
+        "module": MLP,
+        "module__hidden_layer_sizes": (8,),
+        "random_state": 0,
+    }
     defaults["lr_schedule"] = None  # so that epochs are the same in fits of any length
     return PositiveOutputRegressor(**{**defaults, **params})
 
@@ -140,7 +145,12 @@ def test_epochs_one_by_one_decay_alike():
 
 def test_decay_keeps_a_net_from_learning_noise():
     """Error on what the noise hides, of the same net with and without."""
-    params = {"max_epochs": 300, "module__hidden_layer_sizes": (100,), "lr": 0.01}
+    params = {
+        "max_epochs": 300,
+        "module": MLP,
+        "module__hidden_layer_sizes": (100,),
+        "lr": 0.01,
+    }
     target = noisy - noisy.mean() + 10
     truth = signal - signal.mean() + 10
     errors = [
@@ -161,7 +171,8 @@ def test_decay_keeps_a_net_from_learning_noise():
     ids=["optimizer", "criterion", "given", "pretrained"],
 )
 def test_auto_leaves_the_rest_alone(params):
-    model = PositiveOutputRegressor(max_epochs=3, random_state=0, **params)
+    defaults = {"module": MLP, "max_epochs": 3, "random_state": 0}
+    model = PositiveOutputRegressor(**(defaults | params))
     model.fit(X, signal)
     (group,) = model.optimizer_.param_groups
     default = torch.optim.Adam if "optimizer" in params else torch.optim.AdamW

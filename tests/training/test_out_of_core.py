@@ -16,7 +16,7 @@ STREAM = """
 import os, sys
 import numpy as np, torch
 from benchmarks.out_of_core import anonymous_memory
-from sklpos import PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor
 
 torch.set_num_threads(1)
 n_chunks, chunk, width = 90, 16_384, 10
@@ -25,7 +25,7 @@ X = np.memmap(path, np.float32, "w+", shape=(n_chunks * chunk, width))
 os.truncate(path, 0)
 rng = np.random.default_rng(0)
 model = PositiveOutputRegressor(
-    module__hidden_layer_sizes=(8,), batch_size=4_096, random_state=0
+    module=MLP, module__hidden_layer_sizes=(8,), batch_size=4_096, random_state=0
 )
 held = []
 for end in range(chunk, len(X) + 1, chunk):

@@ -16,7 +16,7 @@ from torch import nn
 
 from sklpos import STRATEGIES
 from sklpos.strategies import AugmentedLagrangian, ConstraintStrategy
-from sklpos.training.fast import Backprop
+from sklpos.training.backprop import Backprop
 from sklpos.training.net import ConstrainedNet
 from sklpos.training.step import loss_per_output
 
@@ -275,7 +275,7 @@ def test_plain_nets_take_the_plain_passes_unless_somebody_looks_on(
     taken = []
     forward = Backprop.forward
     monkeypatch.setattr(
-        Backprop, "forward", lambda self, X: taken.append(1) or forward(self, X)
+        Backprop, "forward", lambda self, *rows: taken.append(1) or forward(self, *rows)
     )
     callback = Callback()
     if hook:

@@ -97,12 +97,33 @@ def corner_image(layer: Affine, low: Tensor, high: Tensor) -> Interval:
     -------
     lower, upper : Tensor of shape (n_parts, n_out)
     """
-    ends = torch.stack([low, high])[:, :, None, :] * layer.weight
-    ends = torch.where(layer.weight == 0, 0.0, ends)
-    return (
-        ends.amin(0).sum(-1) + layer.bias,
-        ends.amax(0).sum(-1) + layer.bias,
-    )
+    rise, fall = layer.positive.T, layer.negative.T
+    lower = weighted_sum(low, rise) + weighted_sum(high, fall)
+    upper = weighted_sum(high, rise) + weighted_sum(low, fall)
+    return lower + layer.bias, upper + layer.bias
+
+
+def weighted_sum(x: Tensor, weight: Tensor) -> Tensor:
+    """Compute ``x @ weight``, where ``0 * inf`` counts as 0.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_parts, n_in)
+        Its infinite values have one sign.
+    weight : Tensor of shape (n_in, n_out)
+        Of one sign.
+
+    Returns
+    -------
+    Tensor of shape (n_parts, n_out)
+    """
+    infinite = torch.isinf(x)
+    if not infinite.any():
+        return x @ weight
+    finite = torch.where(infinite, 0.0, x) @ weight
+    # Any weight but 0 makes the sum infinite.
+    sign = (x.sign() * infinite) @ weight
+    return torch.where(sign == 0, finite, sign * torch.inf)
 
 
 def crown_bounds(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from sklpos.certificates.bounds.activations import find_relaxation, known_activations
 from sklpos.certificates.bounds.relaxations import Relaxation
+from sklpos.nets.mixing import feature_layers, member_heads
+from sklpos.nets.stack import Stack
 
 #: Layers that do nothing in eval mode.
 DROPOUTS = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -43,6 +46,16 @@ class Affine:
     def __call__(self, x: Tensor) -> Tensor:
         """Map (..., n_in) to (..., n_out)."""
         return x @ self.weight.T + self.bias
+
+    @cached_property
+    def positive(self) -> Tensor:
+        """The weights that are positive, and 0 elsewhere."""
+        return self.weight.clamp(min=0)
+
+    @cached_property
+    def negative(self) -> Tensor:
+        """The weights that are negative, and 0 elsewhere."""
+        return self.weight.clamp(max=0)
 
     def rows(self, index: Tensor) -> Affine:
         """Select some of the outputs."""
@@ -127,6 +140,20 @@ def _batch_norm(layer: nn.BatchNorm1d, name: str, take) -> list[Affine]:
     return [Affine(torch.diag(scale), bias, size, _NORM_TERMS, stored=False)]
 
 
+def _stack(layer: Stack, name: str, take) -> list[Affine | Relaxation]:
+    """Read a stack while it trains: the outputs of its members."""
+    parts = [*feature_layers(layer).values(), member_heads(layer), layer.output]
+    chain = []
+    for part in parts:
+        if isinstance(part, nn.Module):
+            chain += read_layer(part, name, take)
+        else:
+            weight, bias = map(take, part)
+            n_terms = weight.shape[1] + 1
+            chain.append(Affine(weight, bias, bias.abs(), n_terms, stored=False))
+    return chain
+
+
 def _flatten(layer: nn.Flatten, name: str, take) -> list:
     # Rows are flat already, so any other way of flattening would merge them.
     if (layer.start_dim, layer.end_dim) not in ((1, -1), (1, 1)):
@@ -156,5 +183,6 @@ READERS = {
     nn.BatchNorm1d: _batch_norm,
     nn.Flatten: _flatten,
     nn.Identity: _nothing,
+    Stack: _stack,
     **dict.fromkeys(DROPOUTS, _nothing),
 }

@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sklpos.certificates.bounds.crown import Interval, corner_image, image
+from sklpos.certificates.bounds.crown import (
+    Interval,
+    corner_image,
+    image,
+    weighted_sum,
+)
 from sklpos.certificates.bounds.layers import Affine
 from sklpos.certificates.bounds.network import Network
 
@@ -142,18 +147,16 @@ def _rounded_outwards(layer, before, after, unit):
         if layer.exact:
             return after
         return _widened(layer, before, after, unit)
-    none = torch.zeros_like(layer.bias)
-    size = torch.maximum(before[0].abs(), before[1].abs())
-    # Masked, as 0 * inf is NaN.
-    reach = torch.where(layer.weight == 0, none[:, None], layer.weight.abs() * size)
     gamma = layer.n_terms * unit / (1 - layer.n_terms * unit)
-    margin = gamma * (reach.sum(-1) + layer.bias_size)
-    rising = (layer.weight > 0) & (before[0] == 0) | (layer.weight == 0)
-    falling = (layer.weight < 0) & (before[1] == 0)
-    exact = (rising | falling).all(-1)
+    size = torch.maximum(before[0].abs(), before[1].abs())
+    rise, fall = layer.positive.T, layer.negative.T
+    reach = weighted_sum(size, rise) - weighted_sum(size, fall)
+    margin = gamma * (reach + layer.bias_size)
+    # Whether any term can be below 0.
+    sinking = (before[0] != 0).double() @ rise - (before[1] != 0).double() @ fall
     # A bias that is a parameter is exact; that of batch norm is computed and rounded.
-    least = none if layer.stored else gamma * layer.bias_size
-    return low - torch.where(exact, least, margin), high + margin
+    least = torch.zeros_like(margin) if layer.stored else gamma * layer.bias_size
+    return low - torch.where(sinking == 0, least, margin), high + margin
 
 
 def _widened(layer, before, after, unit):
