@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.stack import Stack
 from sklpos.strategies.columns import OutputColumns
 
 #: Full names of classes that have moved: earlier -> present.
@@ -19,6 +20,7 @@ MOVED = {
         "sklpos.nets.nonnegative.NonnegativeLinear"
     ),
     "sklpos.repair.nearest.HeadObjective": "sklpos.repair.objective.HeadObjective",
+    "sklpos.nets.stack.Members": "sklpos.nets.members.Members",
 }
 
 
@@ -108,7 +110,17 @@ def _estimator(state: dict) -> dict:
     return {"upper_bound": None, **state, **renamed}
 
 
+def _fit(state: dict) -> dict:
+    module = state["net"].plain_module_
+    if not isinstance(module, Stack) or hasattr(module, "gain"):
+        return state
+    # Its members see other inputs, so what they learned is of no use for more epochs.
+    # A warm start refuses a module that differs from the one that was given.
+    return {**state, "built_in": {**state["built_in"], "module": None}}
+
+
 _UPGRADES = {
+    "sklpos.estimator.fit.Fit": _fit,
     "sklpos.nets.units.TargetScale": _both_bounds,
     "sklpos.nets.bounded.BoundedModel": _both_bounds,
     "sklpos.nets.outputs.BoundedOutput": _bounded_output,

@@ -1,4 +1,4 @@
-"""Files that were stored before there was an upper bound load, and go on."""
+"""Files that were stored by earlier states of the package load, and go on."""
 
 import lzma
 import pickle
@@ -67,3 +67,18 @@ def test_it_is_stored_again_as_it_is_now(model, case):
     assert vars(again.net_.constraint_.columns).keys() == (
         vars(sklpos.PositiveOutputRegressor().fit(X, Y).net_.constraint_.columns).keys()
     )
+
+
+# Written when `Stack` did not standardise its inputs.
+OPT_IN = Path(__file__).parent / "opt_in_stack.pkl.xz"
+
+
+def test_a_stack_of_other_inputs_predicts_but_is_not_trained_further():
+    file = pickle.loads(lzma.decompress(OPT_IN.read_bytes()))
+    model, X, y = pickle.loads(file["stored"]), file["X"], file["y"]
+    np.testing.assert_allclose(model.predict(X), file["predictions"], rtol=1e-12)
+    assert sklpos.certify(model, "all").status_ == "verified"
+    for train in (model.set_params(warm_start=True).fit, model.partial_fit):
+        with pytest.raises(ValueError, match="module is part of the net and cannot"):
+            train(X, y)
+    assert model.set_params(warm_start=False).fit(X, y).predict(X).min() >= 0
