@@ -281,7 +281,7 @@ def warn_of_divergence(loss: float, lr: float) -> None:
     """
     if loss > _DIVERGED:
         warn_user(
-            f"training diverged, or has hardly begun: the loss ends at {loss:.3g} "
+            f"training diverged, or was too short: the loss ends at {loss:.3g} "
             f"times the variance of y; lower lr (now {lr}), raise max_epochs or "
             "standardise X.",
             ConvergenceWarning,

@@ -82,15 +82,9 @@ class Stack(nn.Module):
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from sklpos import PositiveOutputRegressor
-    >>> X = np.linspace(-1, 1, 50).reshape(-1, 1)
-    >>> y = np.maximum(X.ravel(), 0)
-    >>> model = PositiveOutputRegressor(Stack, random_state=0).fit(X, y)
-    >>> bool(model.predict(1000 * X).min() >= 0)
-    True
-    >>> model.module_.head
-    Linear(in_features=384, out_features=1, bias=True)
+    >>> stack = Stack(1, 1, X=np.linspace(-1, 1, 50).reshape(-1, 1))
+    >>> stack(torch.zeros(5, 1, dtype=torch.float64)).shape  # 12 members
+    torch.Size([5, 12])
     """
 
     def __init__(

@@ -93,7 +93,7 @@ def _factor_and_shift(
     mean: NDArray, target: NDArray, bounds: Bounds
 ) -> tuple[NDArray, NDArray]:
     """Take a mean distance to its target: by a factor where it can, else by a shift."""
-    # A model that hardly leaves the bound has nothing to scale.
+    # A model that stays close to the bound has nothing to scale.
     scaled = bounds.bounded & (mean * target >= 0) & (abs(mean) > 0)
     scaled &= abs(target) < _MAX_FACTOR * abs(mean)
     factor = np.ones_like(mean)

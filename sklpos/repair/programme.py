@@ -198,7 +198,7 @@ class HeadProgramme:
         if target is not None:
             normal = self.mean_features @ self.whitener
             length = np.linalg.norm(normal)
-            # Hardly any head changes the mean, so the one that does is far away.
+            # Few heads change the mean, so the one that does is far away.
             if length * REACH < 1:
                 return None
             missing = target - self.mean_features @ self.start

@@ -22,7 +22,7 @@ from sklpos.repair.robust import nearest_robust_head, worst_case
 _ATTEMPTS = 8
 # Accuracy in scales of the extreme predictions that a shift of the bias relies on.
 _SHIFT_TOLERANCE = 1e-3
-# Distance from the bounds in scales; without it a complete method would hardly finish.
+# Distance from the bounds in scales; without it a complete method may not end.
 _SEARCH_MARGIN = 1e-2
 # The verifier first works for this fraction of the time limit.
 _N_SLICES = 30
@@ -180,7 +180,7 @@ class _Exchange:
     Gradient descent finds most points. The complete verifier finds the others: it works
     in slices of time, which grow when one ends without a point. The nearest head for
     points is nearer than any for the domain, so the search can end when the lifted one
-    is hardly farther away.
+    is little farther away.
     """
 
     def __init__(self, task: DomainTask, deadline: float):

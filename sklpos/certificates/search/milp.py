@@ -194,7 +194,7 @@ class _Model:
             most = -self._extreme(self.now[i], -1)
             low[i] = max(low[i], least)
             high[i] = min(high[i], most)
-            # Tolerances may cross the bounds of a unit that hardly varies.
+            # Tolerances may cross the bounds of a unit that is nearly constant.
             if low[i] > high[i]:
                 low[i] = high[i] = (low[i] + high[i]) / 2
         for column, a, b in zip(self.now, low, high, strict=True):
