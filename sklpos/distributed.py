@@ -116,6 +116,10 @@ def fit_data_parallel(
         fit = evaluate(own, net, rows, data, n_iter)
         fit = _finish(own, replace(fit, kkt=None), data, world)
     estimator.publish(fit, data)
+    # DistributedDataParallel keeps torch's process group alive, whose threads release
+    # their last tensors late: if Python ends first, the process is aborted. A barrier
+    # holds no tensor, and leaves them the time.
+    dist.barrier()
     return estimator
 
 
