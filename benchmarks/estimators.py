@@ -8,6 +8,7 @@ from sklearn.utils.validation import validate_data
 
 from benchmarks.problem import Problem
 from sklpos.nets.bounds import Bounds
+from sklpos.repair import HeadObjective, nearest_feasible_head
 
 
 def fits(problem: Problem, n_epochs: int) -> dict:
@@ -61,3 +62,28 @@ def repair(problem: Problem) -> dict:
         "one epoch": lambda: model.net_.partial_fit(rows, epochs=1),
         "repair": lambda: model.enforce(problem.X),
     }
+
+
+def wide_head(n_rows: int, width: int):
+    """Repair of a random head on ReLU features; 28 % of its predictions are below 0.
+
+    The Gram matrix of the rows and the passes over them are part of it.
+    """
+    rng = np.random.default_rng(0)
+    X, weight = rng.normal(size=(n_rows, 60)), rng.normal(size=(60, width)) / 60**0.5
+    features = np.column_stack([np.maximum(X @ weight, 0), np.ones(n_rows)])
+    coef = rng.normal(size=(1, width + 1)) / width**0.5
+    coef[0, -1] -= np.quantile(features @ coef[0], 0.28)
+    y = np.maximum(features @ coef.T, 0)
+
+    def run():
+        return nearest_feasible_head(
+            coef,
+            HeadObjective.from_rows([features], y),
+            lambda: [features],
+            lower_bound=0.0,
+            margin=1e-9 * y.std(),
+            scale=y.std(),
+        )
+
+    return run

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.competitors import bare, competitors, installed, mdmm, ours
-from benchmarks.estimators import fits, predictions, repair
+from benchmarks.estimators import fits, predictions, repair, wide_head
 from benchmarks.measuring import interleave, table
 from benchmarks.problem import DEEP, LARGE, SMALL, WIDE, Problem
 from benchmarks.scaling import growth
@@ -120,6 +120,15 @@ def whole_repair(quick: bool) -> list[dict]:
     return [table("repair", problem, timings, ("ms", 1e3), ["one epoch"])]
 
 
+def wide_repair(quick: bool) -> list[dict]:
+    """Time the repair of heads of many features, most of which hold a row up."""
+    n_rows, widths = (500, (20,)) if quick else (10_000, (100, 500, 1_000, 2_000))
+    runs = {f"{width:,} features": wide_head(n_rows, width) for width in widths}
+    timings = interleave(runs, 1 if quick else 3, warm_up=False)
+    title, problem = "repair of a wide head", f"{n_rows:,} rows, 28 % violated"
+    return [table(title, problem, timings, ("ms", 1e3), [])]
+
+
 def compiled(quick: bool) -> list[dict]:
     """Time ``compile=True``, without the compilation."""
     compiler = os.environ.get("CXX", "g++")
@@ -168,6 +177,7 @@ SECTIONS = {
     "fit": whole_fits,
     "predict": whole_predictions,
     "repair": whole_repair,
+    "wide": wide_repair,
     "compile": compiled,
     "memory": sizes,
     "file": out_of_core,

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 from sklpos.version import __version__
 
 if TYPE_CHECKING:
-    from sklpos.certificates import certify
+    from sklpos.certificates import (
+        certified_radius,
+        certify,
+        certify_risk,
+        output_bounds,
+    )
+    from sklpos.estimator.enforcing import enforce
     from sklpos.estimator.regressor import PositiveOutputRegressor
     from sklpos.estimator.report import report
     from sklpos.nets.modules import MLP
@@ -22,7 +28,11 @@ __all__ = [
     "Stack",
     "TrainingCheckpoint",
     "__version__",
+    "certified_radius",
     "certify",
+    "certify_risk",
+    "enforce",
+    "output_bounds",
     "report",
 ]
 
@@ -35,7 +45,11 @@ _HOMES = {
     "PositiveOutputRegressor": "sklpos.estimator.regressor",
     "Stack": "sklpos.nets.stack",
     "TrainingCheckpoint": "sklpos.training.checkpoint",
+    "certified_radius": "sklpos.certificates",
     "certify": "sklpos.certificates",
+    "certify_risk": "sklpos.certificates",
+    "enforce": "sklpos.estimator.enforcing",
+    "output_bounds": "sklpos.certificates",
     "report": "sklpos.estimator.report",
 }
 _SUBMODULES = (

@@ -216,7 +216,8 @@ def _pooled(objectives: list[HeadObjective], weights) -> HeadObjective:
         return np.average(values, axis=0, weights=weights)
 
     names = ("gram", "mean_features", "mean_target")
-    return replace(objectives[0], **{name: mean(name) for name in names})
+    means = {name: mean(name) for name in names}
+    return replace(objectives[0], targets=None, **means)
 
 
 def _hold_on_all_rows(

@@ -169,6 +169,13 @@ def test_public_names_exist():
     assert [name for name in sklpos.__all__ if not hasattr(sklpos, name)] == []
 
 
+def test_every_search_has_the_same_time_limit():
+    functions = [thing for _, thing in public_objects() if inspect.isfunction(thing)]
+    parameters = [inspect.signature(function).parameters for function in functions]
+    limits = {own["time_limit"].default for own in parameters if "time_limit" in own}
+    assert limits - {inspect.Parameter.empty} == {10.0}
+
+
 def test_every_parameter_of_the_estimator_is_documented():
     documented = inspect.getdoc(sklpos.PositiveOutputRegressor).split("Attributes\n")[0]
     names = inspect.signature(sklpos.PositiveOutputRegressor).parameters

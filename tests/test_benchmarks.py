@@ -32,6 +32,7 @@ def test_a_quick_run_prints_tables_and_writes_json(tmp_path, monkeypatch):
         "fit of 2 epochs",
         "predict 1 rows",
         "repair",
+        "repair of a wide head",
         "growth",
         "out of core",
     ):

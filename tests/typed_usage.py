@@ -26,8 +26,8 @@ from sklpos.certificates import (
     Domain,
     Hull,
     RiskCertificate,
+    bound_risk,
     certify_module,
-    certify_risk,
     smallest_shift,
 )
 from sklpos.distributed import fit_data_parallel
@@ -106,7 +106,11 @@ def use(model: PositiveOutputRegressor, file: Path) -> None:
     low, high = model.output_bounds(X, X + 1)
     radius: NDArray[np.float64] = model.certified_radius(X)
     risk: RiskCertificate = model.certify_risk(X, risk_level=0.1)
-    risk = certify_risk(predictions, 0.0)
+    risk = bound_risk(predictions, 0.0)
+    assert_type(sklpos.enforce(model, X), PositiveOutputRegressor)
+    risk = sklpos.certify_risk(model, X)
+    low, high = sklpos.output_bounds(model, X, X)
+    radius = sklpos.certified_radius(model, X)
     print(low, high, radius, risk, smallest_shift(predictions, 0.0))
     domains: list[Domain] = [Box([0.0], [1.0]), Hull(X), Ball(X, 0.1)]
     print([certify_module(model.module_, domain) for domain in domains])

@@ -7,7 +7,8 @@ from sklpos.certificates.bounds.activations import (
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.certify import certify, certify_module
 from sklpos.certificates.domains.shapes import All, Ball, Box, Domain, Hull
-from sklpos.certificates.risk import RiskCertificate, certify_risk, smallest_shift
+from sklpos.certificates.holdout import certify_risk
+from sklpos.certificates.risk import RiskCertificate, bound_risk, smallest_shift
 from sklpos.certificates.rows import certified_radius, output_bounds
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Domain",
     "Hull",
     "RiskCertificate",
+    "bound_risk",
     "certified_radius",
     "certify",
     "certify_module",

@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import html
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sklpos.certificates.domains.shapes import All, Domain
-from sklpos.nets.warnings import warn_user
+from sklpos.certificates.earlier import of_this_version, renamed
+from sklpos.certificates.subject import Subject
+from sklpos.nets.columns import Columns
 
 Status = Literal["verified", "falsified", "unknown"]
-
-
-def _renamed(old: str, new: str) -> property:
-    """Attribute under its earlier name, until the next version."""
-
-    def get(certificate):
-        warn_user(
-            f"Certificate.{old} is now called {new}; the old name will be removed in "
-            "the next version.",
-            FutureWarning,
-        )
-        return getattr(certificate, new)
-
-    return property(get, doc=f"Earlier name of `{new}`.")
 
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
     """What is proved, and what is disproved, about a model over a domain.
 
-    A certificate is truthy only when it is verified.
+    A certificate is truthy only if it is verified and its model is as it was: it knows
+    the model by digests of the weights, layers, hooks, scalers and bounds, and looks at
+    it each time that it is asked. Of a stored certificate, or one whose model no longer
+    exists, nobody knows the model; then it is false, until `holds_for` is given one.
+    The attributes stay as they were found.
 
     Attributes
     ----------
@@ -70,6 +62,10 @@ class Certificate:
         Largest absolute value of a feature for which no sum can overflow, in any order
         of summation; beyond it nothing is proved. Infinite where it is not known,
         because a layer behind an output activation is not understood. Unit of X.
+    subject_ : Subject or None
+        The model; None if it was not recorded, as in files of earlier versions.
+    columns_ : Columns or None
+        The columns of the data, if the model knows them.
 
     Examples
     --------
@@ -102,22 +98,91 @@ class Certificate:
     rows_: NDArray | None = None
     # Certificates of earlier versions assume that nothing overflows.
     largest_input_: float = math.inf
+    subject_: Subject | None = None
+    columns_: Columns | None = None
 
-    lower_bound_ = _renamed("lower_bound_", "proved_min_")
-    upper_bound_ = _renamed("upper_bound_", "attained_min_")
-    required_ = _renamed("required_", "required_min_")
+    lower_bound_ = renamed("lower_bound_", "proved_min_")
+    upper_bound_ = renamed("upper_bound_", "attained_min_")
+    required_ = renamed("required_", "required_min_")
 
     def __bool__(self) -> bool:
-        return self.status_ == "verified"
+        return self.status_ == "verified" and not self._doubt()
+
+    def holds_for(self, model: Any) -> bool:
+        """Whether it is verified, and was made of a model just as the model is now.
+
+        From then on, the certificate looks at this model.
+
+        Parameters
+        ----------
+        model : PositiveOutputRegressor, Pipeline, search or nn.Module
+            Of the kind that was certified.
+
+        Returns
+        -------
+        bool
+        """
+        if self.subject_ is None or self.subject_.differences(model):
+            return False
+        vars(self)["subject_"] = self.subject_.bound_to(model)
+        return bool(self)
+
+    def of(self, model: Any) -> Self:
+        """Certificate that looks at a model, and is true only if that is the same.
+
+        Parameters
+        ----------
+        model : PositiveOutputRegressor, Pipeline, search or nn.Module
+
+        Returns
+        -------
+        Certificate
+            A copy, if this one looks at another estimator.
+        """
+        subject = self.subject_
+        if subject is None or subject.refers_to(model):
+            return self
+        bound = subject.bound_to(model)
+        if subject.has_owner:
+            return replace(self, subject_=bound)
+        vars(self)["subject_"] = bound
+        return self
+
+    def _doubt(self) -> str:
+        """Why it is not known to be about a present model; empty if it is."""
+        if self.subject_ is None or not self.subject_.is_at_hand:
+            return "its model is not at hand, see holds_for"
+        changes = ", ".join(self._changes())
+        return f"the model has changed since ({changes})" if changes else ""
+
+    def _changes(self) -> tuple[str, ...]:
+        at_hand = self.subject_ is not None and self.subject_.is_at_hand
+        return self.subject_.changes() if at_hand else ()
+
+    @property
+    def counterexample_frame_(self) -> Any:
+        """The counterexample as the model takes its data: a `pandas.DataFrame`.
+
+        Its one row has the names, units and categories of the columns; those that the
+        model ignores are NaN. None without a counterexample.
+        """
+        row = self.counterexample_
+        if row is None:
+            return None
+        plain = Columns.numbers(range(len(row)), named=False)
+        return (self.columns_ or plain).frame(row[None])
 
     def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(_of_this_version(state))
+        self.__dict__.update(of_this_version(state))
 
     def __repr__(self) -> str:
-        lines = [f"Certificate: {self.status_} over {self.domain_!r}{self._up_to()}"]
+        lines = [f"Certificate: {self._verdict()} over {self.domain_!r}{self._up_to()}"]
+        # Nothing is claimed of a model that is another one now.
+        if self._changes():
+            return lines[0]
         lines += [
-            f"  every prediction {side.sign} {side.proved} (asked: {side.required}), "
-            f"{side.extreme} seen {side.attained}"
+            f"  proved: every prediction {side.sign} {side.proved} (required: "
+            f"{side.required}); {side.extreme} attained: {side.attained}"
             for side in self._sides()
         ]
         if self.counterexample_ is not None:
@@ -141,10 +206,25 @@ class Certificate:
         str
         """
         cells = {"domain": f"{self.domain_!r}{self._up_to()}"}
+        if not self._changes():
+            cells |= self._findings()
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{name}</th>"
+            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
+            for name, text in cells.items()
+        )
+        verdict = html.escape(self._verdict())
+        return f"<table><caption>Certificate: {verdict}</caption>{rows}</table>"
+
+    _repr_html_ = to_html
+
+    def _findings(self) -> dict[str, str]:
+        """What was found, by its name in the table."""
+        cells = {}
         for side in self._sides():
             cells[f"proved: every prediction at {side.word}"] = side.proved
-            cells[f"asked for, at {side.word}"] = side.required
-            cells[f"{side.extreme} prediction seen"] = side.attained
+            cells[f"required, at {side.word}"] = side.required
+            cells[f"{side.extreme} prediction attained"] = side.attained
         cells |= {
             "method": f"{self.method_}, {self.n_boxes_} boxes, {self.time_:.2g} s",
             "rounding margin": _show(self.numerical_slack_),
@@ -152,14 +232,11 @@ class Certificate:
         }
         if self.counterexample_ is not None:
             cells[f"counterexample{self._which_side()}"] = _show(self.counterexample_)
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{name}</th>"
-            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-            for name, text in cells.items()
-        )
-        return f"<table><caption>Certificate: {self.status_}</caption>{rows}</table>"
+        return cells
 
-    _repr_html_ = to_html
+    def _verdict(self) -> str:
+        doubt = self._doubt()
+        return f"{doubt}; found then: {self.status_}" if doubt else self.status_
 
     def _sides(self) -> list[_Side]:
         """The sides that have a bound; the lower one if there is none."""
@@ -192,22 +269,6 @@ class _Side(NamedTuple):
     proved: str
     required: str
     attained: str
-
-
-def _of_this_version(state: dict) -> dict:
-    """Fields of a stored certificate; earlier versions knew the lower side alone."""
-    if "lower_bound_" not in state:
-        return state
-    names = {
-        "lower_bound_": "proved_min_",
-        "upper_bound_": "attained_min_",
-        "required_": "required_min_",
-    }
-    state = {names.get(name, name): value for name, value in state.items()}
-    free = np.full_like(state["required_min_"], np.inf)
-    broken = None if state["counterexample_"] is None else "lower"
-    sides = {"proved_max_": free, "attained_max_": -free, "required_max_": free}
-    return state | sides | {"broken_side_": broken}
 
 
 def _show(values: NDArray) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,22 @@ from sklpos.certificates.bounds.network import (
     Network,
     fold_inputs,
     read_network,
-    refuse_hooks,
 )
-from sklpos.certificates.bounds.overflow import largest_input_of, overflow_assumption
+from sklpos.certificates.bounds.overflow import largest_input_of
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains.named import make_domain
-from sklpos.certificates.domains.shapes import Ball, Domain
+from sklpos.certificates.domains.shapes import Domain
 from sklpos.certificates.methods import METHODS, run
+from sklpos.certificates.output_activation import certify_output_activation
 from sklpos.certificates.proof import Goal, Proof
+from sklpos.certificates.search.seen import extreme_rows
+from sklpos.certificates.subject import Subject
 from sklpos.nets.arrays import naming
 from sklpos.nets.bounded import BoundedModel, as_bounded_model
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.outputs import BoundedOutput
+
+_NO_ROWS = np.empty((0, 0))
 
 
 def certify(
@@ -39,39 +44,45 @@ def certify(
     categorical: Any = None,
     margin: float | None = None,
     method: str = "auto",
-    time_limit: float = 60.0,
+    time_limit: float = 10.0,
 ) -> Certificate:
     """Prove or disprove that the predictions of a model obey bounds on a domain.
 
     The domain, the counterexample and every number are in the unit of the data that
-    the model takes. For a pipeline, this is the unit before its scalers, which are
-    folded into the first layer of the net.
+    the model takes. For a pipeline, this is the unit before its steps, which are folded
+    into the first layer of the net: scalers, linear projections such as PCA, selections
+    of columns, a SimpleImputer (for rows in which nothing is missing), and, at the
+    beginning, encoders of categories or a ColumnTransformer of all these. A column of
+    categories stands for one feature per category, of which exactly one is 1; those of
+    an encoder that takes unknown categories have one more feature, for all of these.
 
     Parameters
     ----------
     model : PositiveOutputRegressor, Pipeline, search or nn.Module
-        Fitted; a module is in eval mode, with outputs in the unit of y. In a Pipeline,
-        StandardScaler, MinMaxScaler, RobustScaler and MaxAbsScaler may come before the
-        regressor. A search stands for its best estimator.
+        Fitted; a module is in eval mode, with outputs in the unit of y. A search stands
+        for its best estimator.
     domain : {"box", "hull", "ball", "all"}, (low, high) or Domain, default="box"
         The range of the training data, the convex hull of the rows of `X`, a ball
-        around each row of `X`, every real input, or a given box. Unit of X.
+        around each row of `X`, every real input, or a given box. Unit of X. The corners
+        of a box are two vectors, or two rows with the columns of the data: a dict, a
+        Series or a frame, in which a category is the same in both or left out.
     lower_bound, upper_bound : float or array-like of shape (n_outputs,), optional
         Unit of y; ``-inf`` and ``inf`` leave an output free. By default the bounds that
         the model was fitted with; for a module, 0 and no upper one.
     X : array-like of shape (n_samples, n_features), optional
-        Rows for "hull" and "ball", and for the "box" of a bare module, which does not
-        know its training data.
+        Rows for "hull" and "ball", and for the "box" of a model that does not know the
+        range of its data: a bare module, or a Pipeline with a projection.
     radius : float or array-like of shape (n_features,), optional
-        Largest change of each feature in a "ball". Unit of X.
-    categorical : sequence of int or of sequences of int, optional
-        Integer features, and groups of one-hot features, of a box.
+        Largest change of each number in a "ball", in which categories stay. Unit of X.
+    categorical : sequence of int or str, or of sequences of these, optional
+        Columns of integers, and groups of one-hot columns, of a box, by position or
+        name. Columns that an encoder of the pipeline reads are known.
     margin : float, optional
         Share of the width by which the "box" or the "hull" is widened on both sides.
     method : str, default="auto"
-        Or "interval", "crown", "alpha_crown", "branch_and_bound", "milp"; see
-        `certify_module`.
-    time_limit : float, default=60.0
+        Or "interval", "crown", "alpha_crown", "branch_and_bound", "relu_splits",
+        "milp"; see `certify_module`.
+    time_limit : float, default=10.0
         Seconds.
 
     Returns
@@ -82,8 +93,7 @@ def certify(
     Raises
     ------
     ValueError
-        If the domain, a bound or a layer of the module is not understood, or a step is
-        not an affine scaler.
+        If the domain, a bound, a layer of the module or a step is not understood.
 
     Examples
     --------
@@ -95,12 +105,24 @@ def certify(
     array([-3.,  0.])
     """
     bounded = as_bounded_model(model)
+    # Before the proof, which is of the model as it was when it was read.
+    subject = Subject(model)
     where = make_domain(
         bounded, domain, X=X, radius=radius, categorical=categorical, margin=margin
     )
-    return _certify(
-        bounded, where, (lower_bound, upper_bound), method=method, time_limit=time_limit
+    found = _certify(
+        bounded,
+        where,
+        (lower_bound, upper_bound),
+        method=method,
+        time_limit=time_limit,
+        rows=_known_rows(bounded, X),
     )
+    example, columns = found.counterexample_, bounded.columns
+    if example is not None and columns is not None:
+        # The row that was predicted, with whole categories.
+        example = columns.snap(example)
+    return replace(found, counterexample_=example, columns_=columns, subject_=subject)
 
 
 def certify_module(
@@ -111,18 +133,23 @@ def certify_module(
     upper_bound: ArrayLike | None = None,
     scale: ArrayLike = 1.0,
     method: str = "auto",
-    time_limit: float = 60.0,
+    time_limit: float = 10.0,
     tolerance: float | None = None,
     seed: int = 0,
 ) -> Certificate:
     """Prove or disprove that a module stays within its bounds.
 
     `method` "auto" tries interval bounds, then CROWN, then projected gradient descent
-    to find a counterexample. What is still undecided goes to branch and bound, or, if
-    the network has only ReLUs and more than 8 features, to integer programming (see
-    `milp_minimum`). The other methods stop at their own step. "alpha_crown" is not
-    part of "auto", because it saved less time than it took before the complete methods:
-    it is tighter than CROWN, in a time that is known beforehand.
+    to find a counterexample, then alpha-CROWN, for at most a fifth of the time. What is
+    still undecided goes to one complete method. Up to 8 features, and for activations
+    that are smooth, it is branch and bound. For ReLU networks of more features, it is
+
+    - integer programming ("milp"), if the network has at most 32 units for a box, or 24
+      for a hull of fewer than 20 features;
+    - "relu_splits", for other hulls, and for boxes of 20 features and more;
+    - branch and bound in all other cases.
+
+    The other methods stop at their own step.
 
     Parameters
     ----------
@@ -137,8 +164,10 @@ def certify_module(
         Unit of y; ``inf`` leaves an output free, None all of them.
     scale : float or array-like of shape (n_outputs,), default=1.0
         Size of the outputs, such as the standard deviation of y.
-    method : {"auto", "interval", "crown", "alpha_crown", "branch_and_bound", "milp"}
-    time_limit : float, default=60.0
+    method : str, default="auto"
+        Or "interval", "crown", "alpha_crown", "branch_and_bound", "relu_splits",
+        "milp".
+    time_limit : float, default=10.0
         Seconds. What is proved by then is reported.
     tolerance : float, optional
         On each side that has a bound, go on until the gap between what is proved and
@@ -166,7 +195,8 @@ def certify_module(
     'verified'
     """
     free = Bounds(np.array(-np.inf), np.array(np.inf))
-    return _certify(
+    subject = Subject(module)
+    found = _certify(
         BoundedModel(module, bounds=free, scale=scale),
         domain,
         (lower_bound, upper_bound),
@@ -175,6 +205,7 @@ def certify_module(
         tolerance=tolerance,
         seed=seed,
     )
+    return replace(found, subject_=subject)
 
 
 def network_of(model: BoundedModel) -> Network:
@@ -201,12 +232,13 @@ def _certify(
     time_limit: float,
     tolerance: float | None = None,
     seed: int = 0,
+    rows: NDArray = _NO_ROWS,
 ) -> Certificate:
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; choose one of {METHODS}.")
     # Bounded by its own formula, over any domain: there is nothing to search for.
     if type(model.module) is BoundedOutput:
-        return _certify_output_activation(model, domain, asked)
+        return certify_output_activation(model, domain, asked)
     # The clock starts before reading: a user's limit is for the whole call.
     begun = time.monotonic()
     network = network_of(model)
@@ -221,8 +253,24 @@ def _certify(
     )
     largest = largest_input_of(model.module, model.inputs)
     proof = Proof(model.predict, network, domain, goal, largest)
+    if model.inputs is not None:
+        proof.assumptions += model.inputs.assumptions
     run(proof, method)
+    # The attained values are no better than those of rows that are known.
+    if len(proof.region) == 1:
+        seen = extreme_rows(model.predict, domain, rows)
+        if len(seen):
+            proof.see(torch.as_tensor(seen)[None], [0])
     return proof.certificate(begun)
+
+
+def _known_rows(model: BoundedModel, X: ArrayLike | None) -> NDArray:
+    """Rows of X, or else the training rows that the model remembers."""
+    if X is not None:
+        return model.check_rows(X)
+    # They are those of the module, behind the scalers.
+    known = model.extreme_rows if model.inputs is None else None
+    return _NO_ROWS if known is None else known
 
 
 def _read_scale(scale: ArrayLike, n_outputs: int) -> NDArray:
@@ -231,50 +279,3 @@ def _read_scale(scale: ArrayLike, n_outputs: int) -> NDArray:
     if array.shape not in ((), (1,), (n_outputs,)) or np.isnan(array).any():
         raise ValueError(f"scale={scale!r} must be a number or {n_outputs} of them.")
     return np.broadcast_to(array, (n_outputs,)).copy()
-
-
-def _certify_output_activation(
-    model: BoundedModel, domain: Domain, asked: tuple
-) -> Certificate:
-    """Certify by construction: the activation maps every number into its range."""
-    begun = time.monotonic()
-    module = model.module
-    # A hook could change the output after the activation.
-    refuse_hooks(module)
-    if model.input_range is not None:
-        domain.check_features(model.input_range.shape[1])
-    # A scale that was tampered with could turn the range around.
-    holds = (module.scale >= 0) & torch.isfinite(module.scale)
-    ends = (
-        torch.where(holds, module.lower, -torch.inf),
-        torch.where(holds, module.upper, torch.inf),
-    )
-    lower, upper = (end.cpu().double().numpy() for end in ends)
-    required = model.bounds.for_outputs(len(lower), *asked)
-    region = domain.region()
-    # Nothing is searched; one point of each part shows which values occur.
-    points = region.candidates(torch.zeros_like(region.low))[0].numpy()
-    # The centre of an infinite box is NaN, hence nan_to_num.
-    values = model.predict(np.nan_to_num(points))
-    within = Bounds(lower, upper).mirrored() >= required.mirrored()
-    largest = largest_input_of(module, model.inputs)
-    status = "verified" if within.all() else "unknown"
-    return Certificate(
-        status_=status,
-        proved_min_=lower,
-        proved_max_=upper,
-        attained_min_=values.min(axis=0),
-        attained_max_=values.max(axis=0),
-        required_min_=required.lower,
-        required_max_=required.upper,
-        counterexample_=None,
-        broken_side_=None,
-        domain_=domain,
-        method_="output activation",
-        n_boxes_=0,
-        time_=time.monotonic() - begun,
-        numerical_slack_=np.zeros_like(lower),
-        assumptions_=(overflow_assumption(largest),),
-        rows_=np.full(len(region), status) if isinstance(domain, Ball) else None,
-        largest_input_=largest,
-    )

@@ -19,6 +19,7 @@ from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains.regions import Region
 from sklpos.certificates.domains.shapes import Ball, Domain
 from sklpos.certificates.search.branch_and_bound import Stops
+from sklpos.certificates.search.seen import both_sides, confirmed
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.sides import rounded_up
 
@@ -137,6 +138,8 @@ class Proof:
     # (n_parts, n_columns, n_features), the inputs of the values in upper.
     witness: NDArray = field(init=False)
     hidden: dict[int, Interval] = field(default_factory=dict)
+    # The bounds that no solver had a part in, if there are others.
+    unaided: NDArray | None = None
 
     def __post_init__(self):
         self.region = self.domain.region()
@@ -184,7 +187,9 @@ class Proof:
     @property
     def rounding(self) -> NDArray:
         """Largest margin against rounding, shape (n_outputs,)."""
-        return np.maximum(*np.split(self.slack.max(axis=0), 2))
+        # inf - inf, where sums overflow, is no margin at all.
+        slack = np.where(np.isnan(self.slack), np.inf, self.slack)
+        return np.maximum(*np.split(slack.max(axis=0), 2))
 
     def prove(self, lower: NDArray) -> None:
         """Add proved lower bounds of the exact network, less the margin for rounding.
@@ -248,13 +253,15 @@ class Proof:
         """Certificate of what is known so far."""
         largest = self.largest_input
         self._withdraw_beyond(largest)
-        # A value that was seen outweighs a proof, if they ever disagree.
+        self.upper, attained = confirmed(
+            self.predict, self.upper, self.witness, self.goal.required
+        )
         lost = (self.upper < self.goal.required).any(axis=1)
         held = (self.lower >= self.goal.required).all(axis=1)
         verdicts = np.where(lost, "falsified", np.where(held, "verified", "unknown"))
         status = "falsified" if lost.any() else "verified" if held.all() else "unknown"
-        proved_min, proved_max = _both_sides(self.lower)
-        attained_min, attained_max = _both_sides(self.upper)
+        proved_min, proved_max = both_sides(self.lower.min(axis=0))
+        attained_min, attained_max = both_sides(attained)
         part, column = self._worst()
         side = "lower" if column < len(proved_min) else "upper"
         return Certificate(
@@ -290,10 +297,3 @@ class Proof:
         with np.errstate(invalid="ignore"):
             room = np.nan_to_num(self.upper - self.goal.required, nan=np.inf)
         return np.unravel_index(room.argmin(), room.shape)
-
-
-def _both_sides(columns: NDArray) -> tuple[NDArray, NDArray]:
-    """Smallest and largest values of the outputs, from lower bounds of ``(f, -f)``."""
-    lowest, highest = np.split(columns.min(axis=0), 2)
-    # 0 - x and not -x, which is -0 for 0.
-    return lowest, 0 - highest

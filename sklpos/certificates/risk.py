@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +24,10 @@ class RiskCertificate:
 
     Attributes
     ----------
+    joint_violation_rate_ : float
+        Share of the rows where any output is out of bounds.
+    joint_upper_confidence_bound_ : float
+        Largest plausible probability that any output is out of bounds.
     violation_rate_ : ndarray of shape (n_outputs,)
         Share of the rows out of bounds, per output.
     upper_confidence_bound_ : ndarray of shape (n_outputs,)
@@ -32,10 +37,6 @@ class RiskCertificate:
     below_confidence_bound_, above_confidence_bound_ : ndarray of shape (n_outputs,)
         Largest plausible probability of either, each at `confidence_`; 0 where there is
         no such bound.
-    joint_violation_rate_ : float
-        Share of the rows where any output is out of bounds.
-    joint_upper_confidence_bound_ : float
-        Largest plausible probability that any output is out of bounds.
     n_samples_ : int
     risk_level_ : float
     confidence_ : float
@@ -44,19 +45,19 @@ class RiskCertificate:
 
     Examples
     --------
-    >>> certify_risk(np.ones((59, 1)))
-    RiskCertificate: controlled, P(any output out of bounds) <= 0.0495 at 95 %
+    >>> bound_risk(np.ones((59, 1)))
+    RiskCertificate: controlled, P(a prediction out of bounds) <= 0.0495 at 95 %
       0 of 59 rows out of bounds, risk level 0.05
     """
 
+    joint_violation_rate_: float
+    joint_upper_confidence_bound_: float
     violation_rate_: NDArray
     upper_confidence_bound_: NDArray
     below_rate_: NDArray
     above_rate_: NDArray
     below_confidence_bound_: NDArray
     above_confidence_bound_: NDArray
-    joint_violation_rate_: float
-    joint_upper_confidence_bound_: float
     n_samples_: int
     risk_level_: float
     confidence_: float
@@ -69,13 +70,19 @@ class RiskCertificate:
         # A share times the number of rows may be off by a rounding.
         count = round(self.joint_violation_rate_ * self.n_samples_)
         verdict = "controlled" if self.controlled_ else "not controlled"
-        return (
-            f"RiskCertificate: {verdict}, P(any output out of bounds) <= "
+        what = "any output" if len(self.violation_rate_) > 1 else "a prediction"
+        lines = [
+            f"RiskCertificate: {verdict}, P({what} out of bounds) <= "
             f"{self.joint_upper_confidence_bound_:.3g} at "
-            f"{100 * self.confidence_:.4g} %\n"
+            f"{100 * self.confidence_:.4g} %",
             f"  {count} of {self.n_samples_} rows out of bounds, "
-            f"risk level {self.risk_level_:g}"
-        )
+            f"risk level {self.risk_level_:g}",
+        ]
+        if len(self.violation_rate_) > 1:
+            each = ", ".join(f"{p:.3g}" for p in self.upper_confidence_bound_[:8])
+            more = ", ..." if len(self.violation_rate_) > 8 else ""
+            lines.append(f"  each output on its own: {each}{more}")
+        return "\n".join(lines)
 
 
 def clopper_pearson_upper(count: ArrayLike, n_samples: int, confidence: float = 0.95):
@@ -112,7 +119,7 @@ def clopper_pearson_upper(count: ArrayLike, n_samples: int, confidence: float = 
     return np.where(count == n_samples, 1.0, quantile)[()]
 
 
-def certify_risk(
+def bound_risk(
     predictions: ArrayLike,
     lower_bound: ArrayLike | None = 0.0,
     upper_bound: ArrayLike | None = None,
@@ -120,9 +127,9 @@ def certify_risk(
     risk_level: float = 0.05,
     confidence: float = 0.95,
 ) -> RiskCertificate:
-    """Bound how often predictions are out of bounds, from a holdout sample.
+    """Bound how often predictions are out of bounds, from those of a holdout sample.
 
-    No targets are needed.
+    No targets are needed. `certify_risk` takes a model and the rows themselves.
 
     Parameters
     ----------
@@ -158,14 +165,14 @@ def certify_risk(
     joint = (below | above).any(axis=1)
     joint_bound = float(clopper_pearson_upper(joint.sum(), n, confidence))
     return RiskCertificate(
+        joint_violation_rate_=float(joint.mean()),
+        joint_upper_confidence_bound_=joint_bound,
         violation_rate_=(below | above).mean(axis=0),
         upper_confidence_bound_=limit(below | above, bounds.bounded),
         below_rate_=below.mean(axis=0),
         above_rate_=above.mean(axis=0),
         below_confidence_bound_=limit(below, np.isfinite(bounds.lower)),
         above_confidence_bound_=limit(above, np.isfinite(bounds.upper)),
-        joint_violation_rate_=float(joint.mean()),
-        joint_upper_confidence_bound_=joint_bound,
         n_samples_=n,
         risk_level_=float(risk_level),
         confidence_=float(confidence),
@@ -248,13 +255,13 @@ def _check_one_side(bounds: Bounds) -> None:
         raise ValueError(
             f"lower_bound={bounds.lower[j]:g} and upper_bound={bounds.upper[j]:g} of "
             f"output {j} leave no direction to shift it in for a risk; leave "
-            "risk_level out and use method='head', which keeps both bounds."
+            "risk_level out and use adjust='head', which keeps both bounds."
         )
 
 
 def _check_levels(risk_level: float, confidence: float) -> None:
     for name, level in (("risk_level", risk_level), ("confidence", confidence)):
-        if not 0 < level < 1:
+        if not isinstance(level, Real) or not 0 < level < 1:
             raise ValueError(f"{name}={level!r} must be between 0 and 1.")
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklpos.certificates.bounds.crown import crown_bounds
-from sklpos.certificates.bounds.network import Network, read_network
+from sklpos.certificates.bounds.network import Network
 from sklpos.certificates.bounds.rounding import numerical_slack
+from sklpos.certificates.certify import network_of
 from sklpos.certificates.domains.regions import Region
-from sklpos.nets.bounds import Bounds
+from sklpos.nets.bounded import BoundedModel, as_bounded_model
 
 # Rows that are bounded together.
 _CHUNK = 512
@@ -20,27 +23,27 @@ _BISECTIONS = 20
 
 
 def output_bounds(
-    module: nn.Module, low: ArrayLike, high: ArrayLike
+    model: Any, X_low: ArrayLike, X_high: ArrayLike
 ) -> tuple[NDArray, NDArray]:
     """Bound the predictions over a box for each row, by CROWN and intervals.
 
     Parameters
     ----------
-    module : nn.Module
-        In eval mode, with outputs in the unit of y; see `read_network`.
-    low, high : array-like of shape (n_samples, n_features)
-        Unit of X.
+    model : PositiveOutputRegressor, Pipeline, search or nn.Module
+        Fitted; see `certify` for the steps that a Pipeline may have.
+    X_low, X_high : array-like of shape (n_samples, n_features)
+        In the unit of the data that the model takes.
 
     Returns
     -------
     lower, upper : ndarray of shape (n_samples, n_outputs)
         Unit of y; every prediction in the dtype of the module lies between them. They
-        are not the tightest bounds: `certify_module` finds tighter ones.
+        are not the tightest bounds: `certify` finds tighter ones for a single box.
 
     Raises
     ------
     ValueError
-        If the module is not understood, or the boxes are not valid.
+        If the model is not understood, or the boxes are not valid.
 
     Examples
     --------
@@ -51,14 +54,16 @@ def output_bounds(
     array([[1.],
            [3.]])
     """
-    network = read_network(module)
-    low = _as_rows(low, "low", network)
-    high = _as_rows(high, "high", network)
+    bounded = as_bounded_model(model)
+    network = network_of(bounded)
+    low = _as_rows(bounded, X_low, "X_low", network)
+    high = _as_rows(bounded, X_high, "X_high", network)
     if low.shape != high.shape:
-        raise ValueError(f"low has {len(low)} rows, but high has {len(high)}.")
+        raise ValueError(f"X_low has {len(low)} rows, but X_high has {len(high)}.")
+    _check_categories(bounded, low, high)
     wrong = (low > high).any(dim=1).nonzero()
     if len(wrong):
-        raise ValueError(f"low > high in row {wrong[0].item()}.")
+        raise ValueError(f"X_low > X_high in row {wrong[0].item()}.")
     chunks = zip(low.split(_CHUNK), high.split(_CHUNK), strict=True)
     found = [_proved_bounds(network, *chunk) for chunk in chunks]
     lower, upper = (torch.cat(part).numpy() for part in zip(*found, strict=True))
@@ -66,12 +71,12 @@ def output_bounds(
 
 
 def certified_radius(
-    module: nn.Module,
+    model: Any,
     X: ArrayLike,
-    lower_bound: ArrayLike | None = 0.0,
+    lower_bound: ArrayLike | None = None,
     upper_bound: ArrayLike | None = None,
     *,
-    scale: ArrayLike = 1.0,
+    scale: ArrayLike | None = None,
     max_radius: float = 10.0,
 ) -> NDArray:
     """Find how far each row may move while its predictions are provably in bounds.
@@ -81,15 +86,16 @@ def certified_radius(
 
     Parameters
     ----------
-    module : nn.Module
-        In eval mode, with outputs in the unit of y; see `read_network`.
+    model : PositiveOutputRegressor, Pipeline, search or nn.Module
+        Fitted; see `certify` for the steps that a Pipeline may have.
     X : array-like of shape (n_samples, n_features)
-    lower_bound : float, array-like of shape (n_outputs,) or None, default=0.0
-        Unit of y; ``-inf`` leaves an output free, None all of them.
-    upper_bound : float, array-like of shape (n_outputs,) or None, default=None
-        Unit of y; ``inf`` leaves an output free, None all of them.
-    scale : float or array-like of shape (n_features,), default=1.0
-        Unit in which each feature moves, such as its standard deviation.
+        In the unit of the data that the model takes.
+    lower_bound, upper_bound : float or array-like of shape (n_outputs,), optional
+        Unit of y; ``-inf`` and ``inf`` leave an output free. By default the bounds that
+        the model was fitted with; for a module, 0 and no upper one.
+    scale : float or array-like of shape (n_features,), optional
+        Unit in which each feature moves, such as its standard deviation; 0 holds one
+        still. By default 1, in the unit of X.
     max_radius : float, default=10.0
         Largest radius that is tried, in scales.
 
@@ -101,7 +107,7 @@ def certified_radius(
     Raises
     ------
     ValueError
-        If the module, X or the parameters are not valid.
+        If the model, X or the parameters are not valid.
 
     Examples
     --------
@@ -111,17 +117,21 @@ def certified_radius(
     >>> certified_radius(module, [[1.0], [-1.0], [99.0]]).round(4)
     array([ 1.,  0., 10.])
     """
-    network = read_network(module)
-    X = _as_rows(X, "X", network)
+    bounded = as_bounded_model(model)
+    network = network_of(bounded)
+    X = _as_rows(bounded, X, "X", network)
     if not max_radius > 0:
         raise ValueError(f"max_radius={max_radius!r} must be positive.")
-    unit = torch.as_tensor(np.array(scale, dtype=np.float64))
+    scale = np.array(1.0 if scale is None else scale, dtype=np.float64)
+    if bounded.columns is not None:
+        scale = bounded.columns.spread(scale)
+    unit = torch.as_tensor(scale)
     if unit.shape not in ((), (1,), (network.n_features,)) or not (unit >= 0).all():
         raise ValueError(
             f"scale={scale!r} must be non-negative: one number, or one for each of the "
             f"{network.n_features} features."
         )
-    bounds = Bounds.read(lower_bound, upper_bound, network.n_outputs)
+    bounds = bounded.bounds.for_outputs(network.n_outputs, lower_bound, upper_bound)
     radii = [_bisect(network, x, bounds, unit, max_radius) for x in X.split(_CHUNK)]
     return torch.cat(radii).numpy()
 
@@ -151,17 +161,23 @@ def _proved_bounds(network: Network, low: Tensor, high: Tensor):
     return found.lower - slack, found.upper + slack
 
 
-def _as_rows(values: ArrayLike, name: str, network: Network) -> Tensor:
-    rows = np.array(values, dtype=np.float64)
-    if rows.ndim != 2 or not len(rows):
-        raise ValueError(
-            f"{name} must have shape (n_samples, n_features); got {rows.shape}."
-        )
+def _check_categories(model: BoundedModel, low: Tensor, high: Tensor) -> None:
+    for group in () if model.columns is None else model.columns.groups:
+        wrong = (low[:, group] != high[:, group]).any(dim=1).nonzero()
+        if len(wrong):
+            raise ValueError(
+                "X_low and X_high have different categories in row "
+                f"{wrong[0].item()}; a box of a row has one of each column."
+            )
+
+
+def _as_rows(
+    model: BoundedModel, values: ArrayLike, name: str, network: Network
+) -> Tensor:
+    rows = model.check_rows(values, name)
     if rows.shape[1] != network.n_features:
         raise ValueError(
             f"{name} has {rows.shape[1]} features, but the module takes "
             f"{network.n_features}."
         )
-    if not np.isfinite(rows).all():
-        raise ValueError(f"{name} contains NaN or infinity.")
     return torch.as_tensor(rows)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklpos.certificates.bounds.overflow import largest_input_of
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.domains.shapes import Domain
+from sklpos.certificates.subject import Subject
 from sklpos.nets.arrays import check_range
 from sklpos.nets.bounded import BoundedModel
 from sklpos.repair.head import repair_on_rows
@@ -44,6 +45,8 @@ class Ending:
         What later repairs need to know of the training rows.
     kept : ndarray of shape (n_kept, d1) or None
         Features of rows on which later repairs must hold the bounds as well.
+    subject : Subject
+        The model as it was made; by default, as it is now.
     """
 
     model: BoundedModel
@@ -51,6 +54,12 @@ class Ending:
     certificate: Certificate | None = None
     objective: HeadObjective | None = None
     kept: NDArray | None = None
+    # None stands for a model that was just made; `replace` keeps the one of another.
+    subject: Subject | None = None
+
+    def __post_init__(self):
+        if self.subject is None:
+            object.__setattr__(self, "subject", Subject(self.model))
 
     @cached_property
     def largest_input(self) -> float:
@@ -153,6 +162,7 @@ def hold_on_rows(
         # A certificate is true of one head only.
         certificate=None,
         kept=found.head.kept,
+        subject=None,
     )
 
 
@@ -162,7 +172,8 @@ def hold_on_domain(
     plan: RepairPlan,
     *,
     n_samples: int,
-    method: str = "head",
+    data: BoundedModel | None = None,
+    adjust: str = "head",
     **how: Any,
 ) -> Ending:
     """Take the nearest head that provably obeys the bounds on a domain.
@@ -175,7 +186,9 @@ def hold_on_domain(
     plan : RepairPlan
     n_samples : int
         Number of rows that the summary has multipliers for, all 0.
-    method : {"head", "bias"}, default="head"
+    data : BoundedModel, optional
+        A model whose steps come between the domain and the module.
+    adjust : {"head", "bias"}, default="head"
     **how : object
         Further parameters of `repair_on_domain`.
 
@@ -189,16 +202,16 @@ def hold_on_domain(
         If no head is proved.
     """
     module, found = repair_on_domain(
-        start.model,
+        start.model.behind(data),
         domain,
         start.objective,
         kept=start.kept,
         balance=plan.balance,
-        method=method,
+        adjust=adjust,
         **how,
     )
     # A shift of the bias always gives up the mean, and says so.
-    if plan.balance and start.objective is not None and method != "bias":
+    if plan.balance and start.objective is not None and adjust != "bias":
         warn_of_lost_balance(found.balanced)
     return replace(
         start,
@@ -212,6 +225,7 @@ def hold_on_domain(
             f"any input of {found.certificate.domain_!r}, proved",
         ),
         certificate=found.certificate,
+        subject=None,
     )
 
 
@@ -247,4 +261,5 @@ def shift_on_rows(
         # Every prediction moves by the shift, which leaves no margin.
         repair=summarise_change(shift**2, balanced, 0 * shift, len(X), 0, promise),
         certificate=None,
+        subject=None,
     )

@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from sklpos.estimator.checks import TrainingData
+from sklpos.estimator.costs import summary_after, warn_of_balance, warn_of_cost
 from sklpos.estimator.endings import Ending, RepairPlan
 from sklpos.estimator.net_params import built_in_params
+from sklpos.estimator.other_rows import quantiles_of
 from sklpos.estimator.repairs import Request, enforce_bound, finish_head
 from sklpos.estimator.row_summary import RowSummary, summarise_pair
-from sklpos.nets.bounded import BoundedModel, data_range
+from sklpos.nets.bounded import BoundedModel, data_range, rows_of_extremes
 from sklpos.nets.rows import predict_rows
 from sklpos.nets.warnings import warn_user
-from sklpos.repair.summary import warn_of_error
 from sklpos.training.kkt import KKTResiduals, evaluate_training_state
 from sklpos.training.members import mixed_by_members, weigh_members
 from sklpos.training.net import ConstrainedNet
@@ -53,6 +54,8 @@ class Fit:
     kkt : KKTResiduals or None
     training : pair of RowSummary, or None
         Of the training rows, as trained and repaired.
+    quantiles : ndarray of shape (n_kept, n_features) or None
+        Of the training rows, see `quantiles_of`; None after `partial_fit`.
     """
 
     net: ConstrainedNet
@@ -65,6 +68,7 @@ class Fit:
     loss: float
     kkt: KKTResiduals | None = None
     training: tuple[RowSummary, RowSummary | None] | None = None
+    quantiles: NDArray | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -85,7 +89,9 @@ class Fit:
     @property
     def as_trained(self) -> BoundedModel:
         """The product before any repair, with its own module."""
-        return trained_model(self.net, self.ending.model.input_range)
+        known = self.ending.model
+        model = trained_model(self.net, known.input_range)
+        return replace(model, extreme_rows=known.extreme_rows)
 
 
 def trained_model(net: ConstrainedNet, input_range: NDArray) -> BoundedModel:
@@ -181,16 +187,18 @@ def finish(estimator, fit: Fit, data: TrainingData) -> Fit:
     ending = finish_head(trained, data, repair_plan(estimator, fit.net))
     # `predict` would refuse such rows, so a fit must.
     ending.check_size(data.X)
-    pair = predict_rows(ending.model.module, data.X), None
+    now = predict_rows(ending.model.module, data.X)
+    extreme = rows_of_extremes(now, data.X)
+    ending = replace(ending, model=replace(ending.model, extreme_rows=extreme))
+    pair = now, None
     if ending.repair is not None:
-        pair = predict_rows(trained.module, data.X), pair[0]
+        pair = predict_rows(trained.module, data.X), now
     training = summarise_pair(pair, data.bounds, data.y, data.weight)
     if ending.repair is not None and ending.certificate is None:
-        before, after = (rows.rmse for rows in training)
-        # The warning blames the balance, so only balanced outputs may cause it.
-        after = np.where(ending.repair.balanced_, after, before)
-        warn_of_error(before, after, trained.scale)
-    return replace(fit, ending=ending, training=training)
+        warn_of_balance(ending, *training)
+    return replace(
+        fit, ending=ending, training=training, quantiles=quantiles_of(data.X)
+    )
 
 
 def enforce(estimator, fit: Fit, request: Request) -> Fit:
@@ -215,8 +223,8 @@ def enforce(estimator, fit: Fit, request: Request) -> Fit:
     ending = enforce_bound(fit.as_trained, fit.ending, plan, request)
     training = fit.training
     if training is not None and ending.repair is not None:
-        # The rows were measured with the earlier head.
-        training = training[0], None
+        training = training[0], summary_after(ending, training[0])
+        warn_of_cost(ending, *training)
     return replace(fit, ending=ending, training=training)
 
 

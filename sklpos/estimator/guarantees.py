@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import check_is_fitted
 
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.certify import certify
-from sklpos.certificates.domains.named import make_domain
-from sklpos.certificates.risk import RiskCertificate, certify_risk
+from sklpos.certificates.holdout import certify_risk
+from sklpos.certificates.risk import RiskCertificate
 from sklpos.certificates.rows import certified_radius, output_bounds
-from sklpos.estimator.checks import check_inputs
-from sklpos.estimator.fit import enforce
-from sklpos.estimator.repairs import METHODS, Request
+from sklpos.estimator.enforcing import enforce
+from sklpos.estimator.other_rows import warn_of_far_rows
 from sklpos.nets.bounded import as_bounded_model
-from sklpos.repair.shift import Risk
-from sklpos.training.loop import gradients_on
 
 
 class GuaranteeMixin:
@@ -33,49 +28,43 @@ class GuaranteeMixin:
         X: ArrayLike | None = None,
         *,
         domain=None,
-        method: str = "head",
+        adjust: str = "head",
         risk_level: float | None = None,
         confidence: float = 0.95,
         radius: ArrayLike | None = None,
         categorical=None,
         margin: float | None = None,
         time_limit: float = 10.0,
+        method: str = "deprecated",
     ) -> Self:
         """Repair the head so that predictions obey the bounds, in place.
 
-        The bounds then hold on the rows of X; or on a whole domain, with the proof in
-        `certificate_`; or for all but a share of a population. Each call starts from
-        the head as trained ("head") or as it is ("bias"). The result obeys the bounds
-        where this call asks for it, and on the rows that determined earlier repairs;
-        for a promise on all training rows as well, stack them onto X. No targets are
-        needed. After `partial_fit` the nearest head is the one nearest on X or on a
-        sample of the domain, without balance.
+        See `sklpos.enforce`, which takes whole pipelines as well. The bounds then hold
+        on the rows of X; or on a whole domain, with the proof in `certificate_`; or for
+        all but a share of a population.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), optional
             Rows to protect; the rows of a "hull" or "ball"; with `risk_level`, a
-            holdout, which `certify_risk` cannot use again afterwards.
+            holdout.
         domain : {"box", "hull", "ball", "all"} or (low, high), optional
             As in `certify`; unit of X.
-        method : {"head", "bias"}, default="head"
-            The nearest head; or the smallest shift of the bias, which moves every
-            prediction and gives up the mean.
+        adjust : {"head", "bias"}, default="head"
+            The nearest head, or the smallest shift of the bias.
         risk_level : float, optional
-            With ``method="bias"``: shift until the probability that a new prediction
-            is out of bounds is at most this, with `confidence`; not for an output with
-            both bounds.
+            With ``adjust="bias"``: the share of a population that may be out of bounds.
         confidence : float, default=0.95
         radius, categorical, margin
             Of the domain, as in `certify`.
         time_limit : float, default=10.0
-            Seconds for the repair of a domain: the longer, the nearer the head. The
-            result differs a little from run to run.
+            Seconds for the repair of a domain.
+        method : {"head", "bias"}
+            Earlier name of `adjust`, which will be removed in the next version.
 
         Returns
         -------
         self
-            Unchanged if the strategy's guarantee is ``"everywhere"``.
 
         Raises
         ------
@@ -83,25 +72,19 @@ class GuaranteeMixin:
             For an invalid request, or if no head obeys the bounds. The fitted model
             then stays as it was.
         """
-        check_is_fitted(self)
-        inputs = None if X is None else check_inputs(self, X)
-        model = as_bounded_model(self)
-        _check_request(inputs, domain, method, risk_level)
-        if domain is not None:
-            domain = make_domain(
-                model,
-                domain,
-                X=X,
-                radius=radius,
-                categorical=categorical,
-                margin=margin,
-            )
-        risk = None if risk_level is None else Risk(risk_level, confidence)
-        request = Request(inputs, domain, method, risk, time_limit)
-        with gradients_on():
-            # One assignment at the end: an interrupted repair changes nothing.
-            self.fitted_ = enforce(self, self.fitted_, request)
-        return self
+        return enforce(
+            self,
+            X,
+            domain=domain,
+            adjust=adjust,
+            risk_level=risk_level,
+            confidence=confidence,
+            radius=radius,
+            categorical=categorical,
+            margin=margin,
+            time_limit=time_limit,
+            method=method,
+        )
 
     def certify(self, domain="box", **request: Any) -> Certificate:
         """Prove or disprove that predictions obey the bounds on a whole domain.
@@ -144,9 +127,10 @@ class GuaranteeMixin:
             Unit of y.
         """
         model = as_bounded_model(self)
-        return output_bounds(
-            model.module, model.check_rows(X_low), model.check_rows(X_high)
-        )
+        low, high = model.check_rows(X_low, "X_low"), model.check_rows(X_high, "X_high")
+        if low.shape == high.shape:
+            warn_of_far_rows(self, (low + high) / 2, "output_bounds")
+        return output_bounds(self, X_low, X_high)
 
     def certified_radius(
         self, X: ArrayLike, *, scale: ArrayLike | None = None
@@ -166,14 +150,9 @@ class GuaranteeMixin:
             Largest change of every feature at once, in scales, at most 10; 0 where the
             prediction itself is not proved.
         """
-        model = as_bounded_model(self)
-        return certified_radius(
-            model.module,
-            model.check_rows(X),
-            model.bounds.lower,
-            model.bounds.upper,
-            scale=1.0 if scale is None else scale,
-        )
+        rows = as_bounded_model(self).check_rows(X)
+        warn_of_far_rows(self, rows, "certified_radius")
+        return certified_radius(self, X, scale=scale)
 
     def certify_risk(
         self,
@@ -198,25 +177,6 @@ class GuaranteeMixin:
         -------
         RiskCertificate
         """
-        # Those of `predict`, whose rounding counts, and not those of an exact net.
-        predictions = np.asarray(self.predict(X_holdout), dtype=np.float64)
-        bounds = as_bounded_model(self).bounds
         return certify_risk(
-            predictions.reshape(len(predictions), -1),
-            bounds.lower,
-            bounds.upper,
-            risk_level=risk_level,
-            confidence=confidence,
-        )
-
-
-def _check_request(X, domain, method: str, risk_level: float | None) -> None:
-    if X is None and domain is None:
-        raise ValueError("enforce needs X, rows to protect, or domain, such as 'box'.")
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is unknown; choose one of {METHODS}.")
-    if risk_level is not None and (method != "bias" or domain is not None):
-        raise ValueError(
-            f"risk_level={risk_level!r} needs method='bias' and a holdout X, without "
-            "a domain."
+            self, X_holdout, risk_level=risk_level, confidence=confidence
         )

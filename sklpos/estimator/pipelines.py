@@ -1,153 +1,81 @@
-"""Scalers before a net, read as one affine map that fits into its first layer."""
+"""Pipelines and searches, taken apart."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import (
-    MaxAbsScaler,
-    MinMaxScaler,
-    RobustScaler,
-    StandardScaler,
-)
 from sklearn.utils.validation import check_is_fitted
-
-from sklpos.nets.units import InputScale
 
 
 def split_model(model) -> tuple[list, Any]:
-    """Take a fitted model apart.
+    """Split a fitted model as `fitted_regressor` does, with nested pipelines unpacked.
 
     Parameters
     ----------
-    model : estimator, Pipeline or search
+    model : PositiveOutputRegressor, Pipeline or search
 
     Returns
     -------
     steps : list of transformer
         The transformers before the regressor, in order.
-    regressor : estimator
-        The last step.
+    regressor : PositiveOutputRegressor
     """
-    steps, regressor = take_apart(model)
-    check_is_fitted(regressor)
-    if not hasattr(regressor, "module_"):
+    steps, regressor = fitted_regressor(model)
+    return list(flat(steps)), regressor
+
+
+def fitted_regressor(model) -> tuple[list, Any]:
+    """Split a model into a fitted `PositiveOutputRegressor` and the steps before it.
+
+    Parameters
+    ----------
+    model : PositiveOutputRegressor, Pipeline or search
+
+    Returns
+    -------
+    before : list of transformer or "passthrough"
+    regressor : PositiveOutputRegressor
+
+    Raises
+    ------
+    NotFittedError
+        If the model is not fitted.
+    ValueError
+        If the model is something else.
+    """
+    before, regressor = take_apart(model)
+    # It refuses what is no estimator, but does not say what would be right.
+    if isinstance(regressor, BaseEstimator):
+        check_is_fitted(regressor)
+    if not hasattr(regressor, "fitted_"):
         raise ValueError(
-            f"model={regressor!r} must be a PositiveOutputRegressor, or a Pipeline "
-            "that ends in one."
+            f"model={model!r} must be a PositiveOutputRegressor, or a Pipeline or "
+            "search that ends in one."
         )
-    return list(_flat(steps)), regressor
+    return before, regressor
 
 
-def read_scalers(steps: Iterable, n_features: int) -> InputScale:
-    """Read fitted scalers as one affine map.
+def flat(steps: Iterable) -> Iterable:
+    """Yield the steps of nested pipelines, without those that do nothing.
 
     Parameters
     ----------
     steps : iterable of transformer
-        StandardScaler, MinMaxScaler, RobustScaler, MaxAbsScaler, a Pipeline of these,
-        or "passthrough".
-    n_features : int
 
-    Returns
-    -------
-    InputScale
-
-    Raises
+    Yields
     ------
-    ValueError
-        For any other step, by its name.
-
-    Examples
-    --------
-    >>> scaler = StandardScaler().fit([[0.0], [4.0]])
-    >>> scale = read_scalers([scaler], 1)
-    >>> scale.gain.tolist(), scale.offset.tolist()
-    ([0.5], [-1.0])
+    transformer
     """
-    gain = np.ones(n_features)
-    offset = np.zeros(n_features)
-    # Sum of the magnitudes of all terms, which bounds their rounding.
-    size = np.zeros(n_features)
-    scalers = list(_flat(steps))
-    for scaler in scalers:
-        check_is_fitted(scaler)
-        factor, shift = _affine(scaler)
-        gain = gain * factor
-        offset = offset * factor + shift
-        size = size * np.abs(factor) + np.abs(shift)
-    return InputScale(gain, offset, size, tuple(map(_without_names, scalers)))
-
-
-def is_affine(step) -> bool:
-    """Whether a step is a scaler that `InputScale` understands."""
-    # Exact types only: a subclass may compute something else.
-    return type(step) in _READERS and not getattr(step, "clip", False)
-
-
-def _flat(steps: Iterable) -> Iterable:
     for step in steps:
         if isinstance(step, Pipeline):
-            yield from _flat(inner for _, inner in step.steps)
+            yield from flat(inner for _, inner in step.steps)
         # The only string that a fitted pipeline may hold is "passthrough".
         elif step is not None and not isinstance(step, str):
             yield step
-
-
-def _affine(scaler) -> tuple[NDArray, NDArray]:
-    """Factor and shift of a scaler."""
-    if not is_affine(scaler):
-        clips = " with clip=True" if getattr(scaler, "clip", False) else ""
-        names = ", ".join(kind.__name__ for kind in _READERS)
-        raise ValueError(
-            f"the step {type(scaler).__name__}{clips} is not an affine scaler; before "
-            f"the regressor only {names} are understood."
-        )
-    return _READERS[type(scaler)](scaler)
-
-
-def _center_and_scale(center, scale) -> tuple[NDArray, NDArray]:
-    factor = 1.0 if scale is None else 1 / np.asarray(scale, dtype=np.float64)
-    return factor, 0.0 if center is None else -np.asarray(center) * factor
-
-
-def _read_standard(scaler: StandardScaler) -> tuple[NDArray, NDArray]:
-    mean = scaler.mean_ if scaler.with_mean else None
-    return _center_and_scale(mean, scaler.scale_)
-
-
-def _read_min_max(scaler: MinMaxScaler) -> tuple[NDArray, NDArray]:
-    return scaler.scale_, scaler.min_
-
-
-def _read_robust(scaler: RobustScaler) -> tuple[NDArray, NDArray]:
-    return _center_and_scale(scaler.center_, scaler.scale_)
-
-
-def _read_max_abs(scaler: MaxAbsScaler) -> tuple[NDArray, NDArray]:
-    return _center_and_scale(None, scaler.scale_)
-
-
-_READERS = {
-    StandardScaler: _read_standard,
-    MinMaxScaler: _read_min_max,
-    RobustScaler: _read_robust,
-    MaxAbsScaler: _read_max_abs,
-}
-
-
-def _without_names(scaler):
-    """Copy a scaler that takes arrays without a warning and returns arrays."""
-    # A shallow copy will do: attributes are dropped, and none is changed.
-    scaler = copy.copy(scaler)
-    vars(scaler).pop("feature_names_in_", None)
-    vars(scaler).pop("_sklearn_output_config", None)
-    return scaler
 
 
 def take_apart(model) -> tuple[list, object]:
@@ -179,6 +107,41 @@ def take_apart(model) -> tuple[list, object]:
             before += [step for _, step in steps]
         else:
             return before, model
+
+
+def knows_steps(certificate) -> bool:
+    """Whether a certificate is about the steps before a regressor as well.
+
+    Parameters
+    ----------
+    certificate : Certificate or None
+
+    Returns
+    -------
+    bool
+    """
+    subject = None if certificate is None else certificate.subject_
+    return subject is not None and subject.has_steps
+
+
+def whole_model(certificate, regressor) -> object | None:
+    """Find the pipeline or search that a certificate of its regressor looks at.
+
+    Parameters
+    ----------
+    certificate : Certificate
+    regressor : PositiveOutputRegressor
+
+    Returns
+    -------
+    Pipeline, search or None
+        None if it looks at something else.
+    """
+    subject = certificate.subject_
+    owner = None if subject is None else subject.owner
+    if owner is regressor or not isinstance(owner, BaseEstimator):
+        return None
+    return owner if take_apart(owner)[1] is regressor else None
 
 
 def transform(steps: list, X: ArrayLike):

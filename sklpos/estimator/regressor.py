@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
+from sklpos.certificates.certificate import Certificate
 from sklpos.estimator.build import start_net
 from sklpos.estimator.checks import (
     SEEN,
@@ -32,6 +33,7 @@ from sklpos.estimator.parameters import (
     is_net_param,
     resolve,
 )
+from sklpos.estimator.pipelines import whole_model
 from sklpos.estimator.sklearn_callbacks import (
     CallbackSupportMixin,
     fit_task,
@@ -183,7 +185,9 @@ class PositiveOutputRegressor(
         None if nothing was repaired.
     certificate_ : Certificate or None
         Of the last repair on a domain, by `enforce` or by ``strategy="certified"``;
-        None if something else changed the head since.
+        None if another repair changed the head since. It is false if anything else
+        changed the model. After `sklpos.enforce` of a pipeline, it is about the
+        pipeline, and in the unit of its data.
     loss_curve_ : list of float
         Training loss with the constraint term, in scaled units, one per epoch; the mean
         over the members of a `Stack`.
@@ -294,7 +298,6 @@ class PositiveOutputRegressor(
     multipliers_ = _fitted("multipliers")
     kkt_ = _fitted("kkt")
     repair_ = _fitted("ending.repair")
-    certificate_ = _fitted("ending.certificate")
     loss_curve_ = _fitted("loss_curve")
     history_ = _fitted("net.history")
     optimizer_ = _fitted("net.optimizer_")
@@ -302,6 +305,17 @@ class PositiveOutputRegressor(
     callbacks_ = _fitted("net.callbacks_")
     n_iter_ = _fitted("n_iter")
     n_outputs_ = _fitted("n_outputs")
+
+    @property
+    def certificate_(self) -> Certificate | None:
+        """Certificate of the last repair on a domain, checked against this model."""
+        found = self._ending_certificate
+        # One of a pipeline looks at the whole pipeline, as long as there is one.
+        if found is None or whole_model(found, self) is not None:
+            return found
+        return found.of(self)
+
+    _ending_certificate = _fitted("ending.certificate")
 
     @with_callbacks
     def fit(

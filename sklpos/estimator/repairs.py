@@ -28,7 +28,7 @@ from sklpos.repair.head import objective_of_rows
 from sklpos.repair.provable import UnprovableError
 from sklpos.repair.shift import Risk
 
-METHODS = ("head", "bias")
+ADJUSTED = ("head", "bias")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,18 +41,22 @@ class Request:
         Rows to protect, or a holdout.
     domain : Domain or None
         Inputs to protect.
-    method : {"head", "bias"}
+    adjust : {"head", "bias"}
     risk : Risk or None
         With "bias": the share of a population that may be out of bounds.
     time_limit : float
         Seconds for the repair on a domain.
+    data : BoundedModel or None
+        A model whose steps come between the domain and the module; rows are already
+        behind them.
     """
 
     X: NDArray | None = None
     domain: Domain | None = None
-    method: str = "head"
+    adjust: str = "head"
     risk: Risk | None = None
     time_limit: float = 10.0
+    data: BoundedModel | None = None
 
 
 def finish_head(model: BoundedModel, data: TrainingData, plan: RepairPlan) -> Ending:
@@ -80,9 +84,9 @@ def enforce_bound(
     Parameters
     ----------
     trained : BoundedModel
-        The model as trained, from which method "head" starts.
+        The model as trained, from which ``adjust="head"`` starts.
     now : Ending
-        The result of earlier repairs, from which method "bias" starts.
+        The result of earlier repairs, from which ``adjust="bias"`` starts.
     plan : RepairPlan
     request : Request
 
@@ -102,7 +106,11 @@ def _certify_alone(
     trained: BoundedModel, now: Ending, plan: RepairPlan, request: Request
 ) -> Ending:
     """Leave a model alone that obeys its bounds by construction."""
-    return now if request.domain is None else _certified(now, request.domain)
+    if request.domain is None:
+        return now
+    model = now.model.behind(request.data)
+    found = certify(model, request.domain, time_limit=request.time_limit)
+    return replace(now, certificate=found)
 
 
 def _repair_further(
@@ -111,7 +119,7 @@ def _repair_further(
     if request.domain is not None:
         return _enforce_on_domain(trained, now, plan, request)
     promise = f"the {len(request.X):,} rows that enforce was given last"
-    if request.method == "bias":
+    if request.adjust == "bias":
         return shift_on_rows(now, request.X, request.risk, promise=promise)
     # From the head as trained: repairs of repairs would drift away from it.
     return hold_on_rows(replace(now, model=trained), request.X, plan, promise=promise)
@@ -188,13 +196,14 @@ def _certified(ending: Ending, domain: Domain, **how) -> Ending:
 def _enforce_on_domain(
     trained: BoundedModel, now: Ending, plan: RepairPlan, request: Request
 ) -> Ending:
-    start = now if request.method == "bias" else replace(now, model=trained)
+    start = now if request.adjust == "bias" else replace(now, model=trained)
     return hold_on_domain(
         start,
         request.domain,
         plan,
         X=request.X,
         n_samples=0 if request.X is None else len(request.X),
-        method=request.method,
+        data=request.data,
+        adjust=request.adjust,
         time_limit=request.time_limit,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,14 +10,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sklpos.certificates.certificate import Certificate
-from sklpos.estimator.row_summary import RowSummary, fitted_regressor, summarise_rows
+from sklpos.estimator.pipelines import fitted_regressor, knows_steps
+from sklpos.estimator.report_tables import (
+    as_html,
+    as_text,
+    numbers,
+    repair_lines,
+    row_lines,
+)
+from sklpos.estimator.row_summary import RowSummary, summarise_rows
 from sklpos.nets.bounded import as_bounded_model
 from sklpos.nets.head import read_head
 from sklpos.repair import Repair
 from sklpos.training.kkt import KKTResiduals
-
-_LEFT = "style='text-align:left'"
-_PUSHES = {"lower": "up", "upper": "down"}
 
 Pair = tuple[RowSummary, RowSummary | None]
 
@@ -41,16 +45,22 @@ class Report:
     promise_ : str
         The inputs for which no prediction is outside the bounds.
     training_ : pair of RowSummary, or None
-        None after `partial_fit`; after `enforce`, the second of them is None.
+        None after `partial_fit`. After `enforce`, the error of the second one is exact,
+        and its violations are NaN where they are not proved to be none.
     rows_ : pair of RowSummary, or None
         Of the rows that the report was asked for.
     kkt_ : KKTResiduals or None
         In standard deviations of y.
     repair_ : Repair or None
     head_change_ : float or None
-        Norm of the change of the head by the repair, over that of the head.
+        Norm of the change of the head by the repair, over that of the head; None
+        without a repair, and if the model was changed since.
     certificate_ : Certificate or None
-        In the unit of what the regressor takes, after a pipeline's scaler.
+        In the unit of the data of the model that was repaired, which is the pipeline if
+        `sklpos.enforce` was given one.
+    changes_ : tuple of str
+        Parts of the model that were changed since its fit or the last `enforce`. Then
+        nothing is promised, and only `rows_` are those of the present model.
 
     Examples
     --------
@@ -73,6 +83,7 @@ class Report:
     repair_: Repair | None = None
     head_change_: float | None = None
     certificate_: Certificate | None = None
+    changes_: tuple[str, ...] = ()
 
     def _tables(self) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
         """Yield titles, each with lines of a name and its values."""
@@ -81,17 +92,19 @@ class Report:
         yield (
             self.model_,
             [
-                *((f"{side} bound", _numbers(own)) for side, own in sides.items()),
+                *((f"{side} bound", numbers(own)) for side, own in sides.items()),
                 ("guarantee of the strategy", self.guarantee_),
                 ("no prediction outside the bounds for", self.promise_),
             ],
         )
         for what, pair in (("training rows", self.training_), ("rows", self.rows_)):
             if pair is not None:
-                yield f"{pair[0].n_samples} {what}", _row_lines(*pair, sides)
+                before = self._before() if pair is self.training_ else ""
+                title = f"{pair[0].n_samples} {what}{before}"
+                yield title, row_lines(*pair, sides)
         if self.repair_ is not None:
-            lines = _repair_lines(self.repair_, self.head_change_, sides)
-            yield "repair of the head", lines
+            lines = repair_lines(self.repair_, self.head_change_, sides)
+            yield f"repair of the head{self._before()}", lines
         if self.kkt_ is not None:
             yield (
                 "optimality of the training, in standard deviations of y",
@@ -101,15 +114,18 @@ class Report:
                 ],
             )
 
+    def _before(self) -> str:
+        return ", before the model was changed" if self.changes_ else ""
+
     def __repr__(self) -> str:
-        blocks = [_as_text(*table) for table in self._tables()]
+        blocks = [as_text(*table) for table in self._tables()]
         if self.certificate_ is not None:
             blocks.append(repr(self.certificate_))
         return "\n".join(blocks)
 
     def _repr_html_(self) -> str:
         """Tables for notebooks."""
-        rows = "".join(_as_html(*table) for table in self._tables())
+        rows = "".join(as_html(*table) for table in self._tables())
         proof = self.certificate_
         after = "" if proof is None else proof.to_html()
         return f"<table>{rows}</table>{after}"
@@ -147,6 +163,12 @@ def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Rep
     'everywhere'
     """
     regressor = fitted_regressor(model)[1]
+    proof, subject = regressor.certificate_, regressor.fitted_.ending.subject
+    whole = knows_steps(proof)
+    # A copy, or another pipeline, may end in the same regressor.
+    if whole and model is not regressor:
+        proof = proof.of(model)
+    changes = proof.subject_.changes() if whole else subject.differences(regressor)
     if y is not None and X is None:
         raise ValueError("y needs X, the rows that it belongs to.")
     return Report(
@@ -155,25 +177,28 @@ def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Rep
         lower_bound_=regressor.net_.targets.bounds.lower,
         upper_bound_=regressor.net_.targets.bounds.upper,
         guarantee_=regressor.strategy_.guarantee,
-        promise_=_promise(regressor),
+        promise_=_promise(regressor, proof, changes),
         training_=regressor.fitted_.training,
         rows_=None if X is None else summarise_rows(model, X, y),
         kkt_=regressor.kkt_,
         repair_=regressor.repair_,
-        head_change_=_head_change(regressor),
-        certificate_=regressor.certificate_,
+        head_change_=None if changes else _head_change(regressor),
+        certificate_=proof,
+        changes_=changes,
     )
 
 
-def _promise(regressor) -> str:
+def _promise(regressor, proof: Certificate | None, changes: tuple[str, ...]) -> str:
+    if changes:
+        return f"nothing, the model has changed since ({', '.join(changes)})"
     # The strongest promise first.
     if regressor.strategy_.guarantee == "everywhere":
         largest = regressor.fitted_.ending.largest_input
         if math.isinf(largest):
             return "any input without an overflow, by construction"
         return f"any input up to a size of {largest:.3g}, by construction"
-    if regressor.certificate_:
-        return f"any input of {regressor.certificate_.domain_!r}, proved"
+    if proof:
+        return f"any input of {proof.domain_!r}, proved"
     if regressor.repair_ is None:
         return "nothing exact, without a repair"
     infeasible = np.flatnonzero(~regressor.repair_.feasible_)
@@ -187,6 +212,7 @@ def _promise(regressor) -> str:
 
 
 def _head_change(regressor) -> float | None:
+    # Another head need not have the same shape.
     if regressor.repair_ is None:
         return None
     now, trained = (
@@ -194,75 +220,3 @@ def _head_change(regressor) -> float | None:
         for model in (as_bounded_model(regressor), regressor.fitted_.as_trained)
     )
     return float(np.linalg.norm(now - trained) / np.linalg.norm(trained))
-
-
-def _row_lines(as_trained: RowSummary, repaired: RowSummary | None, sides) -> list:
-    columns = [as_trained] if repaired is None else [as_trained, repaired]
-    shares = {"rows outside the bounds": [c.violation_rate for c in columns]}
-    # Only with bounds on both sides is there a question which one it was.
-    if len(sides) == 2:
-        shares["rows below the lower bound"] = [c.below_rate for c in columns]
-        shares["rows above the upper bound"] = [c.above_rate for c in columns]
-    lines = [("", *("as trained", "repaired")[: len(columns)])]
-    for name, rates in shares.items():
-        lines.append((name, *(_share(rate, as_trained.n_samples) for rate in rates)))
-    lines.append(("largest violation", *(_numbers(c.max_violation) for c in columns)))
-    if as_trained.rmse is not None:
-        lines.append(("root mean squared error", *(_numbers(c.rmse) for c in columns)))
-    return lines
-
-
-def _share(rate: float, n_samples: int) -> str:
-    return f"{round(rate * n_samples)} ({rate:.1%})"
-
-
-def _repair_lines(repair: Repair, head_change: float | None, sides) -> list:
-    where = " or ".join(_PUSHES[side] for side in sides or _PUSHES)
-    balanced = ["yes" if kept else "no" for kept in repair.balanced_]
-    lines = [
-        ("root mean square change of predictions", _numbers(np.sqrt(repair.cost_))),
-        ("change of the head, of its norm", f"{head_change:.2%}"),
-        (f"rows that hold it {where}", _numbers(repair.n_cuts_)),
-    ]
-    # A repair on a domain, or a shift, has no multipliers.
-    if len(sides) == 2 and repair.multipliers_.any():
-        up, down = repair.multipliers_ > 0, repair.multipliers_ < 0
-        lines += [
-            ("rows that hold it up", _numbers(up.sum(axis=0))),
-            ("rows that hold it down", _numbers(down.sum(axis=0))),
-        ]
-    return [*lines, ("mean prediction is the mean target", _listed(balanced))]
-
-
-def _numbers(values: np.ndarray) -> str:
-    """Format one number per output, to four digits."""
-    return _listed([f"{value:.4g}" for value in values])
-
-
-def _listed(words: list[str]) -> str:
-    """One word per output, as many as a line has room for."""
-    return ", ".join(words[:8]) + (", ..." if len(words) > 8 else "")
-
-
-def _as_text(title: str, lines: list[tuple[str, ...]]) -> str:
-    columns = list(zip(*lines, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    aligned = [
-        name.ljust(widths[0])
-        + "".join(
-            cell.rjust(width + 3) for cell, width in zip(cells, widths[1:], strict=True)
-        )
-        for name, *cells in lines
-    ]
-    return "\n".join([title, *(f"  {line}" for line in aligned)])
-
-
-def _as_html(title: str, lines: list[tuple[str, ...]]) -> str:
-    rows = [f"<tr><th colspan='3' {_LEFT}>{html.escape(title)}</th></tr>"]
-    for name, *cells in lines:
-        span = "" if len(cells) > 1 else " colspan='2'"
-        values = "".join(
-            f"<td{span} {_LEFT}>{html.escape(cell)}</td>" for cell in cells
-        )
-        rows.append(f"<tr><td {_LEFT}>{html.escape(name)}</td>{values}</tr>")
-    return "".join(rows)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import check_array, check_is_fitted
+from sklearn.utils.validation import check_array
 
 from sklpos.estimator.checks import check_inputs
-from sklpos.estimator.pipelines import take_apart, transform
+from sklpos.estimator.pipelines import fitted_regressor, transform
 from sklpos.metrics import violation_rate
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.rows import predict_rows
@@ -25,7 +25,8 @@ class RowSummary:
     ----------
     n_samples : int
     violation_rate : float
-        Share of the rows with a prediction outside the bounds.
+        Share of the rows with a prediction outside the bounds; NaN, as for the other
+        violations, where nobody looked at the rows.
     max_violation : ndarray of shape (n_outputs,)
         Largest amount by which a prediction misses its bounds, at least 0. Unit of y.
     rmse : ndarray of shape (n_outputs,) or None
@@ -47,6 +48,25 @@ class RowSummary:
     rmse: NDArray | None
     below_rate: float = 0.0
     above_rate: float = 0.0
+
+    @classmethod
+    def from_error(cls, n_samples: int, rmse: NDArray, *, obeys: bool) -> RowSummary:
+        """Summarise rows that are no longer there.
+
+        Parameters
+        ----------
+        n_samples : int
+        rmse : ndarray of shape (n_outputs,)
+            Unit of y.
+        obeys : bool
+            Whether it is proved that none of them is outside the bounds.
+
+        Returns
+        -------
+        RowSummary
+        """
+        rate = 0.0 if obeys else np.nan
+        return cls(n_samples, rate, np.full_like(rmse, rate), rmse, rate, rate)
 
     @classmethod
     def from_predictions(
@@ -85,33 +105,6 @@ def _root_mean_square(errors: NDArray, weight: NDArray | None) -> NDArray:
     # In units of the largest error, so that squares stay finite.
     unit = np.where(largest > 0, largest, 1.0)
     return unit * np.sqrt(np.average((errors / unit) ** 2, axis=0, weights=weight))
-
-
-def fitted_regressor(model) -> tuple[list, object]:
-    """Split a model into a fitted `PositiveOutputRegressor` and the steps before it.
-
-    Parameters
-    ----------
-    model : PositiveOutputRegressor, Pipeline or search
-
-    Returns
-    -------
-    before : list of transformer
-    regressor : PositiveOutputRegressor
-
-    Raises
-    ------
-    ValueError
-        If the model is something else.
-    """
-    before, regressor = take_apart(model)
-    check_is_fitted(regressor)
-    if not hasattr(regressor, "fitted_"):
-        raise ValueError(
-            f"model={model!r} must be a PositiveOutputRegressor, or a Pipeline or a "
-            "search of one."
-        )
-    return before, regressor
 
 
 def predict_twice(model, X: ArrayLike) -> Pair:

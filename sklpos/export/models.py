@@ -19,12 +19,13 @@ import torch
 from sklearn.pipeline import make_pipeline
 from torch import Tensor, nn
 
-from sklpos.estimator.pipelines import is_affine, split_model
+from sklpos.estimator.affine_steps import is_affine
+from sklpos.estimator.pipelines import split_model
 from sklpos.export.onnx_graph import INPUT, OUTPUT, Graph, write_graph
 from sklpos.nets.bounded import BoundedModel, as_bounded_model
+from sklpos.nets.input_map import InputMap
 from sklpos.nets.modules import has_own_forward, layers_of
 from sklpos.nets.outputs import BoundedOutput
-from sklpos.nets.units import InputScale
 from sklpos.version import __version__
 
 # The first set of operators with Gelu.
@@ -40,9 +41,9 @@ def to_torch(model: Any) -> nn.Sequential:
     Parameters
     ----------
     model : PositiveOutputRegressor, Pipeline, search or nn.Module
-        Fitted. In a Pipeline, StandardScaler, MinMaxScaler, RobustScaler and
-        MaxAbsScaler may come before the regressor. A search stands for its best
-        estimator.
+        Fitted; see `certify` for the steps that a Pipeline may have. A search stands
+        for its best estimator. Of a Pipeline with encoders, the chain takes what
+        `Certificate.counterexample_` is made of: one feature per category.
 
     Returns
     -------
@@ -55,7 +56,7 @@ def to_torch(model: Any) -> nn.Sequential:
     Raises
     ------
     ValueError
-        If a step is not an affine scaler; the message names it.
+        If a step is not affine; the message names it.
 
     Examples
     --------
@@ -79,7 +80,7 @@ def to_onnx(model: Any, path: str | PathLike[str]) -> Any:
     """Write a model, with what comes before it, as one ONNX file.
 
     The input is ``X`` (n_samples, n_features), the output ``y`` (n_samples, n_outputs),
-    both in the dtype of the net; the number of samples is free. Affine scalers right
+    both in the dtype of the net; the number of samples is free. Affine steps right
     before the net are folded into its first layer, so that the graph of a scaled net is
     ``Gemm`` and activations and ends in ``Gemm``; other steps are converted by
     skl2onnx. With ``strategy="activation"`` it ends in that activation.
@@ -139,7 +140,7 @@ def _sequential(model: BoundedModel) -> nn.Sequential:
         if type(first) is nn.Linear and not has_own_forward(first):
             layers[0] = _folded(model.inputs, first.weight, first.bias)
         else:
-            unit = torch.eye(len(model.inputs.gain))
+            unit = torch.eye(len(model.inputs.offset))
             unit = unit.to(next(model.module.parameters()))
             layers.insert(0, _folded(model.inputs, unit))
     return nn.Sequential(*layers).eval()
@@ -175,13 +176,13 @@ def _is_idle(layer: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _folded(scale: InputScale, weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+def _folded(scale: InputMap, weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     """Make a layer with the scalers inside: computed in float64, rounded once."""
     # To the CPU before float64, which some devices do not have.
     exact = weight.cpu().double()
     start = exact.new_zeros(len(exact)) if bias is None else bias.cpu().double()
     parts = scale.fold(exact, start)
-    n_out, n_in = weight.shape
+    n_out, n_in = parts[0].shape
     # No initialisation, which would use the global random state for nothing.
     layer = nn.utils.skip_init(nn.Linear, n_in, n_out).to(weight)
     layer.weight.copy_(parts[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import singledispatch
 
 import numpy as np
@@ -12,8 +12,9 @@ from torch import nn
 
 from sklpos.nets.arrays import finite_rows
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.columns import Columns
+from sklpos.nets.input_map import InputMap
 from sklpos.nets.rows import predict_rows
-from sklpos.nets.units import InputScale
 
 
 # No __eq__: arrays compare element by element, so the generated one would raise.
@@ -32,10 +33,16 @@ class BoundedModel:
         Unit of y.
     scale : ndarray of shape (n_outputs,) or ()
         Standard deviation of y, or 1 where it is not known. Unit of y.
-    inputs : InputScale or None
-        The affine scalers before the module.
+    inputs : InputMap or None
+        The affine steps before the module.
     input_range : ndarray of shape (2, n_features) or None
         Smallest and largest value of each training feature, as the module takes them.
+    extreme_rows : ndarray of shape (n_rows, n_features) or None
+        Training rows with the smallest and largest predictions, as the module takes
+        them.
+    columns : Columns or None
+        Those of the data, and the features that stand for them before `inputs`; None
+        if they are not known.
     reader : callable or None
         Validates rows as the model's own ``predict`` does; None for a bare module.
 
@@ -49,23 +56,27 @@ class BoundedModel:
     head: str | None = None
     bounds: Bounds = field(default_factory=Bounds)
     scale: NDArray = field(default_factory=lambda: np.array(1.0))
-    inputs: InputScale | None = None
+    inputs: InputMap | None = None
     input_range: NDArray | None = None
-    reader: Callable[[ArrayLike], NDArray] | None = None
+    extreme_rows: NDArray | None = None
+    columns: Columns | None = None
+    reader: Callable[[ArrayLike, str], NDArray] | None = None
 
-    def check_rows(self, X: ArrayLike) -> NDArray:
+    def check_rows(self, X: ArrayLike, name: str = "X") -> NDArray:
         """Validate rows as the model's own ``predict`` does.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+        name : str, default="X"
+            Name of the parameter in error messages.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features)
             float64.
         """
-        return finite_rows(X) if self.reader is None else self.reader(X)
+        return finite_rows(X, name) if self.reader is None else self.reader(X, name)
 
     def predict(self, X: NDArray) -> NDArray:
         """Predict in the dtype of the module, behind the scalers.
@@ -80,9 +91,42 @@ class BoundedModel:
         ndarray of shape (n_samples, n_outputs)
             float64, unit of y.
         """
-        # Through the scalers themselves: folded into the net they round differently.
-        X = X if self.inputs is None else self.inputs.transform(X)
-        return predict_rows(self.module, X).astype(np.float64)
+        # Through the steps themselves: folded into the net they round differently.
+        return predict_rows(self.module, self.transform(X)).astype(np.float64)
+
+    def behind(self, other: BoundedModel | None) -> BoundedModel:
+        """Put the module behind the steps of another model.
+
+        Parameters
+        ----------
+        other : BoundedModel or None
+            None for no steps.
+
+        Returns
+        -------
+        BoundedModel
+        """
+        if other is None:
+            return replace(self, inputs=None, columns=None)
+        return replace(self, inputs=other.inputs, columns=other.columns)
+
+    def transform(self, X: NDArray) -> NDArray:
+        """Pass rows through the steps before the module.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            In the unit of the data before the steps.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features_in)
+            As the module takes them.
+        """
+        if self.inputs is None:
+            return X
+        own = self.columns is None or self.columns.are_features
+        return self.inputs.transform(X if own else self.columns.decode(X))
 
 
 # Rooms above this one register their models here, so that the core needs neither
@@ -122,6 +166,29 @@ def _(model: BoundedModel) -> BoundedModel:
     return model
 
 
+@singledispatch
+def behind_steps(model, X: ArrayLike) -> tuple[BoundedModel, NDArray]:
+    """Pass a holdout through the steps of a model, of whatever kind they are.
+
+    Models that know their training rows warn if those of the holdout are different.
+
+    Parameters
+    ----------
+    model : nn.Module, PositiveOutputRegressor, Pipeline or search
+    X : array-like of shape (n_samples, n_features)
+        As the model takes them.
+
+    Returns
+    -------
+    last : BoundedModel
+        The last step alone.
+    rows : ndarray of shape (n_samples, n_features_in)
+        As that step takes them.
+    """
+    last = as_bounded_model(model)
+    return last, last.check_rows(X)
+
+
 def data_range(X: NDArray, known: NDArray | None = None) -> NDArray:
     """Smallest and largest value of each feature, over earlier rows as well.
 
@@ -137,3 +204,20 @@ def data_range(X: NDArray, known: NDArray | None = None) -> NDArray:
     """
     rows = X if known is None else np.vstack([X, known])
     return np.stack([rows.min(axis=0), rows.max(axis=0)]).astype(np.float64)
+
+
+def rows_of_extremes(predictions: NDArray, X: NDArray) -> NDArray:
+    """Rows with the smallest and the largest prediction of each output.
+
+    Parameters
+    ----------
+    predictions : ndarray of shape (n_samples, n_outputs)
+    X : ndarray of shape (n_samples, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_features)
+        float64.
+    """
+    numbers = np.unique([predictions.argmin(axis=0), predictions.argmax(axis=0)])
+    return X[numbers].astype(np.float64)

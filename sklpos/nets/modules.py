@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
@@ -216,10 +217,27 @@ def _hint(signature: inspect.Signature, kwargs: dict) -> str:
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
+def hooks_of(module: nn.Module) -> list[tuple[int, Callable]]:
+    """Hooks that may replace what a module takes or returns, with their numbers.
+
+    Parameters
+    ----------
+    module : nn.Module
+
+    Returns
+    -------
+    list of (int, callable)
+        Its own, and those that are registered for all modules.
+    """
+    own = [getattr(module, kind) for kind in _HOOKS]
+    shared = [getattr(torch_module, f"_global{kind}") for kind in _HOOKS]
+    return [pair for hooks in (*own, *shared) for pair in hooks.items()]
+
+
 def has_own_forward(module: nn.Module) -> bool:
     """Whether a module may compute something other than its type does."""
     # An instance may have a forward assigned to it; hooks can replace input and output.
-    return "forward" in vars(module) or any(getattr(module, hook) for hook in _HOOKS)
+    return "forward" in vars(module) or bool(hooks_of(module))
 
 
 def layers_of(module: nn.Module, name: str = "") -> Iterator[tuple[nn.Module, str]]:

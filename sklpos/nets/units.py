@@ -1,4 +1,4 @@
-"""Affine scaling of inputs and targets, folded into the first and the last layer."""
+"""Affine scaling of the targets, folded into the last layer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from sklpos.nets.bounds import Bounds
 
@@ -144,114 +143,3 @@ class TargetScale:
         head.weight.mul_(gain[:, None])
         if head.bias is not None:
             head.bias.mul_(gain).add_(offset)
-
-
-@dataclass(frozen=True, eq=False)
-class InputScale:
-    """``x -> gain * x + offset`` per feature: the effect of a chain of affine scalers.
-
-    Attributes
-    ----------
-    gain : ndarray of shape (n_features,)
-        Not 0.
-    offset : ndarray of shape (n_features,)
-    offset_size : ndarray of shape (n_features,)
-        Sum of the absolute terms that make the offset.
-    steps : tuple of transformer
-        The scalers in the order of their use; they take and return arrays.
-
-    Examples
-    --------
-    >>> scale = InputScale(np.array([0.5]), np.array([-1.0]), np.array([1.0]))
-    >>> weight, bias = scale.fold(torch.ones(1, 1), torch.zeros(1))
-    >>> weight.item(), bias.item()
-    (0.5, -1.0)
-    """
-
-    gain: NDArray
-    offset: NDArray
-    offset_size: NDArray
-    steps: tuple = ()
-
-    @classmethod
-    def identity(cls, n_features: int) -> InputScale:
-        """Make a scale that changes nothing.
-
-        Parameters
-        ----------
-        n_features : int
-
-        Returns
-        -------
-        InputScale
-        """
-        return cls(np.ones(n_features), *np.zeros((2, n_features)))
-
-    def transform(self, X: NDArray) -> NDArray:
-        """Scale rows with the scalers themselves, including their rounding.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-        """
-        for step in self.steps:
-            # A scaler with copy=False works in place.
-            X = np.asarray(step.transform(X.copy()))
-        return X
-
-    def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Fold the scaling into a linear layer.
-
-        The result is ``weight @ (gain * x + offset) + bias`` as a layer of x.
-
-        Parameters
-        ----------
-        weight : torch.Tensor of shape (n_out, n_features)
-        bias : torch.Tensor of shape (n_out,)
-
-        Returns
-        -------
-        weight, bias : torch.Tensor
-        """
-        gain, offset = (torch.as_tensor(v).to(weight) for v in (self.gain, self.offset))
-        return weight * gain, bias + weight @ offset
-
-    def range_before(self, low: NDArray, high: NDArray) -> tuple[NDArray, NDArray]:
-        """Undo the scaling of a range of features, rounded outwards.
-
-        Parameters
-        ----------
-        low, high : ndarray of shape (n_features,)
-
-        Returns
-        -------
-        low, high : ndarray of shape (n_features,)
-        """
-        # A negative gain swaps the ends.
-        ends = np.sort([(end - self.offset) / self.gain for end in (low, high)], axis=0)
-        # Relative to the terms and not to their sum, in which they may cancel.
-        size = np.abs(ends) + np.abs(self.offset_size / self.gain)
-        rounding = 4 * np.finfo(np.float64).eps * len(self.steps) * size
-        return ends[0] - rounding[0], ends[1] + rounding[1]
-
-    def largest_before(self, largest: float) -> float:
-        """Largest size of a feature that stays within a size when it is scaled.
-
-        Parameters
-        ----------
-        largest : float
-            After the scaling.
-
-        Returns
-        -------
-        float
-            At most 1e300, so that the scalers themselves cannot overflow.
-        """
-        # A little less, as scaled values are rounded.
-        with np.errstate(over="ignore"):
-            room = (0.99 * largest - self.offset_size) / np.abs(self.gain)
-        return float(np.clip(room.min(), 0, 1e300))

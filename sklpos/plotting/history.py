@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sklpos.estimator.row_summary import fitted_regressor
+from sklpos.estimator.pipelines import fitted_regressor
 from sklpos.plotting.axes import (
     BLUE,
     GREEN,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklpos.estimator.row_summary import fitted_regressor, predict_twice
+from sklpos.estimator.pipelines import fitted_regressor
+from sklpos.estimator.row_summary import predict_twice
 from sklpos.nets.bounds import Bounds
 from sklpos.plotting.axes import BLUE, GREY, VERMILLION, draw_bounds, get_axes, style
 

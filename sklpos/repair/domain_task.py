@@ -13,13 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from sklpos.certificates.bounds.features import feature_bounds
-from sklpos.certificates.bounds.network import read_network
+from sklpos.certificates.bounds.overflow import largest_input_of
 from sklpos.certificates.certificate import Certificate
+from sklpos.certificates.certify import network_of
 from sklpos.certificates.domains.regions import Region
 from sklpos.certificates.domains.shapes import All, Domain
 from sklpos.certificates.methods import run
 from sklpos.certificates.proof import Goal, Proof
 from sklpos.certificates.search.attack import local_minima
+from sklpos.certificates.subject import Subject
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import read_head, write_head
@@ -74,7 +76,7 @@ class DomainTask:
     given : HeadObjective or None
         Of the training rows, if they are known.
     X : ndarray of shape (n_samples, n_features) or None
-        Rows that must obey the bounds as well.
+        Rows that must obey the bounds as well, behind the steps before the module.
     kept : ndarray of shape (n_kept, d1) or None
         Features of more such rows.
     balance : bool
@@ -102,7 +104,7 @@ class DomainTask:
         # What lies between two numbers of the dtype cannot be predicted.
         self.bounds = self.asked.in_dtype(self.head.weight.dtype)
         self.scale = np.broadcast_to(self.model.scale, len(self.start))
-        network = read_network(self.module)
+        network = network_of(self.model)
         self.domain.check_features(network.n_features)
         self.region = self.domain.region()
         self.features = feature_bounds(network, self.region)
@@ -126,7 +128,7 @@ class DomainTask:
         infinite = isinstance(self.domain, All)
         region = Region(-one, one) if infinite else self.region
         points = region.sample(_SAMPLE, torch.Generator().manual_seed(0))
-        return points.flatten(0, 1)[:: points.shape[1]].numpy()
+        return self.model.transform(points.flatten(0, 1)[:: points.shape[1]].numpy())
 
     @cached_property
     def rows(self) -> NDArray:
@@ -167,7 +169,9 @@ class DomainTask:
             seed,
             to_bound,
         )
-        proof = Proof(self.model.predict, read_network(self.module), self.domain, goal)
+        largest = largest_input_of(self.module, self.model.inputs)
+        network = network_of(self.model)
+        proof = Proof(self.model.predict, network, self.domain, goal, largest)
         run(proof, method)
         return proof
 
@@ -189,7 +193,7 @@ class DomainTask:
         """
         least = wanted.mirrored()
         columns = np.flatnonzero(np.isfinite(least))
-        network = read_network(self.module).mirrored().outputs(columns)
+        network = network_of(self.model).mirrored().outputs(columns)
         points, values = local_minima(network, self.region, seed=seed)
         missing = torch.as_tensor(least[columns])[:, None] - values
         worst = missing.flatten().topk(min(_MAX_NEW_POINTS, missing.numel()))
@@ -265,8 +269,9 @@ class DomainTask:
         """Describe the head in place if it is proved and the rows obey, else None."""
         certificate = proof.certificate(self.begun)
         coef = read_head(self.head)
-        if not certificate or not self._rows_obey(coef, margin):
+        if certificate.status_ != "verified" or not self._rows_obey(coef, margin):
             return None
+        certificate = replace(certificate, subject_=Subject(self.model))
         change = coef - self.start
         return ProvableHead(
             coef=coef,

@@ -14,7 +14,8 @@ the last line being the optional *balance property* [3]_, and :math:`\epsilon_k`
 small part of the variance of feature k (`HeadObjective.metric`). In coordinates where
 the objective is a squared length this is the least-distance problem of [1]_, whose dual
 is a non-negative least-squares problem; only rows that were violated enter it (cutting
-planes), so the cost depends little on the number of rows. For networks this is the
+planes), so the cost depends little on the number of rows, and each round starts from
+the active rows of the last (`LeastDistance`). For networks this is the
 *provable point repair* of [2]_, restricted to the last layer.
 
 References

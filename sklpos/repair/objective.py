@@ -19,6 +19,26 @@ RIDGE = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
+class TargetMoments:
+    """Moments of the targets, from which the error of any head follows.
+
+    Attributes
+    ----------
+    unit : ndarray of shape (n_outputs,)
+        Largest absolute target, in which the moments are, so that no square overflows.
+        Unit of y.
+    with_features : ndarray of shape (n_outputs, d1)
+        Weighted mean of the products of a target and a feature.
+    square : ndarray of shape (n_outputs,)
+        Weighted mean of the squared targets.
+    """
+
+    unit: NDArray
+    with_features: NDArray
+    square: NDArray
+
+
+@dataclass(frozen=True, eq=False)
 class HeadObjective:
     """What a repair must know of the training rows; its size does not depend on them.
 
@@ -32,12 +52,15 @@ class HeadObjective:
         Weighted mean of the targets, in their unit. None: no balance is possible.
     has_bias : bool
         Whether the last feature is the constant 1.
+    targets : TargetMoments or None
+        None where there are no targets, or several processes with their own rows.
     """
 
     gram: NDArray
     mean_features: NDArray
     mean_target: NDArray | None = None
     has_bias: bool = True
+    targets: TargetMoments | None = None
 
     @classmethod
     def from_rows(
@@ -63,8 +86,10 @@ class HeadObjective:
         """
         gram = 0.0
         features = 0.0
+        products = 0.0
         total = 0.0
         start = 0
+        unit = None if targets is None else _largest(targets)
         for chunk in chunks:
             stop = start + len(chunk)
             weight = np.ones(len(chunk))
@@ -72,14 +97,20 @@ class HeadObjective:
                 weight = np.asarray(weights[start:stop], dtype=np.float64)
             gram = gram + (chunk.T * weight) @ chunk
             features = features + weight @ chunk
+            if targets is not None:
+                scaled = np.asarray(targets[start:stop], dtype=np.float64) / unit
+                products = products + (scaled.T * weight) @ chunk
             total = total + weight.sum()
             start = stop
-        if targets is not None:
-            mean = np.average(targets, axis=0, weights=weights)
-            # The mean of many 0.3 is rounded to another number, which may be just
-            # outside of bounds that all targets obey.
-            targets = np.clip(mean, np.min(targets, axis=0), np.max(targets, axis=0))
-        return cls(gram / total, features / total, targets, has_bias)
+        own = cls(gram / total, features / total, has_bias=has_bias)
+        if targets is None:
+            return own
+        square = np.average((targets / unit) ** 2, axis=0, weights=weights)
+        return replace(
+            own,
+            mean_target=_mean_within(targets, weights),
+            targets=TargetMoments(unit, products / total, square),
+        )
 
     def towards(self, asked: Bounds, held: Bounds) -> HeadObjective:
         """Move means within some bounds into others that are the nearest numbers.
@@ -106,6 +137,25 @@ class HeadObjective:
         # Rounding can make the form of a tiny head negative.
         return np.maximum(np.sum(heads @ self.gram * heads, axis=1), 0.0)
 
+    def root_mean_squared_error(self, heads: NDArray) -> NDArray:
+        """Error of heads on the rows, in the unit of y.
+
+        Parameters
+        ----------
+        heads : ndarray of shape (n_outputs, d1)
+            Unit of y.
+
+        Returns
+        -------
+        ndarray of shape (n_outputs,)
+            Accurate to about 1e-8 of the largest target.
+        """
+        moments = self.targets
+        heads = heads / moments.unit[:, None]
+        products = np.sum(heads * moments.with_features, axis=1)
+        square = self.mean_square(heads) - 2 * products + moments.square
+        return moments.unit * np.sqrt(np.maximum(square, 0.0))
+
     @property
     def metric(self) -> NDArray:
         """Matrix of the squared distance of two heads: how differently they predict.
@@ -117,3 +167,18 @@ class HeadObjective:
         variance = np.maximum(np.diag(self.gram) - self.mean_features**2, 0.0)
         ridge = RIDGE * np.trace(self.gram) / len(self.gram) or 1.0
         return self.gram + np.diag(JITTER * variance + ridge)
+
+
+def _largest(targets: ArrayLike) -> NDArray:
+    largest = np.abs(targets).max(axis=0).astype(np.float64)
+    return np.where(largest > 0, largest, 1.0)
+
+
+def _mean_within(targets: ArrayLike, weights: ArrayLike | None) -> NDArray:
+    """Weighted mean of the targets, which is not rounded beyond all of them.
+
+    The mean of many 0.3 is rounded to another number, which may be just outside of
+    bounds that all targets obey.
+    """
+    mean = np.average(targets, axis=0, weights=weights)
+    return np.clip(mean, np.min(targets, axis=0), np.max(targets, axis=0))

@@ -8,20 +8,17 @@ from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog, nnls
+from scipy.optimize import linprog
 
-# More cuts per round mean fewer passes over the rows, but larger problems for `nnls`.
+from sklpos.repair.least_distance import NOISE, REACH, LeastDistance
+
+# More cuts per round mean fewer passes over the rows, but more cuts in the end.
 CUTS_PER_ROUND = 64
 # Accepted violation in scales, below the smallest margin of 1e-9 scales. Predictions
 # far from 0 are less accurate.
 TOLERANCE = 2e-10
 # The same for the solution of a linear programme, which is far less accurate.
 LINPROG_TOLERANCE = 1e-6
-# Relative size below which a direction is nothing but rounding.
-NOISE = 1e-12
-# A head that is farther away than this, in scales, would rely on the rounding errors
-# of collinear features.
-REACH = 1e4
 
 
 class Outcome(Enum):
@@ -77,6 +74,8 @@ class HeadProgramme:
         self.rows, self.signs = np.empty(0, int), np.empty(0)
         self.pushes = np.empty((0, len(start)))
         self.offers = np.empty(0), self.rows, self.signs, self.pushes
+        # One per target: the cuts grow, and each solution starts from the last.
+        self.problems: dict[float | None, LeastDistance] = {}
         self.stages = self._stages(objective.has_bias, target, bounds)
         self._solve()
 
@@ -188,12 +187,11 @@ class HeadProgramme:
         features = signs[:, None] * self.pushes[active]
         return self.rows[active], signs * self.multipliers[active], features
 
-    def _whitened_cuts(self):
-        return self.pushes @ self.whitener, self.needed - self.pushes @ self.start
-
     def _nearest(self, target):
         """Nearest head: a least distance, in the plane of the balance if any."""
-        rows, needed = self._whitened_cuts()
+        problem = self.problems.setdefault(target, LeastDistance(len(self.start)))
+        rows = self.pushes[len(problem) :] @ self.whitener
+        needed = self.needed - self.pushes @ self.start
         shift = np.zeros(len(self.start))
         if target is not None:
             normal = self.mean_features @ self.whitener
@@ -205,9 +203,10 @@ class HeadProgramme:
             # Not over length**2, which may underflow.
             shift = normal / length * (missing / length)
             # Move onto the plane of the balance first, then only within it.
-            needed = needed - rows @ shift
+            needed = needed - self.pushes @ (self.whitener @ shift)
             rows = _project_out(rows, normal / length)
-        solution = _least_distance(rows, needed)
+        problem.add(rows)
+        solution = problem.solve(needed)
         if solution is None:
             return None
         change, self.multipliers = solution
@@ -238,7 +237,8 @@ class HeadProgramme:
 
     def _least_violation(self, _):
         """No head is feasible: least largest violation, by linear programming."""
-        rows, needed = self._whitened_cuts()
+        rows = self.pushes @ self.whitener
+        needed = self.needed - self.pushes @ self.start
         # The last variable is the largest violation.
         n_variables = len(self.start) + 1
         # Bounded, because along collinear features heads could grow without limit.
@@ -260,41 +260,6 @@ def _project_out(rows: NDArray, direction: NDArray) -> NDArray:
     """Rows without their part along a unit vector; exactly 0 where nothing is left."""
     along = rows @ direction
     rest = rows - np.outer(along, direction)
-    # `nnls` would blow up the rounding that is left of a parallel row.
+    # A unit length would blow up the rounding that is left of a parallel row.
     rest[np.linalg.norm(rest, axis=1) < NOISE * np.abs(along)] = 0.0
     return rest
-
-
-def _least_distance(rows: NDArray, needed: NDArray) -> tuple[NDArray, NDArray] | None:
-    """Minimise `||u||**2` subject to `rows @ u >= needed`.
-
-    Returns `u` and multipliers with `2 u = rows.T @ multipliers`, or None if there is
-    no such `u` within reach. With `E = [rows, needed].T` and `f = (0, ..., 0, 1)`, the
-    residual `r = E x - f` of non-negative least squares gives `u = -r[:-1] / r[-1]`
-    (Lawson and Hanson 1974, algorithm LDP).
-    """
-    multipliers = np.zeros(len(rows))
-    if not (needed > 0).any():
-        return np.zeros(rows.shape[1]), multipliers
-    norms = np.linalg.norm(rows, axis=1)
-    norms[norms == 0] = 1.0
-    # `nnls` only has to find the active rows, so any unit will do: unit length and
-    # needs of at most 1 suit its absolute tolerances.
-    rows = rows / norms[:, None]
-    needed = needed / norms
-    system = np.vstack([rows.T, needed / needed.max()])
-    unit_vector = np.append(np.zeros(rows.shape[1]), 1.0)
-    try:
-        x, residual = nnls(system, unit_vector, maxiter=30 * len(rows))
-    except RuntimeError:
-        # Out of iterations: the next stage takes over.
-        return None
-    # The length of u is about 1 / residual; a residual of 0 means that none exists.
-    if residual * REACH < 1:
-        return None
-    # `nnls` names the active rows; solve for them to machine precision.
-    active = x > 0
-    inverse = np.linalg.pinv(rows[active], rcond=NOISE)
-    change = inverse @ needed[active]
-    multipliers[active] = 2 * (change @ inverse) / norms[active]
-    return change, multipliers

@@ -28,7 +28,7 @@ _SEARCH_MARGIN = 1e-2
 _N_SLICES = 30
 # The search ends at a cost this close to the smallest one possible.
 _MAX_COST_RATIO = 1.05
-# By method: why nothing was proved, and what would be.
+# By what is adjusted: why nothing was proved, and what would be.
 _UNPROVED = {
     "head": (
         "no head was proved to obey the bounds on the domain: a head without bias may "
@@ -38,7 +38,7 @@ _UNPROVED = {
     "bias": (
         "no shift of the bias was proved to keep the predictions within the bounds on "
         "the domain: their range may be too wide, the head may have no bias, or X and "
-        "y are too large; use method='head', widen the bounds, or standardise X."
+        "y are too large; use adjust='head', widen the bounds, or standardise X."
     ),
 }
 
@@ -55,7 +55,7 @@ def repair_on_domain(
     X: NDArray | None = None,
     kept: NDArray | None = None,
     balance: bool = True,
-    method: str = "head",
+    adjust: str = "head",
     exchange: bool = True,
     time_limit: float = 10.0,
 ) -> tuple[nn.Module, ProvableHead]:
@@ -74,18 +74,18 @@ def repair_on_domain(
     Parameters
     ----------
     model : BoundedModel
-        With a known head, and no scalers before the module.
+        With a known head.
     domain : Domain
     objective : HeadObjective, optional
         Of the training rows; by default that of X or a sample of the domain, without
         balance.
     X : ndarray of shape (n_samples, n_features), optional
-        Rows to hold the bounds on as well.
+        Rows to hold the bounds on as well, behind the steps before the module.
     kept : ndarray of shape (n_kept, d1), optional
         Features of further rows.
     balance : bool, default=True
         Keep the mean prediction at the mean target, where that is within the bounds.
-    method : {"head", "bias"}, default="head"
+    adjust : {"head", "bias"}, default="head"
         "bias" adds to the bias alone what a complete method finds to be missing.
     exchange : bool, default=True
         Whether to try the exchange method as well.
@@ -112,7 +112,7 @@ def repair_on_domain(
        networks", doi:10.1145/3453483.3454064.
     """
     deadline = time.monotonic() + time_limit
-    by_bias = method == "bias"
+    by_bias = adjust == "bias"
     task = DomainTask(
         model, domain, objective, X=X, kept=kept, balance=balance, bias_only=by_bias
     )
@@ -125,7 +125,7 @@ def repair_on_domain(
         found = [_by_intervals(task)]
     best = _nearer(task, *found)
     if best is None:
-        raise UnprovableError(_UNPROVED[method])
+        raise UnprovableError(_UNPROVED[adjust])
     write_head(task.head, best.coef)
     return task.module, best
 
@@ -258,7 +258,7 @@ def _by_bias(task: DomainTask, deadline: float) -> ProvableHead | None:
 
 
 def _nearest_for_points(task: DomainTask, points: NDArray, margin) -> HeadRepair:
-    features = task.features_of(points)
+    features = task.features_of(task.model.transform(points))
     return nearest_feasible_head(
         task.start,
         task.objective,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from sklpos.certificates.risk import certify_risk, smallest_shift
+from sklpos.certificates.risk import bound_risk, smallest_shift
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import read_head, write_head
@@ -66,7 +66,7 @@ def shift_bias(
     module = copy.deepcopy(model.module)
     linear = module.get_submodule(model.head)
     if linear.bias is None:
-        raise ValueError("method='bias' needs a head with a bias; use method='head'.")
+        raise ValueError("adjust='bias' needs a head with a bias; use adjust='head'.")
     start = read_head(linear)
     bounds = model.bounds.for_outputs(len(start)).in_dtype(linear.weight.dtype)
     predictions = predict_rows(module, X)
@@ -122,14 +122,14 @@ def _check_not_empty(bounds: Bounds, predictions: NDArray, wide: NDArray) -> Non
         raise ValueError(
             f"the predictions of output {j} go from {ends[0]:.4g} to {ends[1]:.4g}, so "
             f"no shift of the bias puts all of them between {bounds.lower[j]:g} and "
-            f"{bounds.upper[j]:g}; use method='head'."
+            f"{bounds.upper[j]:g}; use adjust='head'."
         )
 
 
 def _holds(predictions: NDArray, bounds: Bounds, risk: Risk | None) -> bool:
     if risk is None:
         return bool(bounds.contain(predictions).all())
-    found = certify_risk(
+    found = bound_risk(
         predictions,
         bounds.lower,
         bounds.upper,

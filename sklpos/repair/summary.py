@@ -9,8 +9,11 @@ import numpy as np
 from sklpos.nets.warnings import warn_user
 from sklpos.repair.nearest import HeadRepair
 
-# Deviations of y that a repair may add to the root mean squared error.
+# Deviations of y that a repair may add to the root mean squared error; and those that
+# it may add if it also multiplies the error, which matters more for an accurate model.
 _MAX_ERROR_GROWTH = 0.25
+_MAX_GROWTH_OF_SMALL_ERROR = 0.01
+_MAX_ERROR_RATIO = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +61,33 @@ class Repair:
     cost_: np.ndarray
     margin_: np.ndarray
     promise_: str
+
+    def __repr__(self) -> str:
+        """In a few lines, however many outputs there are."""
+        infeasible = np.count_nonzero(~self.feasible_)
+        lines = [
+            f"Repair: {self.promise_}",
+            f"  root mean square change {shortened(np.sqrt(self.cost_))}",
+            f"  rows that hold it {shortened(self.n_cuts_)}",
+        ]
+        if infeasible:
+            lines.append(f"  no head obeys the bounds of {infeasible} outputs")
+        return "\n".join(lines)
+
+
+def shortened(values: np.ndarray) -> str:
+    """Numbers to four digits, as many as a line has room for.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_outputs,)
+
+    Returns
+    -------
+    str
+    """
+    shown = ", ".join(f"{value:.4g}" for value in values[:8])
+    return f"{shown}{', ...' if len(values) > 8 else ''}"
 
 
 def summarise(repair: HeadRepair, margin, rows, n_samples: int, promise: str) -> Repair:
@@ -156,8 +186,10 @@ def warn_of_lost_balance(balanced: np.ndarray) -> None:
         )
 
 
-def warn_of_error(before: np.ndarray, after: np.ndarray, scale: np.ndarray) -> None:
-    """Warn if keeping a mean near the bound made the training error much larger.
+def warn_of_error(
+    before: np.ndarray, after: np.ndarray, scale: np.ndarray, *, why: str
+) -> None:
+    """Warn if a repair made the training error much larger.
 
     Parameters
     ----------
@@ -165,12 +197,18 @@ def warn_of_error(before: np.ndarray, after: np.ndarray, scale: np.ndarray) -> N
         Root mean squared errors on the training rows.
     scale : ndarray of shape (n_outputs,)
         Standard deviations of y.
+    why : str
+        The end of the sentence: what raised it, and what costs less.
     """
-    worse = np.flatnonzero(after - before > _MAX_ERROR_GROWTH * scale)
+    growth = (after - before) / scale
+    multiplied = after > _MAX_ERROR_RATIO * before
+    costly = (growth > _MAX_ERROR_GROWTH) | (
+        multiplied & (growth > _MAX_GROWTH_OF_SMALL_ERROR)
+    )
+    worse = np.flatnonzero(costly)
     if len(worse):
         j = worse[0]
         warn_user(
             f"the repair raised the training error of output {j} from {before[j]:.3g} "
-            f"to {after[j]:.3g} (root mean square), because it keeps the mean of y, "
-            "which is near a bound; balance=False costs less.",
+            f"to {after[j]:.3g} (root mean square), because {why}.",
         )

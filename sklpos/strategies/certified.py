@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from numbers import Integral
 
@@ -10,7 +11,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from sklpos.certificates.bounds.crown import image
+from sklpos.certificates.bounds.crown import finite_image
+from sklpos.certificates.bounds.layers import Affine
 from sklpos.certificates.bounds.network import Network, trainable_network
 from sklpos.strategies.base import DomainTerm
 from sklpos.strategies.inputs import as_tensor
@@ -92,14 +94,16 @@ class IntervalBounds(nn.Module):
         first, *others = _read(module).layers
         points = self._domain_points(warming_up=module.training)
         if self.domain == "box":
-            low, high = image(first, points[:1], points[1:])
+            low, high = finite_image(first, points[:1], points[1:])
         else:
             # A linear function attains its extremes over a hull at some of its points.
             # `aminmax` has no gradient in older versions of torch.
             hidden = first(points)
             low, high = hidden.amin(0, keepdim=True), hidden.amax(0, keepdim=True)
         for layer in others:
-            low, high = image(layer, low, high)
+            affine = isinstance(layer, Affine)
+            image = partial(finite_image, layer) if affine else layer.image
+            low, high = image(low, high)
         # The last steps on the weights go back and forth, so training keeps a distance.
         safety = self.safety if module.training else 0.0
         return low - safety, high + safety
@@ -129,13 +133,13 @@ class IntervalBounds(nn.Module):
 
     def _domain_points(self, *, warming_up: bool) -> Tensor:
         points, share = self.points, 1 + 2 * self.margin
-        if warming_up:
-            # Over the whole domain, the interval bounds of an untrained net are far too
-            # low, and their term would outweigh the loss.
-            age = (self.n_epochs + 1) / max(self.warm_up, 1)
-            share = share * age.clamp(max=1)
         centre = points.mean(0)
-        return centre + share * (points - centre)
+        if not warming_up:
+            return centre + share * (points - centre)
+        # Over the whole domain, the interval bounds of an untrained net are far too
+        # low, and their term would outweigh the loss.
+        grown = ((self.n_epochs + 1) * (share / max(self.warm_up, 1))).clamp(max=share)
+        return torch.addcmul(centre, grown.to(points), points - centre)
 
 
 class Certified(AugmentedLagrangian):

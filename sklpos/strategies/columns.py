@@ -87,6 +87,11 @@ class OutputColumns(nn.Module):
         torch.Tensor of shape (n_domains, n_columns)
             In scales; differentiable.
         """
+        # Mostly there is one side, of all outputs: no indices, nor their gradient.
+        if self.n_lower == len(self):
+            return self.violation(lowest)
+        if self.n_lower == 0:
+            return self.violation(highest)
         lower, upper = self.output[: self.n_lower], self.output[self.n_lower :]
         ends = torch.cat([lowest[:, lower], highest[:, upper]], dim=1)
         return (self.bound - ends) / self.unit

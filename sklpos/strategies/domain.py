@@ -116,10 +116,12 @@ class DomainConstraint(StrategyConstraint):
         -------
         torch.Tensor of shape ()
         """
-        return self.term(self.violation(module))
+        term = self.strategy.penalty(self.violation(module), self.index)
+        return self._sum(term)
 
-    def term(self, violation: Tensor) -> Tensor:
-        """Compute the term from violations that are already known.
+    @torch.no_grad()
+    def term_and_slope(self, violation: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the term and its slope, from violations that are already known.
 
         Parameters
         ----------
@@ -127,11 +129,18 @@ class DomainConstraint(StrategyConstraint):
 
         Returns
         -------
-        torch.Tensor of shape ()
+        term : torch.Tensor of shape ()
+        slope : torch.Tensor of shape (n_domains, n_columns)
+            Derivative of the term in the violations.
         """
-        term = self.strategy.penalty(violation, self.index)
+        term, slope = self.strategy.term_and_slope(violation, self.index)
+        if not self.columns.plain_unit:
+            slope = self.columns.unit**2 * slope
+        return self._sum(term), slope / self.columns.n_outputs
+
+    def _sum(self, term: Tensor) -> Tensor:
         # Undoes the mean over domains: each one has the weight of all rows together.
-        return len(violation) * self.columns.mean_term(term)
+        return len(term) * self.columns.mean_term(term)
 
     def take_over(self, previous: DomainConstraint) -> None:
         """Continue from another constraint, with its multipliers and its domain.

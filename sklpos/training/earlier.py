@@ -5,11 +5,13 @@ The table is by name, since the classes lie in rooms above this one, too.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from sklpos.certificates.subject import Subject
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.stack import Stack
 from sklpos.strategies.columns import OutputColumns
@@ -119,7 +121,19 @@ def _fit(state: dict) -> dict:
     return {**state, "built_in": {**state["built_in"], "module": None}}
 
 
+def _ending(state: dict) -> dict:
+    if "subject" in state:
+        return state
+    # Its model was not recorded, so it is taken as it comes.
+    subject = Subject(state["model"])
+    certificate = state["certificate"]
+    if certificate is not None:
+        certificate = replace(certificate, subject_=subject)
+    return {**state, "certificate": certificate, "subject": subject}
+
+
 _UPGRADES = {
+    "sklpos.estimator.endings.Ending": _ending,
     "sklpos.estimator.fit.Fit": _fit,
     "sklpos.nets.units.TargetScale": _both_bounds,
     "sklpos.nets.bounded.BoundedModel": _both_bounds,

@@ -195,8 +195,8 @@ def step_randomness(net) -> AbstractContextManager:
 def _plain_passes(net, iterator) -> Backprop | StackBackprop | None:
     """Passes without a graph, or None if a graph is needed."""
     run = net.run_
-    # Processes average gradients in hooks of autograd, and a domain's term has a graph.
-    if run.replica is not None or net.domain_constraint_ is not None:
+    # Processes average gradients in hooks of autograd.
+    if run.replica is not None:
         return None
     # Looked for in each epoch, as a callback may have changed the module.
     run.passes = find_passes(net.module_, run.passes)

@@ -62,11 +62,15 @@ def compute_step(net, batch: Batch, **fit_params) -> dict[str, Any]:
     if domain_violation is None:
         _backward(net, y_pred, gradient)
     else:
-        domain_term = net.domain_constraint_.term(domain_violation)
-        # One pass for both, since they share the weights.
-        torch.autograd.backward([y_pred, domain_term], [gradient, None])
-        step["domain_violation"] = domain_violation.detach()
-        step["domain_term"] = domain_term.detach()
+        known = domain_violation.detach()
+        term, slope = net.domain_constraint_.term_and_slope(known)
+        # One pass for both, where both have a graph.
+        if y_pred.requires_grad:
+            torch.autograd.backward([y_pred, domain_violation], [gradient, slope])
+        else:
+            _backward(net, y_pred, gradient)
+            domain_violation.backward(slope)
+        step |= {"domain_violation": known, "domain_term": term}
     if net.steps_.need_losses:
         step["loss"] = net.run_.world.mean(_loss(step, share))
     return step

@@ -126,8 +126,9 @@ def test_crown_is_just_below_the_linear_programme(seed):
     module = random_network((8, 64, 64, 1), seed=seed, gain=1.0)
     network = read_network(module)
     low, high = -0.2 * np.ones(8), 0.2 * np.ones(8)
-    found = crown_bounds(network, Box(low, high).region())
-    interval = interval_bounds(network, torch.tensor(low), torch.tensor(high))[0]
+    box = Box(low, high).region()
+    found = crown_bounds(network, box)
+    interval = interval_bounds(network, box.low, box.high)[0]
     programme = triangle_bound(network, low, high, found.hidden)
     smallest = outputs(module, grid(low, high, 2)).min()
     assert interval.item() < found.lower.item() <= programme + 1e-7 <= smallest

@@ -345,7 +345,10 @@ def linear():
             ),
             "method='milp' takes networks of ReLU",
         ),
-        (lambda: output_bounds(linear(), [[1, 1]], [[0, 2]]), "low > high in row 0"),
+        (
+            lambda: output_bounds(linear(), [[1, 1]], [[0, 2]]),
+            "X_low > X_high in row",
+        ),
         (lambda: output_bounds(linear(), [[1, 1]], [[0]]), "high has 1 features"),
         (lambda: certified_radius(linear(), [[np.nan, 0.0]]), "X contains NaN"),
         (lambda: certified_radius(linear(), [[0.0, 0.0]], scale=-1), "non-negative"),

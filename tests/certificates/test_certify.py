@@ -33,7 +33,8 @@ def module():
 def same(one, two):
     assert one.status_ == two.status_
     np.testing.assert_array_equal(one.proved_min_, two.proved_min_)
-    np.testing.assert_array_equal(one.attained_min_, two.attained_min_)
+    # Rows that are known are looked at, too.
+    assert (one.attained_min_ <= two.attained_min_).all()
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from sklpos.certificates import methods as proof_methods
 from sklpos.certificates.bounds.network import read_network
 from sklpos.certificates.bounds.overflow import largest_input, largest_input_of
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.input_map import InputMap
 from sklpos.nets.outputs import BoundedOutput
-from sklpos.nets.units import InputScale
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -142,14 +142,14 @@ def test_batch_norm_counts():
 
 
 def test_scalers_change_the_unit():
-    scale = InputScale(np.array([1e5, -2.0]), np.array([0.0, 3e30]), np.zeros(2) + 3e30)
+    scale = InputMap.linear(np.diag([1e5, -2.0]), [0.0, 3e30], [3e30, 3e30])
     module = nn.Sequential(linear([[1.0, 1.0]]))
     largest = largest_input_of(module, scale)
     assert largest == pytest.approx(largest_input_of(module) / 1e5, rel=0.02)
     ends = largest * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]])
-    scaled = ends * scale.gain + scale.offset
+    scaled = ends @ scale.gain.T + scale.offset
     assert np.abs(scaled).max() <= largest_input_of(module)
-    far = InputScale(np.array([1e-300]), np.zeros(1), np.zeros(1))
+    far = InputMap.scaling([1e-300], [0.0])
     assert largest_input_of(nn.Sequential(linear([[1.0]])), far) == 1e300
 
 

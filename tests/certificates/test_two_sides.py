@@ -17,7 +17,15 @@ from sklpos.nets.bounds import Bounds
 from sklpos.nets.nonnegative import keep_within
 from sklpos.nets.outputs import BoundedOutput
 
-METHODS = ("interval", "crown", "alpha_crown", "branch_and_bound", "milp", "auto")
+METHODS = (
+    "interval",
+    "crown",
+    "alpha_crown",
+    "branch_and_bound",
+    "relu_splits",
+    "milp",
+    "auto",
+)
 ROWS = np.random.default_rng(0).uniform(-1, 1, size=(12, 2))
 DOMAINS = {
     "box": Box([-1, -1], [1, 1]),
@@ -150,7 +158,7 @@ def extremes(module):
     return values.min(axis=0), values.max(axis=0)
 
 
-@pytest.mark.parametrize("method", ["auto", "branch_and_bound", "milp"])
+@pytest.mark.parametrize("method", ["auto", "branch_and_bound", "relu_splits", "milp"])
 def test_the_verdict_of_both_sides_is_that_of_a_dense_grid(method):
     box = DOMAINS["box"]
     for seed in range(3):
@@ -278,12 +286,12 @@ def test_radii_keep_both_sides():
     X = np.random.default_rng(0).normal(size=(200, 2))
     lower, upper = (
         certified_radius(module, X, -1.0),
-        certified_radius(module, X, None, 2.0),
+        certified_radius(module, X, -np.inf, 2.0),
     )
     both = certified_radius(module, X, -1.0, 2.0)
     assert (both <= np.minimum(lower, upper)).all()
     np.testing.assert_allclose(both, np.minimum(lower, upper), atol=1e-4)
-    assert (certified_radius(module, X, None) == 10).all()
+    assert (certified_radius(module, X, -np.inf) == 10).all()
     mirrored = certified_radius(negated(module), X, -2.0, 1.0)
     np.testing.assert_array_equal(both, mirrored)
     rng = np.random.default_rng(1)
@@ -305,13 +313,19 @@ def falling():
 @pytest.mark.parametrize(
     ("bounds", "lines"),
     [
-        ((-2, None), ["every prediction >= -1 (asked: -2), smallest seen -1"]),
-        ((None, 3), ["every prediction <= 2 (asked: 3), largest seen 0.5"]),
+        (
+            (-2, None),
+            ["proved: every prediction >= -1 (required: -2); smallest attained: -1"],
+        ),
+        (
+            (None, 3),
+            ["proved: every prediction <= 2 (required: 3); largest attained: 0.5"],
+        ),
         (
             (-2, 3),
             [
-                "every prediction >= -1 (asked: -2), smallest seen -1",
-                "every prediction <= 2 (asked: 3), largest seen 0.5",
+                "proved: every prediction >= -1 (required: -2); smallest attained: -1",
+                "proved: every prediction <= 2 (required: 3); largest attained: 0.5",
             ],
         ),
         ((0, None), ["counterexample: 3"]),
@@ -329,7 +343,7 @@ def test_the_certificate_shows_the_sides_that_were_asked_for(bounds, lines):
     n_sides = sum(bound is not None for bound in bounds)
     assert sum("every prediction" in line for line in shown) == n_sides
     html = found.to_html()
-    assert html.count("prediction seen") == n_sides
+    assert html.count("prediction attained") == n_sides
     assert ("at most" in html) == (upper is not None)
 
 

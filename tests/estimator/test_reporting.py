@@ -117,7 +117,9 @@ def test_a_promise_is_no_longer_that_of_training_after_enforce(small, data):
     model.enforce(data.X_new)
     found = report(model, data.X_new)
     assert found.promise_ == "the 20 rows that enforce was given last"
-    assert found.training_ == (as_trained, None)
+    assert found.training_[0] is as_trained
+    assert np.isnan(found.training_[1].violation_rate)
+    assert "not measured" in str(found)
     assert found.rows_[1].violation_rate == 0
     promise = report(model.enforce(domain="box")).promise_
     assert re.fullmatch(r"any input of Box\(3 features: .*\), proved", promise)
@@ -126,14 +128,27 @@ def test_a_promise_is_no_longer_that_of_training_after_enforce(small, data):
     assert report(model).promise_ == "nothing exact, without a repair"
 
 
+@pytest.mark.parametrize("domain", ["box", ([-0.5] * 3, [0.5] * 3), None])
+def test_the_training_error_is_exact_after_enforce(small, data, domain):
+    model = small(strategy="unconstrained", max_epochs=30)
+    model.fit(data.X, data.Y, data.weight).enforce(data.X, domain=domain)
+    error = model.predict(data.X) - data.Y
+    expected = np.sqrt(np.average(error**2, axis=0, weights=data.weight))
+    repaired = report(model).training_[1]
+    np.testing.assert_allclose(repaired.rmse, expected, rtol=1e-9)
+    # Only a domain with all training rows says something of their violations.
+    assert repaired.violation_rate == 0 or domain != "box"
+    assert domain == "box" or np.isnan(repaired.violation_rate)
+
+
 def test_a_share_of_a_population_is_not_all_of_it(small, data):
     model = small(strategy="unconstrained").fit(data.X, data.y)
     X = np.random.default_rng(5).normal(size=(200, 3))
-    model.enforce(X, method="bias", risk_level=0.1, confidence=0.9)
+    model.enforce(X, adjust="bias", risk_level=0.1, confidence=0.9)
     found = report(model, X)
     assert found.promise_ == "all but 0.1 of a population, with confidence 0.9"
     assert 0 < found.rows_[1].violation_rate <= 0.1
-    model.enforce(X, method="bias")
+    model.enforce(X, adjust="bias")
     assert report(model).promise_ == "the 200 rows that enforce was given last"
 
 
@@ -251,8 +266,13 @@ def test_with_one_bound_the_report_does_not_ask_which(
     assert not any(name.startswith(("rows below", "rows above")) for name in found)
 
 
-def test_a_domain_has_no_side_that_was_active(two_sided, data):
-    found = lines_of(report(copy.deepcopy(two_sided).enforce(domain="box")))
+def test_a_domain_that_costs_much_warns_and_has_no_active_side(two_sided, data):
+    model = copy.deepcopy(two_sided)
+    with pytest.warns(UserWarning, match=r"raised the training error .* for any input"):
+        found = lines_of(report(model.enforce(domain="box")))
+    as_trained, repaired = report(model).training_
+    assert (repaired.rmse > 2 * as_trained.rmse).any()
+    assert repaired.violation_rate == 0
     assert "rows that hold it up or down" in found
     assert "rows that hold it up" not in found
 

@@ -324,6 +324,7 @@ def test_the_default_keeps_its_bounds_at_every_kink(dtype, upper_bound):
         assert_obeys(model, rows, 0.0, upper_bound)
 
 
+@pytest.mark.filterwarnings("ignore:.* far outside the range")
 @DEFAULTS
 @DTYPES
 def test_the_default_is_balanced_and_never_repaired(dtype, upper_bound):

@@ -105,31 +105,32 @@ def test_strategies_that_are_repaired_refuse_as_well(small, data, repaired_strat
     assert np.isfinite(model.predict(np.full((2, 3), 1e30))).all()
 
 
-@pytest.mark.parametrize("method", ["head", "bias"])
+@pytest.mark.parametrize("adjust", ["head", "bias"])
 @pytest.mark.parametrize("upper_bound", [None, 3e12])
-def test_a_domain_beyond_it_is_not_proved(method, upper_bound):
+def test_a_domain_beyond_it_is_not_proved(adjust, upper_bound):
     """Sums overflow there; without a warning, as those are errors here."""
     params = {"dtype": "float32", "max_epochs": 2, "random_state": 0}
     model = PositiveOutputRegressor(upper_bound=upper_bound, **params)
     model.fit(X, 1e12 * Y)
     far = np.full(3, 1.1 * float(largest_of(model)))
     for size in (far, np.full(3, 1e36), np.full(3, 1e300)):
-        model.enforce(domain=(-size, size), method=method)
+        model.enforce(domain=(-size, size), adjust=adjust)
         beyond = size[0] >= far[0]
         assert model.certificate_.status_ == ("unknown" if beyond else "verified")
         assert np.isinf(model.certificate_.proved_min_).all() == beyond
 
 
-@pytest.mark.parametrize("method", ["head", "bias"])
-def test_no_head_is_proved_where_features_overflow(method):
+@pytest.mark.parametrize("adjust", ["head", "bias"])
+def test_no_head_is_proved_where_features_overflow(adjust):
     model = PositiveOutputRegressor(
         MLP, strategy="penalty", max_epochs=2, random_state=0
     ).fit(X, 1e12 * Y)
     far = np.full(3, 1e300)
     with pytest.raises(UnprovableError, match="X and y are too large"):
-        model.enforce(domain=(-far, far), method=method)
+        model.enforce(domain=(-far, far), adjust=adjust)
 
 
+@pytest.mark.filterwarnings("ignore:.* far outside the range")
 def test_it_follows_the_head(small, data):
     model = small(module=MLP, strategy="penalty").fit(data.X, data.Y)
     before = model.fitted_.ending.largest_input

@@ -91,6 +91,7 @@ def assert_within(model, points, bounds):
 @pytest.mark.parametrize(
     ("dtype", "balance"), [("float32", True), ("float64", True), ("float64", False)]
 )
+@pytest.mark.filterwarnings("ignore:the repair raised the training error")
 @pytest.mark.parametrize("domain", ["box", "all"])
 @pytest.mark.parametrize("bounds", BOUNDS)
 def test_both_bounds_hold_on_the_domain(bounds, domain, dtype, balance):
@@ -115,6 +116,7 @@ def test_certified_training_ends_with_a_proof_of_both_sides(dtype):
     assert model.repair_.balanced_.all()
 
 
+@pytest.mark.filterwarnings("ignore:the repair raised the training error")
 def test_hulls_balls_and_integers():
     model = make_model()
     rng = np.random.default_rng(2)
@@ -217,32 +219,33 @@ def test_a_shift_that_does_not_exist_is_refused():
     model = make_model()
     far = 3 * X
     before = model.predict(far)
-    with pytest.raises(ValueError, match=r"no shift of the bias .* method='head'"):
-        model.enforce(far, method="bias")
-    with pytest.raises(UnprovableError, match=r"no shift .* too wide.* method='head'"):
-        model.enforce(domain=(3 * LOW, 3 * HIGH), method="bias", time_limit=2)
+    with pytest.raises(ValueError, match=r"no shift of the bias .* adjust='head'"):
+        model.enforce(far, adjust="bias")
+    with pytest.raises(UnprovableError, match=r"no shift .* too wide.* adjust='head'"):
+        model.enforce(domain=(3 * LOW, 3 * HIGH), adjust="bias", time_limit=2)
     with pytest.raises(ValueError, match=r"no direction .* leave risk_level out"):
-        model.enforce(far, method="bias", risk_level=0.1)
+        model.enforce(far, adjust="bias", risk_level=0.1)
     np.testing.assert_array_equal(model.predict(far), before)
 
 
 def test_a_shift_on_a_domain_lowers_what_has_an_upper_bound():
     model = make_model("mixed")
     before = model.predict(X)
-    model.enforce(domain="box", method="bias", time_limit=3)
+    model.enforce(domain="box", adjust="bias", time_limit=3)
     change = model.predict(X) - before
     np.testing.assert_allclose(change, change[[0]].repeat(len(X), axis=0))
     assert change[0, 0] <= 0 <= change[0, 1]
     assert_within(model, attacked(model, "box"), read("mixed"))
 
 
+@pytest.mark.filterwarnings("ignore:.* is distributed differently")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_risk_of_both_directions(dtype):
     model = make_model("mixed", dtype=dtype)
     holdout = 2 * np.random.default_rng(7).normal(size=(300, 2))
     assert not model.certify_risk(holdout)
     before = model.predict(holdout).astype(float)
-    model.enforce(holdout, method="bias", risk_level=0.05)
+    model.enforce(holdout, adjust="bias", risk_level=0.05)
     risk = model.certify_risk(holdout)
     assert risk
     assert risk.violation_rate_.sum() > 0

@@ -5,6 +5,8 @@ import pytest
 from heads import MARGIN, Problem, assert_balanced, assert_feasible, assert_optimal
 from scipy.optimize import linprog, nnls
 
+from sklpos.repair import Repair
+
 
 def no_bias(features, coef, lower_bound, y=None):
     problem = Problem(bias=False)
@@ -160,7 +162,7 @@ def test_survives_a_failing_solver(monkeypatch, failure, balance):
         x, residual = nnls(system, target)
         return (0.0 * x, 1.0) if failure == "empty" else (x * (x == x.max()), residual)
 
-    monkeypatch.setattr("sklpos.repair.programme.nnls", broken)
+    monkeypatch.setattr("sklpos.repair.least_distance.nnls", broken)
     problem = Problem()
     result = problem.repair(balance=balance)
     assert_feasible(problem, result)
@@ -169,3 +171,16 @@ def test_survives_a_failing_solver(monkeypatch, failure, balance):
     assert np.ptp(problem.predict(result.coef)) > 0.1 * problem.scale
     if balance:
         assert_balanced(problem, result)
+
+
+def test_a_summary_is_short_however_many_outputs_there_are():
+    many = np.ones(500)
+    yes = many > 0
+    rows = np.ones((1000, 500))
+    found = Repair(rows, many, yes, ~yes, 0 * many, many, many, "a row")
+    assert len(repr(found)) < 200
+    assert "a row" in repr(found)
+    assert found.multipliers_.shape == (1000, 500)
+    assert "no head" not in repr(found)
+    none = Repair(rows, many, ~yes, ~yes, many, many, many, "a row")
+    assert "no head obeys the bounds of 500 outputs" in repr(none)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import Counter
 from itertools import product
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from properties import assert_same_training_state
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sklpos import PositiveOutputRegressor
 from sklpos.certificates.bounds.crown import interval_bounds
@@ -455,3 +457,39 @@ def test_what_a_proof_costs_is_not_blamed_on_the_balance():
     assert model.repair_.balanced_.all()
     errors = model.predict(X) - y
     assert np.sqrt(np.mean(errors**2)) > 0.25 * y.std()
+
+
+class Kernels(TorchDispatchMode):
+    """Counts operations, and those that wait for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = Counter()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        self.names[operation._schema.name] += 1
+        return result
+
+
+def test_a_step_takes_few_kernels_and_waits_for_no_device(data):
+    """The operations that 10 more steps per epoch add, per step."""
+
+    def kernels(strategy, n_copies):
+        X, y = np.tile(data.X, (n_copies, 1)), np.tile(data.y, n_copies)
+        model = regressor(strategy=strategy, max_epochs=2, warm_start=True)
+        model.fit(X, y)
+        with Kernels() as found:
+            model.fit(X, y)
+        return found.names
+
+    def per_step(strategy):
+        more = kernels(strategy, 10)
+        more.subtract(kernels(strategy, 5))
+        return {name: count / 20 for name, count in more.items()}
+
+    certified, rows = map(per_step, (Certified(), "augmented_lagrangian"))
+    assert sum(certified.values()) - sum(rows.values()) < 120
+    waits = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
+    for name in waits:
+        assert certified.get(name, 0) == rows.get(name, 0)

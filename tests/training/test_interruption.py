@@ -94,7 +94,7 @@ def test_what_callbacks_learnt_in_a_failure_is_forgotten(small, data):
     assert vars(late) == kept
 
 
-@pytest.mark.parametrize("how", [{}, {"method": "bias"}, {"domain": "box"}])
+@pytest.mark.parametrize("how", [{}, {"adjust": "bias"}, {"domain": "box"}])
 def test_an_interrupted_enforce_changes_nothing(small, data, monkeypatch, how):
     """Not even between the new head and the record of it, or inside of no_grad."""
     model = small().fit(data.X, data.Y).enforce(domain="box")

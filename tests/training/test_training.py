@@ -151,8 +151,10 @@ def textbook_step(net, batch, **fit_params):
     term = net.strategy_.penalty(violation, batch.index)
     total = (batch.weight * losses).sum() + (batch.weight * term).sum()
     loss = total / y_pred.numel()
-    domain_term = None if domain is None else domain.term(of_domains)
+    domain_term = None
     if domain is not None:
+        penalty = domain.strategy.penalty(of_domains, domain.index)
+        domain_term = len(penalty) * domain.columns.mean_term(penalty)
         loss = loss + domain_term
     loss.backward()
     step = {

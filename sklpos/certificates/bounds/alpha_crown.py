@@ -5,6 +5,9 @@ Source: Xu et al. (2021), doi:10.48550/arXiv.2011.13824.
 
 from __future__ import annotations
 
+import time
+from math import inf
+
 import torch
 from torch import Tensor
 
@@ -26,6 +29,7 @@ def alpha_crown_bounds(
     hidden: dict[int, Interval],
     *,
     steps: int = _STEPS,
+    deadline: float = inf,
 ) -> Tensor:
     """Tighten the bounds of hidden units, layer by layer, and bound the outputs.
 
@@ -39,27 +43,57 @@ def alpha_crown_bounds(
     hidden : dict of int to (low, high)
         Bounds of what enters the activations, see `Propagation.hidden`.
     steps : int, default=30
+    deadline : float, default=inf
+        See `tightened`.
 
     Returns
     -------
     Tensor of shape (n_parts, n_outputs)
         Lower bounds.
     """
+    tight = tightened(network, region, hidden, steps=steps, deadline=deadline)
+    return raised_bounds(network, region, tight, steps=steps)
+
+
+def tightened(
+    network: Network,
+    region: Region,
+    hidden: dict[int, Interval],
+    *,
+    steps: int = _STEPS,
+    deadline: float = inf,
+) -> dict[int, Interval]:
+    """Tighten the bounds of hidden units, layer by layer, by `ascend`.
+
+    Parameters
+    ----------
+    network : Network
+    region : Region
+    hidden : dict of int to (low, high)
+        Bounds of what enters the activations, see `Propagation.hidden`.
+    steps : int, default=30
+    deadline : float, default=inf
+        In the time of `time.monotonic`. After it, a single step is made for each unit.
+
+    Returns
+    -------
+    dict of int to (low, high)
+    """
     tight: dict[int, Interval] = {}
     for number, (low, high) in hidden.items():
         # Before the first activation everything is linear, and its bounds are exact.
         if tight:
             unit = torch.eye(low.shape[1], dtype=torch.float64)
-            bounds = [
-                ascend(network, number, rows, region, tight, steps=steps)
-                for rows in torch.cat([unit, -unit]).split(_CHUNK)
-            ]
+            bounds = []
+            for rows in torch.cat([unit, -unit]).split(_CHUNK):
+                count = steps if time.monotonic() < deadline else 1
+                bounds.append(ascend(network, number, rows, region, tight, steps=count))
             below, above = torch.cat(bounds, dim=1).chunk(2, dim=1)
             low = torch.maximum(low, below)
             # Rounding may cross the ends of a narrow interval.
             high = torch.maximum(low, torch.minimum(high, -above))
         tight[number] = low, high
-    return raised_bounds(network, region, tight, steps=steps)
+    return tight
 
 
 def raised_bounds(

@@ -77,9 +77,22 @@ def image(layer: Affine | Relaxation, low: Tensor, high: Tensor) -> Interval:
     # The centre of an infinite interval is NaN.
     if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
         return corner_image(layer, low, high)
-    center = layer((low + high) / 2)
-    radius = (high - low) / 2 @ layer.weight.abs().T
-    return center - radius, center + radius
+    return finite_image(layer, low, high)
+
+
+def finite_image(layer: Affine, low: Tensor, high: Tensor) -> Interval:
+    """Bound an affine map as `image` does, without waiting for the device.
+
+    Parameters
+    ----------
+    layer : Affine
+    low, high : Tensor of shape (n_parts, n_in)
+        Finite, or the bounds may be NaN.
+    """
+    # Half sums and differences inside the products, to save kernels.
+    center = torch.addmm(layer.bias, low + high, layer.weight.T, alpha=0.5)
+    width = (high - low) @ layer.weight.abs().T
+    return torch.sub(center, width, alpha=0.5), torch.add(center, width, alpha=0.5)
 
 
 def corner_image(layer: Affine, low: Tensor, high: Tensor) -> Interval:
@@ -210,7 +223,11 @@ def _width(network: Network, number: int) -> int:
 
 
 def backward(
-    network: Network, number: int, lines: dict[int, Lines], rows: Tensor
+    network: Network,
+    number: int,
+    lines: dict[int, Lines],
+    rows: Tensor,
+    forces: dict[int, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
     """Bound linear functions of a layer's input by linear functions of the net's input.
 
@@ -221,12 +238,15 @@ def backward(
         Number of the layer; the one after the last stands for the outputs.
     lines : dict of int to Lines
     rows : Tensor of shape (1 or n_parts, n_rows, width)
+    forces : dict of int to Tensor of shape (n_parts, width), optional
+        Added to the coefficients of what enters each activation.
 
     Returns
     -------
     slope : Tensor of shape (1 or n_parts, n_rows, n_features)
     offset : Tensor of shape (1 or n_parts, n_rows)
-        ``rows @ z >= slope @ x + offset``.
+        ``rows @ z >= slope @ x + offset``; with forces, ``rows @ z`` plus the sum of
+        each force times what it acts on is.
     seen : dict of int to Tensor
         The coefficients of what leaves each activation, by the number of its layer.
     """
@@ -236,7 +256,7 @@ def backward(
         layer = network.layers[k]
         if isinstance(layer, Affine):
             # While the rows are the same for all parts, one matrix does both steps.
-            if k + 1 in seen and len(rows) == 1:
+            if k + 1 in seen and len(rows) == 1 and forces is None:
                 rows, part = _through_both(rows, lines[k + 1], layer)
             else:
                 part = rows @ layer.bias
@@ -246,9 +266,12 @@ def backward(
         seen[k] = rows
         # Otherwise this activation is passed together with the affine layer before it.
         before = network.layers[k - 1] if k else None
-        if len(rows) > 1 or not isinstance(before, Affine):
+        apart = len(rows) > 1 or forces is not None
+        if apart or not isinstance(before, Affine):
             rows, part = _through_lines(rows, lines[k])
             offset = offset + part
+        if forces is not None:
+            rows = rows + forces[k][:, None]
     return rows, offset, seen
 
 

@@ -33,13 +33,15 @@ class OneKink(Relaxation):
 
     def __call__(self, z: Tensor) -> Tensor:  # noqa: D102
         if not self.negative_slope:
-            return z.clamp(min=0)  # 0 * inf is NaN
+            return z.relu()  # 0 * inf is NaN
         return torch.where(z > 0, z, self.negative_slope * z)
 
     def image(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        # It rises, so its extremes are at the ends.
+        if self.negative_slope >= 0:
+            return self(low), self(high)
         origin = torch.zeros_like(low).clamp(low, high)
-        lowest = low if self.negative_slope >= 0 else origin
-        return self(lowest), torch.maximum(self(low), self(high))
+        return self(origin), torch.maximum(self(low), self(high))
 
     def usual_mix(self, low: Tensor, high: Tensor) -> Tensor:  # noqa: D102
         return (high > -low).to(low)

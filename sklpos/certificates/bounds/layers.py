@@ -35,6 +35,8 @@ class Affine:
         Largest number of roundings of one output, relative to the absolute terms.
     stored : bool
         Whether the bias is a parameter, as opposed to computed and rounded.
+    weight_size : Tensor of shape (n_out, n_in) or None
+        Sums of the absolute terms that make the weights; None if each is one number.
     """
 
     weight: Tensor
@@ -42,6 +44,7 @@ class Affine:
     bias_size: Tensor
     n_terms: int
     stored: bool = True
+    weight_size: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map (..., n_in) to (..., n_out)."""
@@ -57,10 +60,16 @@ class Affine:
         """The weights that are negative, and 0 elsewhere."""
         return self.weight.clamp(max=0)
 
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Absolute terms of the weights, to which rounding is relative."""
+        return self.weight.abs() if self.weight_size is None else self.weight_size
+
     def rows(self, index: Tensor) -> Affine:
         """Select some of the outputs."""
         parts = self.weight[index], self.bias[index], self.bias_size[index]
-        return Affine(*parts, self.n_terms, self.stored)
+        size = None if self.weight_size is None else self.weight_size[index]
+        return Affine(*parts, self.n_terms, self.stored, size)
 
 
 def read_layer(

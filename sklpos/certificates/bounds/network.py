@@ -18,11 +18,8 @@ from sklpos.certificates.bounds.layers import (
     refusal,
 )
 from sklpos.certificates.bounds.relaxations import Relaxation
+from sklpos.nets.input_map import InputMap
 from sklpos.nets.modules import has_own_forward, layers_of
-from sklpos.nets.units import InputScale
-
-# Roundings of one scaled value and of its conversion to the dtype of the net.
-_SCALER_TERMS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +60,11 @@ class Network:
         """Network of ``(f, -f)``: an upper bound of f is a lower one of -f."""
         *features, head = self.layers
         weight, bias = (torch.cat([p, -p]) for p in (head.weight, head.bias))
-        size = head.bias_size.repeat(2)
-        both = replace(head, weight=weight, bias=bias, bias_size=size)
+        size, terms = head.bias_size.repeat(2), head.weight_size
+        terms = None if terms is None else terms.repeat(2, 1)
+        both = replace(
+            head, weight=weight, bias=bias, bias_size=size, weight_size=terms
+        )
         return replace(self, layers=(*features, both), n_outputs=2 * self.n_outputs)
 
     def __repr__(self) -> str:
@@ -147,13 +147,13 @@ def _read_chain(module: nn.Module, take: Callable[[Tensor], Tensor]) -> Network:
     )
 
 
-def fold_inputs(network: Network, scale: InputScale) -> Network:
-    """Fold scalers before a network into its first layer.
+def fold_inputs(network: Network, scale: InputMap) -> Network:
+    """Fold the steps before a network into its first layer.
 
     Parameters
     ----------
     network : Network
-    scale : InputScale
+    scale : InputMap
 
     Returns
     -------
@@ -161,11 +161,18 @@ def fold_inputs(network: Network, scale: InputScale) -> Network:
     """
     first, *rest = network.layers
     weight, bias = scale.fold(first.weight, first.bias)
-    # The scalers' rounding is relative to their own terms, which may cancel in the sum.
-    size = first.weight.abs() @ torch.as_tensor(scale.offset_size)
-    n_terms = first.n_terms + _SCALER_TERMS * len(scale.steps)
-    folded = Affine(weight, bias, first.bias_size + size, n_terms, first.stored)
-    return replace(network, layers=(folded, *rest))
+    # The rounding of the steps is relative to their own terms, which may cancel.
+    weight_size, size = scale.fold_sizes(first.weight)
+    folded = Affine(
+        weight,
+        bias,
+        first.bias_size + size,
+        first.n_terms + scale.n_terms,
+        first.stored,
+        weight_size,
+    )
+    layers = folded, *rest
+    return replace(network, layers=layers, n_features=scale.n_features)
 
 
 def refuse_hooks(module: nn.Module, name: str = "") -> None:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from sklpos.certificates.bounds.layers import Affine
 from sklpos.certificates.bounds.network import Network, read_network
+from sklpos.nets.input_map import InputMap
 from sklpos.nets.outputs import BoundedOutput
-from sklpos.nets.units import InputScale
 
 # Computed sums are larger than exact ones by their rounding, which is far below this.
 _SAFETY = 2.0
@@ -60,7 +60,7 @@ def largest_input(network: Network) -> float:
     return math.ldexp(math.floor(256 * mantissa) / 256, exponent)
 
 
-def largest_input_of(module: nn.Module, inputs: InputScale | None = None) -> float:
+def largest_input_of(module: nn.Module, inputs: InputMap | None = None) -> float:
     """Largest size of a feature for which no sum of a module can overflow.
 
     Parameters
@@ -68,7 +68,7 @@ def largest_input_of(module: nn.Module, inputs: InputScale | None = None) -> flo
     module : nn.Module
         In eval mode. Behind an output activation of this package, which turns every
         number into one within its bounds, the module that yields its input counts.
-    inputs : InputScale, optional
+    inputs : InputMap, optional
         The scalers before the module.
 
     Returns

@@ -27,7 +27,6 @@ def rounding_error(
     *,
     dtype: torch.dtype | None = None,
     hidden: dict[int, Interval] | None = None,
-    disturbance: float = 0.0,
 ) -> Tensor:
     """Bound the distance between computed and exact outputs over boxes.
 
@@ -45,8 +44,6 @@ def rounding_error(
         By default, the dtype in which the network predicts.
     hidden : dict of int to (low, high), optional
         Bounds of what enters the activations, see `Propagation`.
-    disturbance : float, default=0.0
-        Further error of every layer, relative to one plus its largest input.
 
     Returns
     -------
@@ -54,8 +51,7 @@ def rounding_error(
     """
     # Rounding to nearest is off by half the distance between neighbours at most.
     unit = torch.finfo(network.dtype if dtype is None else dtype).eps / 2
-    largest = torch.maximum(low.abs(), high.abs())
-    error = unit * largest + disturbance * (1 + largest)
+    error = unit * torch.maximum(low.abs(), high.abs())
     for number, layer in enumerate(network.layers):
         if hidden is not None and number in hidden:
             low, high = hidden[number]
@@ -64,7 +60,6 @@ def rounding_error(
             error = _through_affine(layer, error, size, unit)
         else:
             error = _through_activation(layer, low - error, high + error, error, unit)
-        error = error + disturbance * (1 + size.amax(-1, keepdim=True))
         low, high = image(layer, low, high)
     return error
 
@@ -72,10 +67,10 @@ def rounding_error(
 def _through_affine(layer: Affine, error, size, unit):
     gamma = layer.n_terms * unit / (1 - layer.n_terms * unit)
     weight = layer.weight.abs().T
-    rounding = gamma * (size @ weight + layer.bias_size)
+    rounding = gamma * (size @ layer.sizes.T + layer.bias_size)
     if layer.stored:
         # A constant is its bias, which is a parameter and not computed.
-        rounding = torch.where((weight == 0).all(0), 0.0, rounding)
+        rounding = torch.where((layer.sizes == 0).all(1), 0.0, rounding)
     return error @ weight + rounding
 
 
@@ -110,8 +105,28 @@ def numerical_slack(
     Tensor of shape (n_parts, n_outputs)
     """
     predicted = rounding_error(network, low, high, hidden=hidden)
+    return predicted + bound_rounding(network, low, high, hidden)
+
+
+def bound_rounding(
+    network: Network,
+    low: Tensor,
+    high: Tensor,
+    hidden: dict[int, Interval] | None = None,
+) -> Tensor:
+    """Bound the rounding of bounds that are computed in float64.
+
+    Parameters
+    ----------
+    network, low, high, hidden
+        As in `numerical_slack`.
+
+    Returns
+    -------
+    Tensor of shape (n_parts, n_outputs)
+    """
     own = rounding_error(network, low, high, hidden=hidden, dtype=torch.float64)
-    return predicted + _OWN_SHARE * own
+    return _OWN_SHARE * own
 
 
 def lowest_everywhere(network: Network) -> Tensor:
@@ -150,8 +165,11 @@ def _rounded_outwards(layer, before, after, unit):
     gamma = layer.n_terms * unit / (1 - layer.n_terms * unit)
     size = torch.maximum(before[0].abs(), before[1].abs())
     rise, fall = layer.positive.T, layer.negative.T
-    reach = weighted_sum(size, rise) - weighted_sum(size, fall)
+    reach = weighted_sum(size, layer.sizes.T)
     margin = gamma * (reach + layer.bias_size)
+    # Terms of both signs may cancel in a weight.
+    if layer.weight_size is not None:
+        return low - margin, high + margin
     # Whether any term can be below 0.
     sinking = (before[0] != 0).double() @ rise - (before[1] != 0).double() @ fall
     # A bias that is a parameter is exact; that of batch norm is computed and rounded.

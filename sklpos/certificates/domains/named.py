@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ from sklpos.certificates.bounds.network import read_network
 from sklpos.certificates.domains.shapes import All, Ball, Box, Domain, Hull
 from sklpos.nets.arrays import naming, without_torch
 from sklpos.nets.bounded import BoundedModel
+from sklpos.nets.columns import Columns
 from sklpos.nets.outputs import BoundedOutput
 
+# Combinations of categories that a box is split into from the start.
+_MAX_PARTS = 10_000
 _NAMES = ("box", "hull", "ball", "all")
 
 
@@ -46,8 +50,13 @@ def make_domain(
     """
     if isinstance(domain, Domain):
         return domain
+    columns = model.columns or Columns(())
+    names = columns.names if columns.named or columns.groups else None
+    if categorical is not None and model.columns is not None:
+        categorical = [columns.find(entry) for entry in categorical]
+    groups = (*_few(columns.groups), *(categorical or ()))
     if not isinstance(domain, str):
-        return Box(*_low_and_high(domain), categorical=categorical or ())
+        return Box(*_corners(columns, domain), categorical=groups, names=names)
     if domain not in _NAMES:
         raise ValueError(
             f"domain={domain!r} is unknown; choose one of {_NAMES} or pass (low, high)."
@@ -56,33 +65,70 @@ def make_domain(
         raise ValueError(f"domain={domain!r} needs X, the rows that define it.")
     if domain == "ball" and radius is None:
         raise ValueError("domain='ball' needs radius, in the unit of X.")
+    if domain == "hull" and columns.groups:
+        mixed = next(c.name for c in columns.columns if c.categories is not None)
+        raise ValueError(
+            "domain='hull' mixes rows, but a mixture of categories is none, as in "
+            f"column {mixed!r}; use domain='box' or 'ball'."
+        )
     if domain == "hull":
         # Repeated rows would pull the centre of the widening towards them.
         return Hull(_widened(np.unique(model.check_rows(X), axis=0), margin))
     if domain == "ball":
-        return Ball(model.check_rows(X), radius)
+        return Ball(model.check_rows(X), columns.spread(radius))
     if domain == "all":
         return All(_n_features(model))
-    return Box(*_widened(_range(model, X), margin), categorical=categorical or ())
+    corners = _widened(_range(model, X), margin)
+    return Box(*corners, categorical=groups, names=names)
 
 
 def _range(model: BoundedModel, X: ArrayLike | None) -> NDArray:
     """Corners of the box of the training rows, or of X where these are not known."""
-    # The range was taken behind the scalers; the domain is in the unit before them.
-    if model.input_range is not None and model.inputs is not None:
-        return np.stack(model.inputs.range_before(*model.input_range))
-    if model.input_range is not None:
-        return model.input_range
+    known = model.input_range
+    # The range was taken behind the steps; the domain is in the unit before them.
+    if known is not None and model.inputs is not None:
+        known = np.stack(model.inputs.range_before(*known))
+        for group in model.columns.groups if model.columns is not None else ():
+            # Every category is within the range.
+            known[:, list(group)] = [[0.0], [1.0]]
+    if known is not None and not np.isnan(known).any():
+        return known
     if X is None:
+        mixed = "of a pipeline with a step that mixes features"
+        what = "of a bare module" if known is None else mixed
         raise ValueError(
-            "domain='box' of a bare module needs X, the rows whose range it is; or "
-            "pass domain=(low, high)."
+            f"domain='box' {what} needs X, the rows whose range it is; or pass "
+            "domain=(low, high)."
         )
     rows = model.check_rows(X)
-    return np.stack([rows.min(axis=0), rows.max(axis=0)])
+    rows = np.stack([rows.min(axis=0), rows.max(axis=0)])
+    return rows if known is None else np.where(np.isnan(known), rows, known)
+
+
+def _few(groups: tuple) -> list[tuple[int, ...]]:
+    """Groups with few combinations; the others stay continuous, which proves more."""
+    few: list[tuple[int, ...]] = []
+    for group in sorted(groups, key=len):
+        if math.prod(map(len, [*few, group])) <= _MAX_PARTS:
+            few.append(group)
+    return sorted(few)
+
+
+def _corners(columns: Columns, domain: Any) -> tuple[NDArray, NDArray]:
+    """Corners of a box, given as two rows of the data or two vectors of features."""
+    low, high = _pair(domain)
+    plain = not any(hasattr(side, "keys") for side in (low, high))
+    widths = {len(low), len(high)} if plain else set()
+    if plain and (columns.are_features or widths == {columns.n_features}):
+        with naming("domain"):
+            sides = (np.array(without_torch(side), np.float64) for side in (low, high))
+            return tuple(sides)
+    return tuple(columns.corners(low, high))
 
 
 def _n_features(model: BoundedModel) -> int:
+    if model.inputs is not None:
+        return model.inputs.n_features
     if model.input_range is not None:
         return model.input_range.shape[1]
     module = model.module
@@ -99,7 +145,7 @@ def _widened(points: NDArray, margin: float | None) -> NDArray:
     return centre + (1 + 2 * margin) * (points - centre)
 
 
-def _low_and_high(domain: Any) -> tuple[NDArray, NDArray]:
+def _pair(domain: Any) -> tuple[Any, Any]:
     try:
         low, high = domain
     except (TypeError, ValueError):
@@ -112,5 +158,4 @@ def _low_and_high(domain: Any) -> tuple[NDArray, NDArray]:
             f"domain={domain!r} looks like a pair (low, high) for each feature; pass "
             "one pair of arrays, the lows of all features and their highs."
         )
-    with naming("domain"):
-        return tuple(np.array(without_torch(side), np.float64) for side in (low, high))
+    return low, high

@@ -85,6 +85,21 @@ class Region:
             mu = mu + size * (1 + k) ** -0.5 * ascent / length / spread
         return best
 
+    def lowest_points(self, coefficients: Tensor) -> Tensor:
+        """Where linear functions are smallest, over the body if there is one.
+
+        Parameters
+        ----------
+        coefficients : Tensor of shape (n_parts, n_features)
+
+        Returns
+        -------
+        Tensor of shape (n_parts, n_features)
+        """
+        if self.body is None:
+            return torch.where(coefficients > 0, self.low, self.high)
+        return self.body.lowest(coefficients[:, None])[1][:, 0]
+
     def take(self, index: Tensor) -> Region:
         """Select some of the parts."""
         body = None if self.body is None else self.body.take(index)

@@ -60,6 +60,8 @@ class Box(Domain):
         Each entry is a feature that takes integer values only (an int), or a group of
         one-hot features, exactly one of which is 1 (a sequence of ints). The box is
         then split into one part for each combination.
+    names : sequence of str, optional
+        Of the features, to print.
 
     Examples
     --------
@@ -72,8 +74,9 @@ class Box(Domain):
     low: NDArray
     high: NDArray
     categorical: tuple = ()
+    names: tuple[str, ...] | None = None
 
-    def __init__(self, low: ArrayLike, high: ArrayLike, categorical=()):
+    def __init__(self, low: ArrayLike, high: ArrayLike, categorical=(), names=None):
         low, high = _numbers(low, "low", 1), _numbers(high, "high", 1)
         if low.shape != high.shape:
             raise ValueError(
@@ -85,7 +88,8 @@ class Box(Domain):
             k = wrong[0]
             raise ValueError(f"low > high for feature {k}: {low[k]} > {high[k]}.")
         groups = tuple(_as_group(group, len(low)) for group in categorical)
-        _set(self, low=low, high=high, categorical=groups)
+        names = None if names is None else tuple(names)
+        _set(self, low=low, high=high, categorical=groups, names=names)
         # Too many combinations raise here, not later in the middle of a proof.
         self._choices()
 
@@ -131,7 +135,15 @@ class Box(Domain):
         return first + np.arange(int(count))[:, None]
 
     def __repr__(self) -> str:
-        sides = [*map("{:.4g} to {:.4g}".format, self.low, self.high)]
+        grouped = {j for group in self.categorical if len(group) > 1 for j in group}
+        labels = [""] * self.n_features
+        if self.names is not None:
+            labels = [f"{name} " for name in self.names]
+        sides = [
+            f"{labels[j]}{self.low[j]:.4g} to {self.high[j]:.4g}"
+            for j in range(self.n_features)
+            if self.names is None or j not in grouped
+        ]
         sides[4:] = ["..."] if len(sides) > 4 else []
         groups = f", {len(self.categorical)} categorical" if self.categorical else ""
         return f"Box({self.n_features} features: {', '.join(sides)}{groups})"

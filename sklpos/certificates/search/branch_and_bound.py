@@ -37,7 +37,7 @@ class Minimum:
     minimiser : Tensor of shape (n_parts, n_features)
         Where it was seen.
     n_boxes : int
-        Boxes that were bounded.
+        Boxes, or other subproblems, that were bounded.
     """
 
     lower: Tensor
