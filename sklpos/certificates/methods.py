@@ -258,10 +258,7 @@ def _milp(proof: Proof, j: int, deadline: float) -> None:
     network = proof.network.outputs([j])
     found = milp_minimum(network, proof.region, proof.hidden, time_limit=limit)
     if found.minimiser is not None:
-        point = torch.as_tensor(found.minimiser)
-        # The solver keeps to the bounds only up to its tolerance.
-        point = point.clamp(proof.region.low[0], proof.region.high[0])
-        proof.see(point[None, None], [0])
+        proof.see(torch.as_tensor(found.minimiser)[None, None], [0])
     proved = found.lower - proof.slack[0, j]
     # The only method that relies on the tolerances of a solver: a value that was seen
     # outweighs it, and what the others have proved stays.

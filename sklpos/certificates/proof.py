@@ -187,9 +187,7 @@ class Proof:
     @property
     def rounding(self) -> NDArray:
         """Largest margin against rounding, shape (n_outputs,)."""
-        # inf - inf, where sums overflow, is no margin at all.
-        slack = np.where(np.isnan(self.slack), np.inf, self.slack)
-        return np.maximum(*np.split(slack.max(axis=0), 2))
+        return np.maximum(*np.split(self.slack.max(axis=0), 2))
 
     def prove(self, lower: NDArray) -> None:
         """Add proved lower bounds of the exact network, less the margin for rounding.
@@ -198,8 +196,8 @@ class Proof:
         ----------
         lower : ndarray of shape (n_parts or 1, n_columns)
         """
-        # The larger one, as both are proved.
-        self.lower = np.maximum(self.lower, lower - self.slack)
+        # The larger one, as both are proved. NaN, where sums overflow, is no bound.
+        self.lower = np.fmax(self.lower, lower - self.slack)
 
     def inherit(self, earlier: Proof, lower: NDArray) -> None:
         """Take over the results that follow from the proof of another network.
@@ -237,6 +235,9 @@ class Proof:
         points : Tensor of shape (n_parts, n_points, n_features)
         parts : sequence of int
         """
+        low, high = (end[parts][:, None] for end in (self.region.low, self.region.high))
+        # Rounding and a solver's tolerance may lead a little out of a box.
+        points = points.clamp(low, high)
         shape = points.shape
         # Not the float64 network: a counterexample must hold for the model itself.
         values = self.predict(points.reshape(-1, shape[-1]).numpy())

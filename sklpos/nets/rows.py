@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sklpos.nets.arrays import without_torch
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import head_input
 
@@ -63,7 +64,7 @@ def _outputs(module, X) -> np.ndarray:
     weight = next(module.parameters())
     with torch.inference_mode():
         inputs = torch.as_tensor(X, dtype=weight.dtype, device=weight.device)
-        return module(inputs).cpu().numpy()
+        return without_torch(module(inputs))
 
 
 def chunks_of(rows: NDArray | RowChunks) -> Iterator[NDArray]:
@@ -89,7 +90,7 @@ def _hidden(module, head: str, rows) -> Iterator[np.ndarray]:
         for chunk in chunks_of(rows):
             _outputs(module, chunk)
             # Popped, so that one chunk is held at a time.
-            yield seen.pop().cpu().numpy()
+            yield without_torch(seen.pop())
 
 
 def _features(hidden: np.ndarray, has_bias: bool) -> np.ndarray:

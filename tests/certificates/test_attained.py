@@ -8,6 +8,11 @@ from torch import nn
 
 from sklpos import MLP, PositiveOutputRegressor
 from sklpos.certificates import All, Ball, Box, Hull, certify, certify_module
+from sklpos.certificates.bounds.crown import crown_bounds
+from sklpos.certificates.bounds.network import read_network
+from sklpos.certificates.search import programme, split_duals
+from sklpos.certificates.search.milp import milp_minimum
+from sklpos.certificates.search.subproblems import Units
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.outputs import BoundedOutput
 
@@ -38,6 +43,66 @@ def test_a_counterexample_holds_alone(monkeypatch, domain):
     broken = certify_module(module, domain, lower_bound=alone + 0.5, method="auto")
     assert broken.status_ == "falsified"
     assert outputs(module, broken.counterexample_[None])[0, 0] < alone + 0.5
+
+
+@pytest.mark.parametrize("domain", [Box([0, 0], [1, 1]), Ball([[0, 0], [1, 1]], 0.2)])
+def test_no_point_outside_of_its_part_is_seen(monkeypatch, domain):
+    def beyond(network, region, *, seed):
+        return (region.high + 1e-9)[:, None].expand(-1, network.n_outputs, -1)
+
+    monkeypatch.setattr("sklpos.certificates.methods.attack", beyond)
+    module = nn.Linear(2, 1).double()
+    nn.init.constant_(module.weight, -1.0)
+    # At the end of each part, and not broken by a little more.
+    ends = outputs(module, domain.region().high.numpy())
+    found = certify_module(module, domain, lower_bound=ends.min())
+    assert found.status_ != "falsified"
+    assert found.attained_min_ == ends.min()
+
+
+def careless(solve):
+    """A solver that keeps to its limits only up to its tolerance."""
+
+    def solver(*args, **kwargs):
+        found = solve(*args, **kwargs)
+        if found.x is not None:
+            found.x = found.x + 1e-7 * np.where(found.x < 0.5, -1, 1)
+        return found
+
+    return solver
+
+
+def assert_inside(points, rows):
+    # A point of the hull is on no side farther out than every row.
+    directions = np.random.default_rng(0).normal(size=(2000, rows.shape[1]))
+    farthest = (rows @ directions.T).min(axis=0)
+    assert (points @ directions.T >= farthest - 1e-12).all()
+
+
+def test_points_of_an_integer_programme_are_in_the_hull(monkeypatch):
+    monkeypatch.setattr(programme, "milp", careless(programme.milp))
+    for seed in range(5):
+        network = read_network(random_network([3, 6, 1], seed=seed))
+        region = Hull(X[:8]).region()
+        hidden = crown_bounds(network, region).hidden
+        found = milp_minimum(network, region, hidden)
+        assert_inside(found.minimiser[None], X[:8])
+
+
+@pytest.mark.parametrize("domain", [Hull(X[:8]), Box([-1] * 3, [1] * 3)], ids=repr)
+def test_points_of_a_split_are_in_its_part(monkeypatch, domain):
+    monkeypatch.setattr(split_duals, "linprog", careless(split_duals.linprog))
+    network = read_network(random_network([3, 2, 1], seed=1))
+    region = domain.region()
+    units = Units(network, region, crown_bounds(network, region).hidden)
+    some = units.whole()
+    for unit in range(2):
+        some.unit.fill_(unit)
+        some = units.retightened(some.children())
+    points = split_duals.solved(units, some)[1].numpy()
+    if isinstance(domain, Hull):
+        assert_inside(points, X[:8])
+    assert (np.abs(points) <= np.abs(region.low.numpy()).max()).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -108,3 +173,16 @@ def test_an_overflow_leaves_no_nan(method):
     assert found.status_ != "verified"
     numbers = found.numerical_slack_, found.proved_min_, found.attained_min_
     assert not np.isnan(numbers).any()
+
+
+@pytest.mark.parametrize("activation", ["tanh", "softplus", "silu", "gelu", "elu"])
+@pytest.mark.parametrize("size", [1e155, 1e200, 1e290])
+def test_no_size_of_a_box_leaves_nan(activation, size):
+    module = random_network([2, 4, 3, 1], activation)
+    for domain in (Box([-size, 0], [size, size]), Hull([[-size, 0], [0, size]])):
+        found = certify_module(module, domain, time_limit=0.1)
+        numbers = found.proved_min_, found.proved_max_, found.numerical_slack_
+        assert not np.isnan(numbers).any()
+    if size < 1e200:
+        # CROWN still knows something.
+        assert np.isfinite([found.proved_min_, found.proved_max_]).any()

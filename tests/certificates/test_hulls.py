@@ -5,7 +5,7 @@ import pytest
 import torch
 from networks import random_network
 
-from sklpos.certificates import Hull
+from sklpos.certificates import Ball, Hull
 from sklpos.certificates.bounds.network import read_network
 from sklpos.certificates.domains.regions import Region
 from sklpos.certificates.search.branch_and_bound import Stops, branch_and_bound
@@ -78,6 +78,26 @@ def test_far_hulls_keep_their_corners():
             )
             low = torch.as_tensor(points)
             assert not body.misses(low, low).any()
+
+
+@pytest.mark.parametrize("kind", ["hull", "l2"])
+def test_the_parts_of_far_bodies_are_bounded_as_those_of_near_ones(kind):
+    # Multiples of 2**-20, which keep all their digits when 2**30 is added.
+    points = np.round(np.random.default_rng(0).normal(size=(40, 4)) * 2**20) / 2**20
+    far = np.array([0, 2.0**30, 2.0**30, 2.0**30])
+    slope = torch.as_tensor([[[1.0, 0.0, 1e-6, 0.0]]]).double()
+    found, unrefined = [], []
+    for shift in (0, far):
+        rows = points + shift
+        domain = Ball(rows[:1], 2.0**-10, "l2") if kind == "l2" else Hull(rows)
+        region = domain.region()
+        for feature in (1, 2, 3, 1, 2, 0):
+            region = region.halves(torch.full((len(region),), feature))
+        moved = slope[0] @ torch.as_tensor(np.zeros(4) + shift)
+        found.append(region.lowest(slope, refine=True) - moved)
+        unrefined.append(region.lowest(slope) - moved)
+    assert (found[0] - unrefined[0] > 1e-6).any()
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-10)
 
 
 def test_a_constant_feature_does_not_hide_that_a_box_misses_the_hull():

@@ -6,8 +6,10 @@ import torch
 from networks import ACTIVATIONS, random_network
 from torch import nn
 
-from sklpos.certificates.bounds.network import read_network
-from sklpos.certificates.bounds.rounding import numerical_slack
+from sklpos.certificates import Box, certify_module
+from sklpos.certificates.bounds.network import fold_inputs, read_network
+from sklpos.certificates.bounds.rounding import numerical_slack, rounding_error
+from sklpos.nets.input_map import InputMap
 from sklpos.nets.modules import MLP
 
 
@@ -57,6 +59,35 @@ def test_the_margin_covers_float32_rounding(activation):
         slack = numerical_slack(network, low, high)[0]
         assert (error <= slack).all()
         assert (slack < 1.0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_that_are_too_long_for_half_precision_have_no_margin(dtype):
+    for n in (3, 300, 3000):
+        module = random_network((n, 4, 1), dtype=dtype, gain=n**-0.5)
+        box = Box(np.zeros(n), np.full(n, 1e-3))
+        found = certify_module(module, box, lower_bound=-1.0)
+        assert (found.numerical_slack_ > 0).all()
+        points = np.random.default_rng(0).uniform(0, 1e-3, size=(20, n))
+        values = module(torch.as_tensor(points, dtype=dtype)).double()
+        assert (values >= found.proved_min_[0]).all()
+        # Unit roundoffs of 2**-11 and 2**-8.
+        short = n < (2000 if dtype == torch.float16 else 250)
+        assert np.isfinite(found.proved_min_).all() == short
+
+
+def test_a_constant_that_comes_from_a_step_is_rounded():
+    network = read_network(nn.Linear(2, 3))
+    box = torch.zeros(1, 2, dtype=torch.float64)
+    scale = InputMap.scaling([0.0, 0.0], [1.0, 3.0])
+    folded = fold_inputs(network, scale)
+    # Three numbers are added up, of which one is stored.
+    assert (rounding_error(folded, box, box) > 0).all()
+    assert (rounding_error(network, box, box) > 0).all()
+    constant = nn.Linear(2, 3)
+    nn.init.zeros_(constant.weight)
+    folded = fold_inputs(read_network(constant), scale)
+    assert (rounding_error(folded, box, box) == 0).all()
 
 
 class Unknown(nn.Module):

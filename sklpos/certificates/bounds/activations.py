@@ -50,7 +50,8 @@ def _silu_curvature(low, high):
 
 
 def _gelu_curvature(low, high):
-    t = _distance(low, high)
+    # Farther out it is 0, but not inf * 0.
+    t = _distance(low, high).clamp(max=100.0)
     density = torch.exp(-t.square() / 2) / math.sqrt(2 * math.pi)
     return ((2 + t.square()) * density).clamp(max=math.sqrt(2 / math.pi))
 

@@ -163,12 +163,14 @@ def fold_inputs(network: Network, scale: InputMap) -> Network:
     weight, bias = scale.fold(first.weight, first.bias)
     # The rounding of the steps is relative to their own terms, which may cancel.
     weight_size, size = scale.fold_sizes(first.weight)
+    # A constant is computed if it comes from a step.
+    computed = (weight_size == 0).all(1) & (size > 0)
     folded = Affine(
         weight,
         bias,
         first.bias_size + size,
         first.n_terms + scale.n_terms,
-        first.stored,
+        first.stored and not computed.any(),
         weight_size,
     )
     layers = folded, *rest

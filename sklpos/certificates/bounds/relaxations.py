@@ -169,7 +169,8 @@ class Smooth(Relaxation):
         """Nodes, values, and the interpolation error between neighbours."""
         x = _nodes(low, high, dense=callable(self.curvature))
         step = x.diff(dim=-1)
-        error = self._curvature(x[..., :-1], x[..., 1:]) * step.square() / 8
+        # From left to right: the square of a long step may overflow.
+        error = self._curvature(x[..., :-1], x[..., 1:]) * step * step / 8
         return x, self(x), error
 
     def _curvature(self, low, high):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -64,10 +66,15 @@ def rounding_error(
     return error
 
 
+def _gamma(layer: Affine, unit: float) -> float:
+    share = layer.n_terms * unit
+    # Half precision is too coarse for sums of thousands of terms.
+    return share / (1 - share) if share < 1 else math.inf
+
+
 def _through_affine(layer: Affine, error, size, unit):
-    gamma = layer.n_terms * unit / (1 - layer.n_terms * unit)
     weight = layer.weight.abs().T
-    rounding = gamma * (size @ layer.sizes.T + layer.bias_size)
+    rounding = _gamma(layer, unit) * (size @ layer.sizes.T + layer.bias_size)
     if layer.stored:
         # A constant is its bias, which is a parameter and not computed.
         rounding = torch.where((layer.sizes == 0).all(1), 0.0, rounding)
@@ -105,7 +112,9 @@ def numerical_slack(
     Tensor of shape (n_parts, n_outputs)
     """
     predicted = rounding_error(network, low, high, hidden=hidden)
-    return predicted + bound_rounding(network, low, high, hidden)
+    slack = predicted + bound_rounding(network, low, high, hidden)
+    # Where sums overflow, no margin is known.
+    return slack.nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def bound_rounding(
@@ -162,7 +171,7 @@ def _rounded_outwards(layer, before, after, unit):
         if layer.exact:
             return after
         return _widened(layer, before, after, unit)
-    gamma = layer.n_terms * unit / (1 - layer.n_terms * unit)
+    gamma = _gamma(layer, unit)
     size = torch.maximum(before[0].abs(), before[1].abs())
     rise, fall = layer.positive.T, layer.negative.T
     reach = weighted_sum(size, layer.sizes.T)

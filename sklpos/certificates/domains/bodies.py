@@ -74,6 +74,10 @@ class Ellipsoid:
             torch.cat([self.radius, other.radius]),
         )
 
+    def centred(self) -> tuple[Ellipsoid, Tensor]:
+        """The body around 0, and where it was, shape (n_parts, n_features)."""
+        return Ellipsoid(torch.zeros_like(self.center), self.radius), self.center
+
     def candidates(self, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Points of the body near those of each box, see `Region`."""
         # A step of length 0 is only the projection.
@@ -148,6 +152,10 @@ class ConvexHull:
         """Combine the parts of both, which have the same hull."""
         return self
 
+    def centred(self) -> tuple[ConvexHull, Tensor]:
+        """The body around 0, and where it was, shape (1, n_features)."""
+        return ConvexHull(self.points - self.origin), self.origin[None]
+
     def candidates(self, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """The vertex where the linear function of each part is smallest."""
         return self.points[(slope @ self.points.T).argmin(-1)][None]
@@ -157,6 +165,15 @@ class ConvexHull:
         # A linear function over a hull is smallest at one of its points.
         values, corner = (coefficients @ self.points.T).min(-1)
         return values, self.points[corner]
+
+    def mean(self, weights: Tensor) -> Tensor:
+        """Weighted mean of the points.
+
+        A solver's weights may be a little below 0, and their sum a little off 1, which
+        would lead out of the hull.
+        """
+        shares = weights.clamp(min=0)
+        return shares / shares.sum() @ self.points
 
     def spread(self) -> Tensor:
         """Extent along each feature, shape (1, n_features)."""

@@ -66,14 +66,15 @@ class Region:
         return torch.maximum(lowest, self._lowest_in_both(coefficients, spread))
 
     def _lowest_in_both(self, coefficients: Tensor, spread: Tensor) -> Tensor:
-        low = self.low[:, None]
-        high = self.high[:, None]
+        # Around 0, as the terms of far inputs would lose their digits in the sum.
+        body, middle = self.body.centred()
+        low, high = ((end - middle)[:, None] for end in (self.low, self.high))
         spread = spread[:, None].clamp(min=1e-300)
         size = (coefficients * spread).abs().amax(-1, keepdim=True)
         mu = torch.zeros((len(self), *coefficients.shape[1:]), dtype=torch.float64)
         best = torch.tensor(-torch.inf, dtype=torch.float64)
         for k in range(_DUAL_STEPS):
-            value, vertex = self.body.lowest(coefficients - mu)
+            value, vertex = body.lowest(coefficients - mu)
             corner = torch.where(mu > 0, low, high)
             best = torch.maximum(best, value + (mu * corner).sum(-1))
             # Where mu is 0, every point of the box is a minimiser: the nearest to the
@@ -83,7 +84,7 @@ class Region:
             length = ascent.norm(dim=-1, keepdim=True).clamp(min=1e-300)
             # Steps that fall as 1 / sqrt(k), as subgradient ascent needs to converge.
             mu = mu + size * (1 + k) ** -0.5 * ascent / length / spread
-        return best
+        return best + apply(coefficients, middle)
 
     def lowest_points(self, coefficients: Tensor) -> Tensor:
         """Where linear functions are smallest, over the body if there is one.

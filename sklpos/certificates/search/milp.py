@@ -15,7 +15,7 @@ from sklpos.certificates.bounds.layers import Affine
 from sklpos.certificates.bounds.network import Network
 from sklpos.certificates.domains.bodies import ConvexHull
 from sklpos.certificates.domains.regions import Region
-from sklpos.certificates.search.programme import Programme
+from sklpos.certificates.search.programme import Programme, Quantities
 
 # By how much HiGHS may violate a row, a bound or a whole number, or the best value (its
 # defaults), and the sign of a reduced cost.
@@ -129,30 +129,12 @@ def milp_minimum(
     return IntegerMinimum(lower, x, note)
 
 
-@dataclass(frozen=True, eq=False)
-class _Quantities:
-    """Inputs or outputs of a layer: each is ``shift + unit * column``.
-
-    `error` is how far tolerances may have moved them, and `rounding` how far the
-    coefficients, as floating-point numbers, have; both in the unit of the network.
-    """
-
-    column: NDArray
-    unit: NDArray
-    shift: NDArray
-    error: NDArray
-    rounding: NDArray
-
-    def scaled(self, values: NDArray) -> NDArray:
-        """Values as those of the columns."""
-        return (values - self.shift) / self.unit
-
-
 class _Model:
     """The programme of a network, layer after layer."""
 
     def __init__(self, network: Network, region: Region):
         self.network = network
+        self.body = region.body
         self.programme = Programme()
         self.range = region.low, region.high
         self.inputs = self._inputs(region)
@@ -190,17 +172,25 @@ class _Model:
         lower = max(sure, shift + unit * bound - error) if proved else sure
         if found.x is None:
             return lower, None
-        x = self.inputs.shift + self.inputs.unit * found.x[self.inputs.column]
+        x = self._point(found.x)
         seen = self.network(torch.as_tensor(x)).item()
         agrees = abs(shift + unit * found.fun - seen) <= error
         return (lower if agrees else sure), x
 
-    def _inputs(self, region: Region) -> _Quantities:
+    def _point(self, solution: NDArray) -> NDArray:
+        if self.body is None:
+            return self.inputs.shift + self.inputs.unit * solution[self.inputs.column]
+        # The weights of the points follow the inputs.
+        first = len(self.inputs.column)
+        weights = solution[first : first + len(self.body.points)]
+        return self.body.mean(torch.as_tensor(weights)).numpy()
+
+    def _inputs(self, region: Region) -> Quantities:
         low, high = region.low[0].numpy(), region.high[0].numpy()
         shift, rounding = (low + high) / 2, _ROUNDING * (np.abs(low) + np.abs(high))
         unit = _positive((high - low) / 2 + rounding)
         column = self.programme.columns(-np.ones(len(low)), np.ones(len(low)))
-        x = _Quantities(column, unit, shift, _FEASIBILITY * unit, rounding)
+        x = Quantities(column, unit, shift, _FEASIBILITY * unit, rounding)
         if region.body is None:
             return x
         # In a hull, x is a weighted mean of the points: x = points' @ weights.
@@ -213,7 +203,7 @@ class _Model:
         # Each weight, their sum and each row may be off by the tolerance.
         return replace(x, error=(2 * n + 2) * _tolerance(n) * unit)
 
-    def _affine(self, layer: Affine, low: NDArray, high: NDArray) -> _Quantities:
+    def _affine(self, layer: Affine, low: NDArray, high: NDArray) -> Quantities:
         weight, bias = layer.weight.numpy(), layer.bias.numpy()
         x = self.now
         rounding = np.abs(weight) @ x.rounding
@@ -226,7 +216,7 @@ class _Model:
         reach = _SMALLEST_SHARE * np.abs(weight) @ x.unit
         unit = _positive(np.maximum.reduce([high - shift, shift - low, reach]))
         error = np.abs(weight) @ x.error + _tolerance(len(x.unit)) * unit
-        free = _Quantities(np.array([]), unit, shift, error, rounding)
+        free = Quantities(np.array([]), unit, shift, error, rounding)
         column = self.programme.columns(free.scaled(low), free.scaled(high))
         matrix = np.hstack([weight * x.unit / unit[:, None], -np.eye(len(unit))])
         side = (shift - bias - weight @ x.shift) / unit
@@ -253,7 +243,7 @@ class _Model:
         self.programme.narrow(z.column, z.scaled(low), z.scaled(high))
         return low, high
 
-    def _activation(self, slope: float, low: NDArray, high: NDArray) -> _Quantities:
+    def _activation(self, slope: float, low: NDArray, high: NDArray) -> Quantities:
         z = self.now
         # A unit that cannot switch is linear, and needs no column of its own. One with
         # a shift is known not to, whatever the rounding of the bounds says.
@@ -269,7 +259,7 @@ class _Model:
             unit[cross] = z.unit[cross]
             error[cross] = z.error[cross] + 3 * _tolerance(3) * z.unit[cross]
             rounding[cross] = z.rounding[cross] + _ROUNDING * z.unit[cross]
-        return _Quantities(column, unit, shift, error, rounding)
+        return Quantities(column, unit, shift, error, rounding)
 
     def _switch(self, z: NDArray, slope: float, low: NDArray, high: NDArray) -> NDArray:
         """Add columns of activations, see `milp_minimum`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, linprog, milp
@@ -174,3 +176,29 @@ class Programme:
 
     def _objective(self, column: int) -> NDArray:
         return (np.arange(len(self.low)) == column).astype(float)
+
+
+@dataclass(frozen=True, eq=False)
+class Quantities:
+    """Numbers that columns stand for: each is ``shift + unit * column``.
+
+    Attributes
+    ----------
+    column : ndarray of int of shape (n,)
+        Numbers of the columns.
+    unit, shift : ndarray of shape (n,)
+    error : ndarray of shape (n,)
+        How far tolerances may have moved them.
+    rounding : ndarray of shape (n,)
+        How far rounding of the coefficients may have moved them.
+    """
+
+    column: NDArray
+    unit: NDArray
+    shift: NDArray
+    error: NDArray
+    rounding: NDArray
+
+    def scaled(self, values: NDArray) -> NDArray:
+        """Values as those of the columns."""
+        return (values - self.shift) / self.unit

@@ -212,7 +212,7 @@ def _programme(units: Units, one: Subproblems) -> tuple[Tensor, Tensor]:
         return multiplier, origin
     marginals = np.maximum(-result.ineqlin.marginals, 0.0)
     multiplier[held] = torch.as_tensor(marginals / unit * size)
-    return multiplier, origin + torch.as_tensor(result.x[:-1]) @ sides
+    return multiplier, _point(units, one, torch.as_tensor(result.x[:-1]))
 
 
 def _sides(units: Units, one: Subproblems):
@@ -222,6 +222,14 @@ def _sides(units: Units, one: Subproblems):
         # The weights of rows have the sum 1.
         return region.body.points, torch.zeros_like(region.low[0]), 1.0
     return torch.diag(region.high[0] - region.low[0]), region.low[0], None
+
+
+def _point(units: Units, one: Subproblems, weights: Tensor) -> Tensor:
+    """The sum of `_sides` with weights that a solver keeps to its tolerance."""
+    region = units.region.take(one.part)
+    if isinstance(region.body, ConvexHull):
+        return region.body.mean(weights)
+    return torch.lerp(region.low[0], region.high[0], weights.clamp(0, 1))
 
 
 def _linear_maps(units: Units, one: Subproblems) -> tuple[Tensor, Tensor, Tensor]:
