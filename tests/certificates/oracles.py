@@ -1,7 +1,9 @@
-"""Bounds of ReLU networks computed otherwise: by loops, and by linear programming."""
+"""Bounds computed otherwise: by loops, and by linear programming."""
 
 import numpy as np
+import torch
 from scipy.optimize import linprog
+from torch import nn
 
 from sklpos.certificates.bounds.layers import Affine
 
@@ -78,3 +80,62 @@ def triangle_bound(network, low, high, hidden):
     objective = np.zeros(len(columns))
     objective[now] = 1
     return linprog(objective, A_ub, b_ub, A_eq, b_eq, bounds=columns).fun
+
+
+def rounded(layers, x, unit):
+    """Smallest and largest result of a chain if every operation is off by a unit.
+
+    The layers are modules, or pairs of a matrix and an offset. Sums are added up term
+    by term.
+    """
+    low, high = _outwards(x, x, unit)
+    for layer in layers:
+        if isinstance(layer, tuple):
+            low, high = _rounded_sums(*layer, low, high, unit)
+        elif isinstance(layer, nn.Linear):
+            bias = None if layer.bias is None else layer.bias.detach().double().numpy()
+            weight = layer.weight.detach().double().numpy()
+            low, high = _rounded_sums(weight, bias, low, high, unit)
+        elif isinstance(layer, nn.BatchNorm1d):
+            low, high = _rounded_norm(layer, low, high, unit)
+        else:
+            # Activations that rise, rounded twice at least: a slope and a product.
+            low, high = (layer(torch.as_tensor(end)).numpy() for end in (low, high))
+            low, high = _outwards(low, high, 2 * unit)
+    return low, high
+
+
+def _outwards(low, high, unit):
+    return low - unit * np.abs(low), high + unit * np.abs(high)
+
+
+def _rounded_sums(weight, offset, low, high, unit):
+    lows, highs = [], []
+    for i, row in enumerate(np.asarray(weight)):
+        terms = _outwards(*np.sort([row * low, row * high], axis=0), unit)
+        least, most = terms[0][0], terms[1][0]
+        for a, b in list(zip(*terms, strict=True))[1:]:
+            least, most = _outwards(least + a, most + b, unit)
+        if offset is not None:
+            least, most = _outwards(least + offset[i], most + offset[i], unit)
+        lows.append(least)
+        highs.append(most)
+    return np.array(lows), np.array(highs)
+
+
+def _rounded_norm(layer, low, high, unit):
+    """``(x * scale) + (bias - mean * scale)``, with a positive scale."""
+    mean, var, weight, bias = (
+        values.detach().double().numpy()
+        for values in (layer.running_mean, layer.running_var, layer.weight, layer.bias)
+    )
+    scale = weight / np.sqrt(var + layer.eps)
+    # A sum, a root, a quotient and a product.
+    scale = _outwards(scale, scale, 4 * unit)
+    moved = _outwards(*np.sort([mean * scale[0], mean * scale[1]], axis=0), unit)
+    shift = _outwards(bias - moved[1], bias - moved[0], unit)
+    ends = np.sort(
+        [low * scale[0], low * scale[1], high * scale[0], high * scale[1]], 0
+    )
+    terms = _outwards(ends[0], ends[-1], unit)
+    return _outwards(terms[0] + shift[0], terms[1] + shift[1], unit)

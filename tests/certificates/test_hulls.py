@@ -100,6 +100,27 @@ def test_the_parts_of_far_bodies_are_bounded_as_those_of_near_ones(kind):
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["hull", "l2"])
+def test_points_of_a_part_lie_above_its_bounds(kind):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(12, 3))
+    domain = Hull(rows) if kind == "hull" else Ball(rows[:1], [1.0, 0.5, 2.0], "l2")
+    region = domain.region()
+    points = region.sample(20_000, torch.Generator().manual_seed(0))[:, 0]
+    for feature in (0, 1, 2) * 3:
+        region = region.halves(torch.full((len(region),), feature))
+    slopes = torch.as_tensor(rng.normal(size=(1, 20, 3)))
+    lowest = region.lowest(slopes, refine=True)
+    assert (lowest > region.lowest(slopes) + 1e-3).any()
+    values = points @ slopes[0].T
+    misses = region.misses()
+    assert misses.any()
+    for k in range(len(region)):
+        inside = ((points >= region.low[k]) & (points <= region.high[k])).all(1)
+        assert (values[inside] >= lowest[k] - 1e-9).all()
+        assert not (misses[k] and inside.any())
+
+
 def test_a_constant_feature_does_not_hide_that_a_box_misses_the_hull():
     points = np.column_stack([hull_rows("cloud", 2), np.full(300, 0.1)])
     body = Hull(points).region().body
