@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from benchmarks.convex import Progress, Task
-from sklpos.training.rows import BatchLoader, RowDataset
+from sklpos.training.loaders import BatchLoader
+from sklpos.training.rows import RowDataset
 
 
 class Positive(cooper.ConstrainedMinimizationProblem):

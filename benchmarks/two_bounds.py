@@ -37,7 +37,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from benchmarks import datasets
-from benchmarks.quantiles import NOTES, coverage
 from benchmarks.tables import markdown
 from sklpos import MLP, PositiveOutputRegressor
 
@@ -193,8 +192,8 @@ def targets(loads):
     return pd.DataFrame(rows).T
 
 
-def report(results, loads, steps):
-    """Return the whole text; `steps` is the table of the quantiles."""
+def report(results, loads):
+    """Return the whole text."""
     notes = "\n\n".join(__doc__.split("\n\n")[1:-1])
     splits = results["seed"].nunique()
     parts = ["# Two bounds", "", notes, "", f"Here: {splits} splits.", ""]
@@ -205,7 +204,6 @@ def report(results, loads, steps):
     for column, title in tables.items():
         means = results.pivot_table(column, "model", "data", "mean", sort=False)
         parts += [f"## {title}", "", markdown(means, 3), ""]
-    parts += ["## Quantiles that do not cross", "", NOTES, "", markdown(steps, 2), ""]
     return "\n".join(parts)
 
 
@@ -218,7 +216,7 @@ def main():
     loads = datasets.SHARES[2:3] if arguments.quick else datasets.SHARES
     splits = range(1 if arguments.quick else arguments.splits)
     results = play(loads, available(), splits, arguments.jobs)
-    text = report(results, loads, coverage(splits, arguments.jobs))
+    text = report(results, loads)
     if arguments.quick:
         print(text)
     else:

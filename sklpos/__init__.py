@@ -55,6 +55,7 @@ _HOMES = {
 _SUBMODULES = (
     "callbacks",
     "certificates",
+    "criteria",
     "decay",
     "distributed",
     "export",

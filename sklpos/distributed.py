@@ -11,13 +11,9 @@ from numpy.typing import ArrayLike
 
 from sklpos.estimator.build import new_net
 from sklpos.estimator.checks import TrainingData, check_training_data
+from sklpos.estimator.criterion import reference_losses, warn_of_divergence
 from sklpos.estimator.endings import Ending, RepairPlan, hold_on_rows
-from sklpos.estimator.fit import (
-    Fit,
-    evaluate,
-    repair_plan,
-    warn_of_divergence,
-)
+from sklpos.estimator.fit import Fit, evaluate, repair_plan
 from sklpos.estimator.parameters import check_params, resolve
 from sklpos.nets.bounded import data_range
 from sklpos.nets.rows import feature_source, predict_rows
@@ -56,7 +52,7 @@ def fit_data_parallel(
     ----------
     estimator : PositiveOutputRegressor
         Fitted in place; the seed that the first process draws counts.
-    X : array-like of shape (n_own, n_features)
+    X : array-like or sparse matrix of shape (n_own, n_features)
         The rows of this process; they may be more or fewer than those of others.
     y : array-like of shape (n_own,) or (n_own, n_outputs)
     sample_weight : array-like of shape (n_own,), default=None
@@ -79,9 +75,10 @@ def fit_data_parallel(
     Notes
     -----
     Every process receives the whole of y once, for its mean and deviation, but only
-    those rows of X that the repair finds out of bounds. Two things differ from
+    those rows of X that the repair finds out of bounds. Three things differ from
     `fit`: batch norm sees only a process's own part of the batch, and dropout draws
-    the same numbers in every process.
+    the same numbers in every process. Ctrl-C raises ``KeyboardInterrupt`` whatever
+    ``on_interrupt``, as processes that stop in different epochs share no model.
 
     References
     ----------
@@ -112,8 +109,8 @@ def fit_data_parallel(
     with gradients_on():
         net, rows, world = _new_net(own, data, unit)
         callbacks = schedule_callbacks(own.lr_schedule, own.callbacks, own.max_epochs)
-        n_iter = train(net, rows, own.max_epochs, callbacks, world)
-        fit = evaluate(own, net, rows, data, n_iter)
+        done = train(net, rows, own.max_epochs, callbacks, world)
+        fit = evaluate(own, net, rows, data, done.n_iter)
         fit = _finish(own, replace(fit, kkt=None), data, world)
     estimator.publish(fit, data)
     # DistributedDataParallel keeps torch's process group alive, whose threads release
@@ -177,10 +174,11 @@ def _finish(estimator, fit: Fit, data: TrainingData, world: Processes) -> Fit:
     """End as `fit` does, with what is known of all rows."""
     # A loss is a mean over the rows of one process, so it counts by their weight.
     own = world.gain * len(data.X)
-    summary = gather((fit.ending.model.input_range, fit.loss, own))
+    losses = fit.loss, *reference_losses(fit.net, data)
+    summary = gather((fit.ending.model.input_range, losses, own))
     ranges, losses, weights = zip(*summary, strict=True)
-    loss = float(np.average(losses, weights=weights))
-    warn_of_divergence(loss, estimator.lr)
+    losses = np.average(losses, axis=0, weights=weights)
+    warn_of_divergence(*losses, estimator.lr)
     input_range = data_range(np.vstack(ranges))
     ending = Ending(replace(fit.ending.model, input_range=input_range))
     plan = repair_plan(estimator, fit.net)
@@ -193,7 +191,8 @@ def _finish(estimator, fit: Fit, data: TrainingData, world: Processes) -> Fit:
             return np.average(means, axis=0, weights=weights)
 
         ending = Ending(scale_to_mean(ending.model, data.X, data.y, average))
-    return replace(fit, ending=ending, loss=loss)
+    first = float(losses[0])
+    return replace(fit, finished=ending, input_range=input_range, loss=first)
 
 
 def _repair(

@@ -155,7 +155,7 @@ class _ViolationScorer:
         ----------
         estimator : estimator
             Fitted.
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
         y : ignored
 
         Returns
@@ -185,7 +185,7 @@ def feasible_rmse_scorer(estimator, X, y) -> float:
     ----------
     estimator : estimator
         Its ``lower_bound`` and ``upper_bound`` are read, 0 and None if it has none.
-    X : array-like of shape (n_samples, n_features)
+    X : array-like or sparse matrix of shape (n_samples, n_features)
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
 
     Returns

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import signal
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,19 @@ REPAIRED = sorted(set(STRATEGIES) - set(EVERYWHERE))
 def one_thread():
     """Small nets are slower, and less repeatable, with more."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c_is_heard():
+    """A shell starts what runs in the background deaf to it."""
+    before = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if main and before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+    else:
+        yield
 
 
 CALLS = ("fit", "partial_fit", "predict", "score", "enforce", "certify")

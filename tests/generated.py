@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 
 from sklpos import MLP, STRATEGIES, PositiveOutputRegressor
-from sklpos.nets.arrays import without_torch
+from sklpos.nets.tensors import without_torch
 
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
 

@@ -74,7 +74,9 @@ def test_a_quick_run_tells_how_soon_the_optimum_is_reached(tmp_path):
     ("module", "words"),
     [
         ("league", ["| default |", "| LightGBM, poisson |", "| rank | wins |"]),
-        ("two_bounds", ["| two bounds, the default |", "## Quantiles"]),
+        ("two_bounds", ["| two bounds, the default |", "## Test R2"]),
+        ("counts", ["| Stack, deviance |", "| MLP, D2 |", "## Positive amounts"]),
+        ("quantiles", ["| default, early stopping |", "## inside of each set"]),
         ("defaults", ["lr 0.004, weight_decay auto, 100 epochs", "early stopping"]),
     ],
 )

@@ -18,7 +18,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
 # Each runs in a process of its own, which takes 4 to 100 s: the others are slow tests.
-ALWAYS = {"README.md", "first-fit.md", "choose-a-strategy.md", "certify.md"}
+ALWAYS = {"README.md", "first-fit.md"}
 
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```\n", re.M | re.S)
 QUOTE = re.compile(r"<!-- printed by (\S+) -->\n```text\n(.*?)^```\n", re.M | re.S)
@@ -137,7 +137,8 @@ def test_quotes_name_an_example():
             assert ROOT / name in EXAMPLES
 
 
-ROOMS = ["certificates", "distributed", "export", "metrics", "repair", "strategies"]
+ROOMS = ["certificates", "criteria", "distributed", "export", "metrics", "repair"]
+ROOMS += ["strategies"]
 PUBLIC = [sklpos, *(importlib.import_module(f"sklpos.{room}") for room in ROOMS)]
 
 
@@ -269,16 +270,57 @@ def test_the_text_on_shares_quotes_the_benchmark():
     pairs = zip(fits["two bounds, the default"], fits["free net, clipped"], strict=True)
     pairs = sorted(pairs, key=lambda pair: float(pair[0]) - float(pair[1]))
     worst, best = (" against ".join(pairs[k]).replace("0.", ".") for k in (0, -1))
-    covered = list(cells_below("## Quantiles that do not cross", results).values())[1:]
-    inside, without = ([float(row[k]) for row in covered] for k in (3, 5))
     words = " ".join(page.split())
     for quote in (
         f"{100 * repaired:.0f} % in one of the sets, in which an ordinary net has "
         f"{100 * free:.0f} %",
         f"loses most in one of 437 rows, {worst}, and gains most in one of 4,000 rows, "
         f"{best}",
-        f"covers {100 * min(inside):.0f} to {100 * max(inside):.0f} % of the new rows",
-        f"covers {100 * min(without):.0f} to {100 * max(without):.0f} %",
+    ):
+        assert quote in words
+
+
+#: Groups of sets in the benchmark, by the words of the table that quotes it.
+QUOTED_GROUPS = {
+    "counts, Poisson": "Counts",
+    "amounts with zeros, Tweedie": "Amounts that may be 0",
+    "positive amounts, gamma": "Positive amounts",
+}
+
+
+def test_the_table_of_deviances_quotes_the_benchmark():
+    page = (ROOT / "docs/how-to/quantiles-and-counts.md").read_text(encoding="utf-8")
+    results = (ROOT / "benchmarks/COUNTS.md").read_text(encoding="utf-8")
+    table = cells_below("## Counts and amounts", page)
+    quoted = [(name, *cells) for name, cells in table.items() if len(cells) == 4]
+    assert len(quoted) == 6
+    for name, sets, deviance, gains, error in quoted:
+        group, _, module = name.rpartition(", ")
+        title = QUOTED_GROUPS[group]
+        module = "MLP" if module == "`MLP`" else "Stack"
+        means = cells_below(f"### {title}: means over the sets", results)
+        change = cells_below(f"### {title}: deviance minus squared error", results)
+        assert [gains, sets] == change[f"{module}, D2"][-2:], name
+        pairs = zip(means[module], means[f"{module}, deviance"], strict=True)
+        for text, pair in zip((deviance, error), list(pairs)[:2], strict=True):
+            assert text == " → ".join(pair).replace("0.", "."), name
+
+
+def test_the_text_on_quantiles_quotes_the_benchmark():
+    page = (ROOT / "docs/how-to/quantiles-and-counts.md").read_text(encoding="utf-8")
+    results = (ROOT / "benchmarks/QUANTILES.md").read_text(encoding="utf-8")
+    means = cells_below("## Means over the sets", results)
+    names = ["default", "default, early stopping", "HGB"]
+    names += ["`MLP`, `activation`", "`MLP`, `nonnegative_weights`"]
+    inside = [f"{100 * float(means[name][3]):.0f} %" for name in names]
+    scores = [means[name][5].replace("0.", ".") for name in names]
+    words = " ".join(page.split())
+    for quote in (
+        f"default covers {inside[0]} of the new rows on average, or {inside[1]} with",
+        f"one model per quantile, covers {inside[2]}",
+        f"loss is {scores[0]}, {scores[1]} and {scores[2]}",
+        f"it explains {scores[3]} there",
+        f"which explain {scores[4]}.",
     ):
         assert quote in words
 

@@ -87,6 +87,7 @@ def fit() -> PositiveOutputRegressor:
     )
     assert_type(model.fit(X, y), PositiveOutputRegressor)
     model.fit(X, y, sample_weight=np.ones(len(X))).partial_fit(X, y)
+    model.fit(X, y, X_val=X, y_val=y, sample_weight_val=np.ones(len(X)))
     assert_type(model.enforce(X, domain="box"), PositiveOutputRegressor)
     PositiveOutputRegressor(make, strategy=Twice(), random_state=0, warm_start=True)
     own = [TrainingCheckpoint("fit.ckpt"), NoiseScaledDecay(strength=2.0)]

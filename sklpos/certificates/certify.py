@@ -28,9 +28,12 @@ from sklpos.certificates.subject import Subject
 from sklpos.nets.arrays import naming
 from sklpos.nets.bounded import BoundedModel, as_bounded_model
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.hints import shown
 from sklpos.nets.outputs import BoundedOutput
+from sklpos.nets.rules import Number, OneOf, check_rules
 
 _NO_ROWS = np.empty((0, 0))
+_RULES = {"method": OneOf(METHODS), "time_limit": Number(infinite=True)}
 
 
 def certify(
@@ -234,8 +237,7 @@ def _certify(
     seed: int = 0,
     rows: NDArray = _NO_ROWS,
 ) -> Certificate:
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is unknown; choose one of {METHODS}.")
+    check_rules({"method": method, "time_limit": time_limit}, _RULES)
     # Bounded by its own formula, over any domain: there is nothing to search for.
     if type(model.module) is BoundedOutput:
         return certify_output_activation(model, domain, asked)
@@ -277,5 +279,7 @@ def _read_scale(scale: ArrayLike, n_outputs: int) -> NDArray:
     with naming("scale"):
         array = np.array(scale, dtype=np.float64)
     if array.shape not in ((), (1,), (n_outputs,)) or np.isnan(array).any():
-        raise ValueError(f"scale={scale!r} must be a number or {n_outputs} of them.")
+        raise ValueError(
+            f"scale={shown(scale)} must be a number or {n_outputs} of them."
+        )
     return np.broadcast_to(array, (n_outputs,)).copy()

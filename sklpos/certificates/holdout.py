@@ -25,7 +25,7 @@ def certify_risk(
     ----------
     model : PositiveOutputRegressor, Pipeline, search or nn.Module
         Fitted. A bare module is in eval mode and has the lower bound 0.
-    X_holdout : array-like of shape (n_samples, n_features)
+    X_holdout : array-like or sparse matrix of shape (n_samples, n_features)
         Rows like future ones, as the model takes them, not used in fitting, tuning or
         `enforce`.
     risk_level : float, default=0.05

@@ -23,7 +23,8 @@ from sklpos.certificates.domains.regions import Region
 from sklpos.certificates.domains.shapes import Ball, Domain
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.bounds import Bounds
-from sklpos.nets.outputs import BoundedOutput, output_activation
+from sklpos.nets.output_functions import output_activation
+from sklpos.nets.outputs import BoundedOutput
 
 # Below this size of the inputs, an overflow comes from the biases.
 _SMALLEST = 2.0**-64

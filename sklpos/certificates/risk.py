@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta
 
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.hints import shown
+from sklpos.nets.rules import as_float
+
+_NEAREST = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,8 +264,14 @@ def _check_one_side(bounds: Bounds) -> None:
 
 def _check_levels(risk_level: float, confidence: float) -> None:
     for name, level in (("risk_level", risk_level), ("confidence", confidence)):
-        if not isinstance(level, Real) or not 0 < level < 1:
-            raise ValueError(f"{name}={level!r} must be between 0 and 1.")
+        number = as_float(level)
+        if number is None or not 0 < number < 1:
+            raise ValueError(f"{name}={shown(level)} must be between 0 and 1.")
+        # Nearer to them, the quantiles of scipy are not exact.
+        if not _NEAREST <= number <= 1 - _NEAREST:
+            raise ValueError(
+                f"{name}={shown(level)} is nearer to 0 or 1 than {_NEAREST:g}."
+            )
 
 
 def _as_columns(predictions: ArrayLike) -> NDArray:

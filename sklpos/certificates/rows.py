@@ -15,6 +15,9 @@ from sklpos.certificates.bounds.rounding import numerical_slack
 from sklpos.certificates.certify import network_of
 from sklpos.certificates.domains.regions import Region
 from sklpos.nets.bounded import BoundedModel, as_bounded_model
+from sklpos.nets.floats import as_floats
+from sklpos.nets.hints import shown
+from sklpos.nets.rules import Number, check_rules
 
 # Rows that are bounded together.
 _CHUNK = 512
@@ -120,16 +123,15 @@ def certified_radius(
     bounded = as_bounded_model(model)
     network = network_of(bounded)
     X = _as_rows(bounded, X, "X", network)
-    if not max_radius > 0:
-        raise ValueError(f"max_radius={max_radius!r} must be positive.")
-    scale = np.array(1.0 if scale is None else scale, dtype=np.float64)
+    check_rules({"max_radius": max_radius}, {"max_radius": Number(above=True)})
+    scale = as_floats(1.0 if scale is None else scale, "scale")
     if bounded.columns is not None:
-        scale = bounded.columns.spread(scale)
+        scale = bounded.columns.spread(scale, "scale")
     unit = torch.as_tensor(scale)
     if unit.shape not in ((), (1,), (network.n_features,)) or not (unit >= 0).all():
         raise ValueError(
-            f"scale={scale!r} must be non-negative: one number, or one for each of the "
-            f"{network.n_features} features."
+            f"scale={shown(scale)} must be non-negative: one number, or one for each "
+            f"of the {network.n_features} features."
         )
     bounds = bounded.bounds.for_outputs(network.n_outputs, lower_bound, upper_bound)
     radii = [_bisect(network, x, bounds, unit, max_radius) for x in X.split(_CHUNK)]

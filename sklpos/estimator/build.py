@@ -6,8 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import nn
 
-from sklpos.estimator.checks import TrainingData, check_callback_params
+from sklpos.estimator.callbacks import check_callback_params
+from sklpos.estimator.checks import TrainingData
+from sklpos.estimator.criterion import (
+    check_validation_targets,
+    choose_unit,
+    read_criterion,
+)
 from sklpos.estimator.fit import Fit
 from sklpos.estimator.module import head_of, new_module, start_module
 from sklpos.estimator.net_params import (
@@ -16,9 +23,13 @@ from sklpos.estimator.net_params import (
     open_params,
 )
 from sklpos.estimator.parameters import LIVE, net_params_for
-from sklpos.estimator.split import split_rows
+from sklpos.estimator.split import rows_key, split_rows
+from sklpos.estimator.targets import warn_of_crossing
+from sklpos.estimator.warm_start import apply_live_params, constraint_changed
 from sklpos.nets.arrays import check_range
+from sklpos.nets.misfit import check_row
 from sklpos.nets.placement import check_device, check_dtype
+from sklpos.nets.precision import full_precision
 from sklpos.nets.units import TargetScale
 from sklpos.strategies.architecture import Architecture
 from sklpos.strategies.base import ConstraintStrategy
@@ -29,20 +40,20 @@ from sklpos.strategies.registry import make_strategy
 from sklpos.strategies.term import StrategyConstraint
 from sklpos.training.callbacks import check_single
 from sklpos.training.checkpoint import check_repeatable
+from sklpos.training.criterion_traits import aims_at_mean
 from sklpos.training.members import rows_for_members
 from sklpos.training.net import ConstrainedNet
-from sklpos.training.randomness import (
-    draw_seed,
-    draws_random_numbers,
-)
+from sklpos.training.randomness import draw_seed, draws_random_numbers
 from sklpos.training.rows import TrainingRows
 from sklpos.training.storage import fork
+from sklpos.training.unit import change_unit
 
 Population = tuple[np.ndarray, np.ndarray]
 
 
+@full_precision()
 def start_net(
-    estimator, data: TrainingData, earlier: Fit | None
+    estimator, data: TrainingData, earlier: Fit | None, *, stream: bool = False
 ) -> tuple[ConstrainedNet, TrainingRows]:
     """Build a net, or fork that of an earlier fit.
 
@@ -51,6 +62,8 @@ def start_net(
     estimator : PositiveOutputRegressor
     data : TrainingData
     earlier : Fit or None
+    stream : bool, default=False
+        Whether the data are a chunk of a stream, and not all that count from now on.
 
     Returns
     -------
@@ -62,8 +75,9 @@ def start_net(
         check_repeatable(net, estimator.random_state)
         return net, rows
     check_built_in_params(estimator, earlier.built_in)
-    same_rows = data.key == earlier.key
-    return fork_net(estimator, earlier.net, data, same_rows=same_rows)
+    same_rows = rows_key(estimator, data) == earlier.key
+    how = {"same_rows": same_rows, "stream": stream}
+    return fork_net(estimator, earlier.net, data, **how)
 
 
 def new_net(
@@ -87,14 +101,30 @@ def new_net(
     device = check_device(estimator.device)
     dtype = check_dtype(estimator.dtype, data.X, device)
     strategy = make_strategy(estimator.strategy, estimator.alpha)
+    warn_of_crossing(data.bounds, strategy)
     example = torch.as_tensor(data.X[:1], dtype=dtype)
     module = new_module(estimator, data, example, seed)
     head = head_of(module, example, data.y.shape[1], strategy)
-    targets = _target_scale(estimator, data, population, module, head, dtype)
+    criterion = read_criterion(estimator, data.y.shape[1])
+    # A head without a bias cannot carry a shift.
+    shifted = head is None or module.get_submodule(head).bias is not None
+    y, weight = population or (data.y, data.weight)
+    targets = TargetScale.from_data(
+        y,
+        weight,
+        data.bounds,
+        shifted=shifted,
+        unit=choose_unit(estimator, criterion, y, data.bounds, strategy),
+        robust=not aims_at_mean(criterion),
+    )
+    targets.check_target_magnitude(y, dtype)
+    targets.check_bound_magnitude(dtype)
+    check_validation_targets(criterion, data.valid)
     module = start_module(estimator, module, head, targets, strategy, example)
     # All rows give the scaling, those held out too: one unit for both losses.
     rows = split_rows(estimator, data, targets, dtype, seed)
     rows = rows_for_members(rows, module, seed)
+    _check_shapes(module, rows)
     constraint, domain = make_constraints(strategy, rows, targets, estimator.alpha)
     net = ConstrainedNet(
         module,
@@ -105,24 +135,25 @@ def new_net(
         head=head,
         seed=seed,
         stochastic=draws_random_numbers(module, example),
+        autocast="bfloat16" if estimator.dtype == "bfloat16-mixed" else None,
         device=str(device),
         # The rows are split already, with the constraint on the training rows alone.
         train_split=None,
         criterion=estimator.criterion,
         optimizer=estimator.optimizer,
-        callbacks=net_callbacks(estimator, module),
+        callbacks=net_callbacks(estimator, module, criterion),
         **{name: getattr(estimator, name) for name in LIVE},
-        **open_params(estimator, module),
+        **open_params(estimator, module, criterion),
     )
+    # Only a net knows the names of all its callbacks, those of skorch included.
+    check_callback_params(net_params_for(estimator, "callbacks"), net.named_callbacks)
     net.initialize()
-    # Only an initialised net knows the names of all its callbacks.
-    check_callback_params(net_params_for(estimator, "callbacks"), net.callbacks_)
     check_single(net.callbacks_)
     return net, rows
 
 
 def fork_net(
-    estimator, net: ConstrainedNet, data: TrainingData, *, same_rows: bool
+    estimator, net: ConstrainedNet, data: TrainingData, *, same_rows: bool, stream: bool
 ) -> tuple[ConstrainedNet, TrainingRows]:
     """Copy a net for more epochs, with live parameters and these rows' multipliers.
 
@@ -134,6 +165,8 @@ def fork_net(
     data : TrainingData
     same_rows : bool
         Whether the data are those of the last call; they keep their multipliers.
+    stream : bool
+        See `start_net`.
 
     Returns
     -------
@@ -147,21 +180,34 @@ def fork_net(
             "use fit with warm_start=False."
         )
     strategy = make_strategy(estimator.strategy, estimator.alpha)
-    changed = _constraint_changed(estimator, net, strategy, data)
-    # The weights are in the unit of the first fit, so the scaling stays.
+    changed = constraint_changed(estimator, net, strategy, data)
     targets = replace(net.targets, bounds=data.bounds)
+    # The rows of the last call change nothing.
+    if not same_rows:
+        targets = targets.following(
+            data.y,
+            data.weight,
+            anew=not stream,
+            tolerance=net.strategy_.unit_tolerance,
+        )
     dtype = next(net.module_.parameters()).dtype
     check_range(data.X, dtype)
     targets.check_bound_magnitude(dtype)
     rows = split_rows(estimator, data, targets, dtype, net.seed)
     rows = rows_for_members(rows, net.plain_module_, net.seed)
+    _check_shapes(net.plain_module_, rows)
     # Only after all checks, so that refused input costs no copy.
-    net = fork(net)
+    renewed = changed or not same_rows
+    moved = not targets.equals(net.targets)
+    net = fork(net, constraints=not renewed)
+    gain = change_unit(net, targets, rows.train).gain if moved else 1.0
     net.targets = targets
-    if changed or not same_rows:
-        made = make_constraints(strategy, rows, targets, estimator.alpha)
-        net.renew_constraints(*made, alpha=estimator.alpha)
-    _apply_live_params(estimator, net)
+    if renewed:
+        made = (net.constraint_.for_rows(rows.train.y, alpha=estimator.alpha), None)
+        if changed or moved or net.domain_constraint_ is not None:
+            made = make_constraints(strategy, rows, targets, estimator.alpha)
+        net.renew_constraints(*made, alpha=estimator.alpha, gain=gain)
+    apply_live_params(estimator, net)
     return net, rows
 
 
@@ -214,53 +260,8 @@ def make_constraints(
     return constraint, domain
 
 
-def _target_scale(
-    estimator, data: TrainingData, population: Population | None, module, head, dtype
-) -> TargetScale:
-    y, weight = population or (data.y, data.weight)
-    targets = TargetScale.from_data(
-        y,
-        weight,
-        data.bounds,
-        # A head without a bias cannot carry a shift.
-        shifted=head is None or module.get_submodule(head).bias is not None,
-        scaled=estimator.scale_y,
-    )
-    targets.check_target_magnitude(y, dtype)
-    targets.check_bound_magnitude(dtype)
-    return targets
-
-
-# Warm starts
-
-
-def _constraint_changed(estimator, net, strategy, data: TrainingData) -> bool:
-    """Whether a new constraint is needed; refuse one that is part of the module."""
-    before = _signature(net.strategy_, net.alpha)
-    moved = not np.array_equal(data.bounds.sides, net.targets.bounds.sides)
-    changed = moved or before != _signature(strategy, estimator.alpha)
-    built_in = any(isinstance(own, Architecture) for own in (strategy, net.strategy_))
-    if changed and built_in:
-        raise ValueError(
-            "strategy, alpha and the bounds cannot change under a strategy that is "
-            "part of the module; use fit with warm_start=False."
-        )
-    return changed
-
-
-def _signature(strategy: ConstraintStrategy, alpha: float) -> tuple:
-    return type(strategy), sorted(strategy.get_params().items()), alpha
-
-
-def _apply_live_params(estimator, net: ConstrainedNet) -> None:
-    """Hand over what changed; a schedule may have moved the rest since."""
-    if net.optimizer is not estimator.optimizer:
-        net.renew_optimizer(estimator.optimizer)
-    wanted = {name: getattr(estimator, name) for name in LIVE}
-    for name, value in net_params_for(estimator, "optimizer").items():
-        wanted[f"optimizer__{name}"] = value
-    # skorch would write it into each group of the optimizer that exists already.
-    wanted.pop("optimizer__param_groups", None)
-    have = vars(net)
-    changed = {k: v for k, v in wanted.items() if k not in have or have[k] != v}
-    net.set_params(**changed)
+def _check_shapes(module: nn.Module, rows: TrainingRows) -> None:
+    """Refuse images or sequences of another shape that the module does not take."""
+    for part in (rows.train, rows.valid):
+        if part is not None and part.X.ndim > 2:
+            check_row(module, part.X)

@@ -114,7 +114,7 @@ def _read_columns(step: ColumnTransformer, positions: list[int], names) -> _Part
     parts = []
     weights = step.transformer_weights or {}
     for name, inner, columns in step.transformers_:
-        own = [positions[k] for k in _positions(columns, len(positions), names)]
+        own = [positions[k] for k in positions_of(columns, len(positions), names)]
         if inner == "drop" or not own:
             continue
         part = _read_path([inner], own, None if names is None else names[own])
@@ -127,8 +127,21 @@ def _read_columns(step: ColumnTransformer, positions: list[int], names) -> _Part
     return _Part(*_joined(parts))
 
 
-def _positions(columns: Any, n_columns: int, names) -> list[int]:
-    """Positions of columns that a ColumnTransformer names, in any way."""
+def positions_of(columns: Any, n_columns: int, names) -> list[int]:
+    """Positions of columns that a ColumnTransformer names, in any way.
+
+    Parameters
+    ----------
+    columns : str, int, slice, or array-like of str, int or bool
+    n_columns : int
+        Number of columns of its data.
+    names : array-like of str or None
+        Their names.
+
+    Returns
+    -------
+    list of int
+    """
     if isinstance(columns, str | int):
         columns = [columns]
     if isinstance(columns, slice) and isinstance(columns.start or columns.stop, str):

@@ -11,7 +11,7 @@ from sklpos.estimator.endings import Ending
 from sklpos.estimator.pipelines import knows_steps
 from sklpos.estimator.row_summary import RowSummary
 from sklpos.nets.head import read_head
-from sklpos.repair.summary import warn_of_error
+from sklpos.repair.summary import warn_of_change, warn_of_error
 
 
 def summary_after(ending: Ending, as_trained: RowSummary) -> RowSummary | None:
@@ -68,7 +68,11 @@ def warn_of_balance(
 
 
 def warn_of_cost(
-    ending: Ending, as_trained: RowSummary, repaired: RowSummary | None
+    ending: Ending,
+    as_trained: RowSummary,
+    repaired: RowSummary | None,
+    *,
+    squared: bool,
 ) -> None:
     """Warn if the repair of a domain made the training error much larger.
 
@@ -79,11 +83,18 @@ def warn_of_cost(
         Of the training rows.
     repaired : RowSummary or None
         None if it is not known.
+    squared : bool
+        Whether the criterion aims at the mean, so that squared errors measure what the
+        net was trained for. Otherwise only the change of the predictions is known.
     """
     if repaired is None or ending.certificate is None:
         return
     why = (
         f"the bounds now hold for {ending.repair.promise_}; a smaller domain costs "
-        "less, and so does training for it with strategy='certified'"
+        "less, and so does strategy='certified'"
     )
-    warn_of_error(as_trained.rmse, repaired.rmse, ending.model.scale, why=why)
+    scale = ending.model.scale
+    if squared:
+        warn_of_error(as_trained.rmse, repaired.rmse, scale, why=why)
+    else:
+        warn_of_change(np.sqrt(ending.repair.cost_), scale, why=why)

@@ -62,25 +62,70 @@ def read_encoder(step: Any) -> tuple[InputMap, list[Source]]:
     >>> found.gain.toarray().tolist(), sources[0].categories
     ([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], ('a', 'b', 'c'))
     """
-    check_is_fitted(step)
-    takes_unknown = getattr(step, "handle_unknown", "ignore") in _TAKES_UNKNOWN
-    known = [categories.tolist() for categories in step.categories_]
-    values = [[*own, _unknown(own)] if takes_unknown else own for own in known]
-    tables = _tables(step, values)
     sources, kept = [], []
-    for own, table in zip(values, tables, strict=True):
+    for table in read_tables(step):
         # What is encoded as NaN, such as a missing value, is no input of the net.
-        finite = np.isfinite(table).all(axis=1)
-        kept.append(table[finite])
-        categories = tuple(v for v, keep in zip(own, finite, strict=True) if keep)
-        sources.append(Source(categories, takes_unknown and bool(finite[-1])))
+        finite = np.isfinite(table.values).all(axis=1)
+        kept.append(table.values[finite])
+        pairs = zip(table.categories, finite, strict=True)
+        categories = tuple(value for value, keep in pairs if keep)
+        sources.append(Source(categories, table.unknown and bool(finite[-1])))
     gain = csr_array(np.vstack(kept).T)
     nothing = np.zeros(gain.shape[0])
     return InputMap(gain, nothing, abs(gain), nothing, 1), sources
 
 
-def _tables(step: Any, values: list[list]) -> list[NDArray]:
-    """What an encoder makes of each category of each column, in all its outputs."""
+@dataclass(frozen=True, eq=False)
+class Table:
+    """What an encoder makes of each category of one column.
+
+    Attributes
+    ----------
+    categories : tuple
+    unknown : bool
+        Whether the last category stands for all values that are not known.
+    values : ndarray of shape (n_categories, n_out)
+        In all outputs of the encoder: the sum over its columns is what it returns.
+    own : ndarray of bool, of shape (n_out,)
+        Outputs that depend on this column; 0 in all others.
+    """
+
+    categories: tuple
+    unknown: bool
+    values: NDArray
+    own: NDArray
+
+
+def read_tables(step: Any) -> list[Table]:
+    """Read what a fitted encoder makes of each category of each column.
+
+    Parameters
+    ----------
+    step : OneHotEncoder, OrdinalEncoder or TargetEncoder
+
+    Returns
+    -------
+    list of Table
+        One for each column.
+
+    Examples
+    --------
+    >>> (table,) = read_tables(OrdinalEncoder().fit([["a"], ["b"]]))
+    >>> table.categories, table.values.tolist()
+    (('a', 'b'), [[0.0], [1.0]])
+    """
+    check_is_fitted(step)
+    takes_unknown = getattr(step, "handle_unknown", "ignore") in _TAKES_UNKNOWN
+    known = [categories.tolist() for categories in step.categories_]
+    values = [[*own, _unknown(own)] if takes_unknown else own for own in known]
+    return [
+        Table(tuple(own), takes_unknown, table, outputs)
+        for own, (table, outputs) in zip(values, _tables(step, values), strict=True)
+    ]
+
+
+def _tables(step: Any, values: list[list]) -> list[tuple[NDArray, NDArray]]:
+    """Tables of all columns, in all outputs, and the outputs that each one decides."""
     sizes = [len(own) for own in values]
     # Each row has one category of its own, and the first one of all other columns.
     rows = [[own[0] for own in values]]
@@ -101,7 +146,7 @@ def _tables(step: Any, values: list[list]) -> list[NDArray]:
             own = ~np.any([np.zeros_like(own), *others], axis=0)
         own &= free
         free &= ~own
-        tables.append(np.where(own, block, 0.0))
+        tables.append((np.where(own, block, 0.0), own))
     return tables
 
 

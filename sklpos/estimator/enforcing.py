@@ -11,14 +11,17 @@ from sklpos.certificates.domains.named import make_domain
 from sklpos.certificates.domains.shapes import Domain
 from sklpos.estimator import fit
 from sklpos.estimator.fitted import rows_behind
-from sklpos.estimator.pipelines import fitted_regressor
 from sklpos.estimator.repairs import ADJUSTED, Request
+from sklpos.estimator.target_steps import behind_targets
 from sklpos.nets.bounded import as_bounded_model
+from sklpos.nets.hints import shown
+from sklpos.nets.rules import Number, OneOf, check_rules
 from sklpos.nets.warnings import warn_user
 from sklpos.repair.shift import Risk
 from sklpos.training.loop import gradients_on
 
 Model = TypeVar("Model")
+_RULES = {"adjust": OneOf(ADJUSTED), "time_limit": Number(infinite=True)}
 
 
 def enforce(
@@ -54,9 +57,11 @@ def enforce(
 
     Parameters
     ----------
-    model : PositiveOutputRegressor, Pipeline or search
-        Fitted. Of a search, its best estimator is repaired.
-    X : array-like of shape (n_samples, n_features), optional
+    model : PositiveOutputRegressor, Pipeline, TransformedTargetRegressor or search
+        Fitted. Of a search, its best estimator is repaired. The bounds of a regressor
+        behind a transform of y are in the transformed unit; its domain is enforced by
+        passing ``regressor_``.
+    X : array-like or sparse matrix of shape (n_samples, n_features), optional
         Rows to protect; the rows of a "hull" or "ball"; with `risk_level`, a
         holdout, which `certify_risk` cannot use again afterwards.
     domain : {"box", "hull", "ball", "all"} or (low, high), optional
@@ -69,7 +74,7 @@ def enforce(
         is out of bounds is at most this, with `confidence`; not for an output with
         both bounds.
     confidence : float, default=0.95
-    radius, categorical, margin
+    radius, categorical, margin : object, optional
         Of the domain, as in `certify`.
     time_limit : float, default=10.0
         Seconds for the repair of a domain: the longer, the nearer the head. The
@@ -93,11 +98,13 @@ def enforce(
             "enforce takes a fitted estimator; for a module, call "
             "sklpos.repair.repair_head."
         )
-    regressor = fitted_regressor(model)[1]
+    regressor = behind_targets(model)[1]
     adjust = _adjusted(adjust, method)
     if isinstance(X, str | Domain):
-        raise ValueError(f"X={X!r} is a domain, not rows; write domain={X!r}.")
-    _check_request(X, domain, adjust, risk_level)
+        raise ValueError(
+            f"X={shown(X)} is a domain, not rows; write domain={shown(X)}."
+        )
+    _check_request(X, domain, adjust, risk_level, time_limit)
     shape = {"radius": radius, "categorical": categorical, "margin": margin}
     if domain is None:
         _refuse_without_domain(shape)
@@ -138,18 +145,19 @@ def _refuse_without_domain(shape: dict) -> None:
     for name, value in shape.items():
         if value is not None:
             raise ValueError(
-                f"{name}={value!r} describes a domain; write domain='ball' or another "
-                "domain as well."
+                f"{name}={shown(value)} describes a domain; write domain='ball' or "
+                "another domain as well."
             )
 
 
-def _check_request(X, domain, adjust: str, risk_level: float | None) -> None:
+def _check_request(
+    X, domain, adjust: str, risk_level: float | None, time_limit: float
+) -> None:
+    check_rules({"adjust": adjust, "time_limit": time_limit}, _RULES)
     if X is None and domain is None:
         raise ValueError("enforce needs X, rows to protect, or domain, such as 'box'.")
-    if adjust not in ADJUSTED:
-        raise ValueError(f"adjust={adjust!r} is unknown; choose one of {ADJUSTED}.")
     if risk_level is not None and (adjust != "bias" or domain is not None):
         raise ValueError(
-            f"risk_level={risk_level!r} needs adjust='bias' and a holdout X, without "
-            "a domain."
+            f"risk_level={shown(risk_level)} needs adjust='bias' and a holdout X, "
+            "without a domain."
         )

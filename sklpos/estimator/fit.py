@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 
 from sklpos.estimator.checks import TrainingData
 from sklpos.estimator.costs import summary_after, warn_of_balance, warn_of_cost
+from sklpos.estimator.criterion import keeps_mean, reference_losses, warn_of_divergence
 from sklpos.estimator.endings import Ending, RepairPlan
 from sklpos.estimator.net_params import built_in_params
-from sklpos.estimator.other_rows import quantiles_of
+from sklpos.estimator.other_rows import quantiles_of, range_at_start
 from sklpos.estimator.repairs import Request, enforce_bound, finish_head
 from sklpos.estimator.row_summary import RowSummary, summarise_pair
+from sklpos.estimator.split import rows_key
 from sklpos.nets.bounded import BoundedModel, data_range, rows_of_extremes
 from sklpos.nets.rows import predict_rows
-from sklpos.nets.warnings import warn_user
+from sklpos.training.criterion_traits import aims_at_mean
 from sklpos.training.kkt import KKTResiduals, evaluate_training_state
 from sklpos.training.members import mixed_by_members, weigh_members
 from sklpos.training.net import ConstrainedNet
 from sklpos.training.product import make_product
 from sklpos.training.rows import TrainingRows
-
-# Loss in variances of y; a constant has about 1.
-_DIVERGED = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +36,6 @@ class Fit:
     ----------
     net : ConstrainedNet
         The training state, in scaled units, never repaired.
-    ending : Ending
-        The product in the unit of y, its repair and what is proved.
     y_ndim : int
         1 if y came as a vector.
     n_iter : int
@@ -51,7 +48,15 @@ class Fit:
         Parameters that are part of the net.
     loss : float
         Weighted mean loss on the training rows, in scaled units.
+    input_range : ndarray of shape (2, n_features)
+        Smallest and largest value of each feature of the rows of all calls.
+    start_range : ndarray of shape (2, n_features) or None
+        The same of the first call, see `range_at_start`.
+    finished : Ending or None
+        None if nothing was repaired, as after `partial_fit`.
     kkt : KKTResiduals or None
+    interrupted : bool
+        Whether Ctrl-C ended training.
     training : pair of RowSummary, or None
         Of the training rows, as trained and repaired.
     quantiles : ndarray of shape (n_kept, n_features) or None
@@ -59,21 +64,32 @@ class Fit:
     """
 
     net: ConstrainedNet
-    ending: Ending
     y_ndim: int
     n_iter: int
     multipliers: NDArray
     key: str
     built_in: dict[str, Any]
     loss: float
+    input_range: NDArray
+    start_range: NDArray | None = None
+    finished: Ending | None = None
     kkt: KKTResiduals | None = None
+    interrupted: bool = False
     training: tuple[RowSummary, RowSummary | None] | None = None
     quantiles: NDArray | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         # Everything is loaded onto the CPU; the net then moves itself to its device.
-        self.ending.model.module.to(self.net.device)
+        for made in (state.get("finished"), state.get("ending")):
+            if made is not None:
+                made.model.module.to(self.net.device)
+
+    @cached_property
+    def ending(self) -> Ending:
+        """The product in the unit of y, its repair and what is proved."""
+        # Made when it is first asked for: a stream may train for long before it is.
+        return self.finished or Ending(trained_model(self.net, self.input_range))
 
     @property
     def n_outputs(self) -> int:
@@ -111,7 +127,7 @@ def trained_model(net: ConstrainedNet, input_range: NDArray) -> BoundedModel:
         module,
         head=head,
         bounds=net.targets.bounds,
-        scale=net.targets.scale,
+        scale=net.targets.size,
         input_range=input_range,
     )
 
@@ -123,6 +139,8 @@ def evaluate(
     data: TrainingData,
     n_iter: int,
     earlier: Fit | None = None,
+    *,
+    residuals: bool = True,
 ) -> Fit:
     """Collect what is known when training is over, before any repair.
 
@@ -137,28 +155,36 @@ def evaluate(
         Epochs run.
     earlier : Fit, optional
         The fit that this one continues; the range of its data is included.
+    residuals : bool, default=True
+        Whether to compute the KKT residuals, which take another pass.
 
     Returns
     -------
     Fit
         Without a repair.
     """
-    multiplier, loss, kkt = evaluate_training_state(net, rows.train)
+    multiplier, loss, kkt = evaluate_training_state(
+        net, rows.train, residuals=residuals
+    )
     weigh_members(net, rows.train)
     multiplier = mixed_by_members(net, multiplier)
     # Rows of weight 0 and rows held out have no constraint, hence multiplier 0.
     multipliers = np.zeros((data.n_samples, data.y.shape[1]))
     multipliers[rows.index] = multiplier * net.targets.scale
-    known = None if earlier is None else earlier.ending.model.input_range
+    input_range = data_range(data.X, None if earlier is None else earlier.input_range)
+    start_range = input_range
+    if earlier is not None:
+        start_range = range_at_start(data, earlier.start_range, net.plain_module_)
     return Fit(
         net=net,
-        ending=Ending(trained_model(net, data_range(data.X, known))),
         y_ndim=data.y_ndim,
         n_iter=n_iter,
         multipliers=multipliers,
-        key=data.key,
+        key=rows_key(estimator, data),
         built_in=built_in_params(estimator),
         loss=loss,
+        input_range=input_range,
+        start_range=start_range,
         kkt=kkt,
     )
 
@@ -182,7 +208,7 @@ def finish(estimator, fit: Fit, data: TrainingData) -> Fit:
     ValueError
         If rows are so large that sums of the net may overflow.
     """
-    warn_of_divergence(fit.loss, estimator.lr)
+    warn_of_divergence(fit.loss, *reference_losses(fit.net, data), estimator.lr)
     trained = fit.ending.model
     ending = finish_head(trained, data, repair_plan(estimator, fit.net))
     # `predict` would refuse such rows, so a fit must.
@@ -197,7 +223,7 @@ def finish(estimator, fit: Fit, data: TrainingData) -> Fit:
     if ending.repair is not None and ending.certificate is None:
         warn_of_balance(ending, *training)
     return replace(
-        fit, ending=ending, training=training, quantiles=quantiles_of(data.X)
+        fit, finished=ending, training=training, quantiles=quantiles_of(data.X)
     )
 
 
@@ -224,8 +250,9 @@ def enforce(estimator, fit: Fit, request: Request) -> Fit:
     training = fit.training
     if training is not None and ending.repair is not None:
         training = training[0], summary_after(ending, training[0])
-        warn_of_cost(ending, *training)
-    return replace(fit, ending=ending, training=training)
+        squared = aims_at_mean(fit.net.criterion_)
+        warn_of_cost(ending, *training, squared=squared)
+    return replace(fit, finished=ending, training=training)
 
 
 def repair_plan(estimator, net: ConstrainedNet) -> RepairPlan:
@@ -244,53 +271,5 @@ def repair_plan(estimator, net: ConstrainedNet) -> RepairPlan:
     return RepairPlan(
         net.strategy_,
         repair=estimator.repair is not None,
-        balance=estimator.balance,
+        balance=keeps_mean(estimator, net.criterion_),
     )
-
-
-def preview(data: TrainingData, net: ConstrainedNet) -> dict[str, Any]:
-    """Attributes of an estimator as if its fit ended now, without a repair.
-
-    The members of a `Stack` are weighed, and its mean is made exact, at the end of a
-    fit only. Until then, the kinds of members count the same, or as they did at the
-    end of the fit that a warm start continues.
-
-    Parameters
-    ----------
-    data : TrainingData
-    net : ConstrainedNet
-        In the middle of its training.
-
-    Returns
-    -------
-    dict
-    """
-    fit = Fit(
-        net=net,
-        ending=Ending(trained_model(net, data_range(data.X))),
-        y_ndim=data.y_ndim,
-        n_iter=len(net.history),
-        multipliers=np.zeros((data.n_samples, data.y.shape[1])),
-        key=data.key,
-        built_in={},
-        loss=np.nan,
-    )
-    return {**data.seen, "fitted_": fit}
-
-
-def warn_of_divergence(loss: float, lr: float) -> None:
-    """Warn if the loss ends far above that of a constant prediction.
-
-    Parameters
-    ----------
-    loss : float
-        Weighted mean, in scaled units.
-    lr : float
-    """
-    if loss > _DIVERGED:
-        warn_user(
-            f"training diverged, or was too short: the loss ends at {loss:.3g} "
-            f"times the variance of y; lower lr (now {lr}), raise max_epochs or "
-            "standardise X.",
-            ConvergenceWarning,
-        )

@@ -12,14 +12,18 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from sklpos.certificates.subject import digests_of
-from sklpos.estimator.checks import check_inputs
 from sklpos.estimator.column_steps import read_steps
+from sklpos.estimator.new_inputs import check_inputs
 from sklpos.estimator.other_rows import warn_of_far_rows, warn_of_other_distribution
-from sklpos.estimator.pipelines import fitted_regressor, split_model, transform
-from sklpos.nets.arrays import naming, without_torch
+from sklpos.estimator.pipelines import split_model, transform
+from sklpos.estimator.target_steps import behind_targets
+from sklpos.nets.any_rows import Rows, dense_rows
 from sklpos.nets.bounded import BoundedModel, as_bounded_model, behind_steps
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.columns import Columns
+from sklpos.nets.items import ItemRows
+from sklpos.nets.values import as_plain, explaining
+from sklpos.training.rows import spread_out
 
 
 @as_bounded_model.register(BaseEstimator)
@@ -70,14 +74,14 @@ def _own_columns(regressor) -> Columns:
 
 
 @behind_steps.register(BaseEstimator)
-def _(model: BaseEstimator, X: ArrayLike) -> tuple[BoundedModel, NDArray]:
+def _(model: BaseEstimator, X: ArrayLike) -> tuple[BoundedModel, Rows]:
     regressor, rows = rows_behind(model, X, "certify_risk", holdout=True)
     return as_bounded_model(regressor), rows
 
 
 def rows_behind(
     model: BaseEstimator, X: ArrayLike, call: str, *, holdout: bool = False
-) -> tuple[Any, NDArray]:
+) -> tuple[Any, Rows]:
     """Pass rows through the steps of a model, and validate what comes out.
 
     Rows that are given to a regressor directly draw a warning if they look like those
@@ -96,17 +100,22 @@ def rows_behind(
     Returns
     -------
     regressor : PositiveOutputRegressor
-    rows : ndarray of shape (n_samples, n_features_in)
+    rows : ndarray or SparseRows of shape (n_samples, n_features_in)
     """
-    before, regressor = fitted_regressor(model)
+    before, regressor, _ = behind_targets(model)
     rows = check_inputs(regressor, transform(before, X))
-    far = not before and warn_of_far_rows(regressor, rows, call)
+    # Of items that are read one by one, some are enough for a look.
+    by_item = isinstance(rows, ItemRows)
+    some = rows[spread_out(len(rows), 10_000)] if by_item else rows
+    far = not before and warn_of_far_rows(regressor, some, call)
     if holdout and not far:
-        warn_of_other_distribution(regressor, rows)
+        warn_of_other_distribution(regressor, some)
     return regressor, rows
 
 
 def _check_rows(entry: BaseEstimator, X: ArrayLike, name: str) -> NDArray:
     """Validate rows as the first step of the model does."""
-    with naming(name):
-        return validate_data(entry, without_torch(X), reset=False, dtype=np.float64)
+    # scikit-learn sums X up first: large numbers of both signs are inf - inf.
+    with explaining(X, name), np.errstate(invalid="ignore"):
+        X = as_plain(dense_rows(X, name), name)
+        return validate_data(entry, X, reset=False, dtype=np.float64)

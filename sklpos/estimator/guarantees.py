@@ -11,12 +11,13 @@ from sklpos.certificates.certify import certify
 from sklpos.certificates.holdout import certify_risk
 from sklpos.certificates.risk import RiskCertificate
 from sklpos.certificates.rows import certified_radius, output_bounds
+from sklpos.estimator.attributes import FittedAttributes
 from sklpos.estimator.enforcing import enforce
 from sklpos.estimator.other_rows import warn_of_far_rows
 from sklpos.nets.bounded import as_bounded_model
 
 
-class GuaranteeMixin:
+class GuaranteeMixin(FittedAttributes):
     """Repairs and certificates of a fitted estimator.
 
     Formal certificates hold on their domain and say nothing outside it; statistical
@@ -45,7 +46,7 @@ class GuaranteeMixin:
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), optional
+        X : array-like or sparse matrix of shape (n_samples, n_features), optional
             Rows to protect; the rows of a "hull" or "ball"; with `risk_level`, a
             holdout.
         domain : {"box", "hull", "ball", "all"} or (low, high), optional
@@ -55,7 +56,7 @@ class GuaranteeMixin:
         risk_level : float, optional
             With ``adjust="bias"``: the share of a population that may be out of bounds.
         confidence : float, default=0.95
-        radius, categorical, margin
+        radius, categorical, margin : object, optional
             Of the domain, as in `certify`.
         time_limit : float, default=10.0
             Seconds for the repair of a domain.
@@ -139,7 +140,7 @@ class GuaranteeMixin:
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
         scale : array-like of shape (n_features,), optional
             Unit in which each feature moves, such as its standard deviation; 0 holds
             one still. By default 1, in the unit of X.
@@ -167,7 +168,7 @@ class GuaranteeMixin:
 
         Parameters
         ----------
-        X_holdout : array-like of shape (n_samples, n_features)
+        X_holdout : array-like or sparse matrix of shape (n_samples, n_features)
             Rows like future ones, not used in fitting, tuning or `enforce`.
         risk_level : float, default=0.05
             Acceptable probability of a violation.

@@ -9,9 +9,14 @@ from torch import Tensor, nn
 
 from sklpos.estimator.checks import TrainingData
 from sklpos.estimator.parameters import net_params_for
-from sklpos.nets.head import check_output, find_head, trace
-from sklpos.nets.modules import make_module
+from sklpos.nets.any_rows import plain_rows
+from sklpos.nets.head import find_head
+from sklpos.nets.hints import shown
+from sklpos.nets.items import ItemRows
+from sklpos.nets.making import check_instance, make_module
+from sklpos.nets.shapes import with_matrix_outputs
 from sklpos.nets.stack import Stack
+from sklpos.nets.tracing import trace
 from sklpos.nets.units import TargetScale
 from sklpos.strategies.architecture import Architecture
 from sklpos.training.randomness import borrowed_generator, derive_seed
@@ -35,12 +40,15 @@ def new_module(estimator, data: TrainingData, example: Tensor, seed: int) -> nn.
     Raises
     ------
     ValueError
-        If it has no weights that can be trained.
+        If it has no weights that can be trained, or outputs of another shape.
     """
     with borrowed_generator(derive_seed(seed, 2)):
-        module = _made_module(estimator, data, example).to(example.dtype)
+        module = _made_module(estimator, data, example, seed).to(example.dtype)
         # Lazy layers draw their weights in this call, so it needs the seed, too.
         trace(module, example)
+    # The outputs of a stack are those of its members.
+    if not isinstance(module, Stack):
+        module = with_matrix_outputs(module, example, data.y.shape[1])
     if not any(weight.requires_grad for weight in module.parameters()):
         raise ValueError(
             "module has no weights that can be trained; set requires_grad for some."
@@ -48,7 +56,9 @@ def new_module(estimator, data: TrainingData, example: Tensor, seed: int) -> nn.
     return module
 
 
-def _made_module(estimator, data: TrainingData, example: Tensor) -> nn.Module:
+def _made_module(
+    estimator, data: TrainingData, example: Tensor, seed: int
+) -> nn.Module:
     kwargs = net_params_for(estimator, "module")
     if isinstance(estimator.module, Stack):
         raise ValueError(
@@ -61,22 +71,27 @@ def _made_module(estimator, data: TrainingData, example: Tensor) -> nn.Module:
                 f"module__{next(iter(kwargs))} needs module to be a class or callable, "
                 "not an instance."
             )
+        check_instance(estimator.module)
         # scikit-learn's contract: `fit` never changes a parameter.
         return copy.deepcopy(estimator.module)
     if not callable(estimator.module):
         raise ValueError(
-            f"module={estimator.module!r} must be an nn.Module instance, or a class or "
-            "callable that makes one."
+            f"module={shown(estimator.module)} must be an nn.Module instance, or a "
+            "class or callable that makes one."
         )
-    return make_module(
-        estimator.module,
-        n_features_in=data.X.shape[1],
-        n_outputs=data.y.shape[1],
+    X, weight = data.X, data.weight
+    # A module is made from rows in memory, so it sees some of them.
+    if isinstance(X, ItemRows):
+        some = X.sample(derive_seed(seed, 7))
+        X, weight = X[some], weight[some]
+    known = {
+        "n_features_in": data.X.shape[1],
+        "n_outputs": data.y.shape[1],
         # What the net will see: rounding may make a constant of a feature.
-        X=data.X.astype(example.numpy().dtype, copy=False),
-        sample_weight=data.weight,
-        **kwargs,
-    )
+        "X": plain_rows(X.astype(example.numpy().dtype, copy=False)),
+        "sample_weight": weight,
+    }
+    return make_module(estimator.module, known, kwargs)
 
 
 def head_of(module, example: Tensor, n_outputs: int, strategy) -> str | None:
@@ -98,8 +113,6 @@ def head_of(module, example: Tensor, n_outputs: int, strategy) -> str | None:
         return None
     if strategy.needs_head:
         return find_head(module, example, n_outputs)
-    # `find_head` checks this first, but its errors are dropped here.
-    check_output(trace(module, example)[0], n_outputs)
     try:
         return find_head(module, example, n_outputs)
     except ValueError:
@@ -129,12 +142,11 @@ def start_module(
     """
     bounds = targets.scaled_bounds
     architecture = strategy if isinstance(strategy, Architecture) else None
-    # 0 is the mean of the scaled targets.
-    start = torch.zeros(len(bounds), dtype=example.dtype)
+    start = torch.as_tensor(targets.start).to(example.dtype)
     if architecture is not None:
-        start.copy_(architecture.initial_bias(bounds))
+        start.copy_(architecture.initial_bias(bounds, start))
     if isinstance(module, Stack):
-        module.start(start)
+        module.start(start, spread=float(targets.spread.max()))
     linear = None if head is None else module.get_submodule(head)
     pretrained = isinstance(estimator.module, nn.Module)
     if linear is not None and pretrained and strategy.needs_head:

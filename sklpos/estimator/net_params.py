@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 import torch
-from skorch.callbacks import EarlyStopping
+from skorch.callbacks import EarlyStopping, InputShapeSetter
 from skorch.utils import noop
 from torch import nn
 
-from sklpos.estimator.checks import check_callbacks
+from sklpos.estimator.callbacks import check_callbacks
 from sklpos.estimator.parameters import BUILT_IN, net_params, net_params_for
-from sklpos.training.callbacks import private_copy
+from sklpos.training.copies import copy_callbacks, inner_callbacks
+from sklpos.training.criterion_traits import is_squared_error
 from sklpos.training.decay import NoiseScaledDecay
 
 
@@ -27,14 +29,33 @@ def check_built_in_params(estimator, built_in: dict[str, Any]) -> None:
     """Raise ValueError if a parameter changed that is part of the net."""
     now = built_in_params(estimator)
     for name in {**built_in, **now}:
-        if name not in now or name not in built_in or now[name] != built_in[name]:
+        both = name in now and name in built_in
+        if not both or not is_same(now[name], built_in[name]):
             raise ValueError(
                 f"{name} is part of the net and cannot change in a warm start; use fit "
                 "with warm_start=False."
             )
 
 
-def net_callbacks(estimator, module: nn.Module) -> list:
+def is_same(value: object, other: object) -> bool:
+    """Whether two values of a parameter are equal; arrays are as wholes.
+
+    Parameters
+    ----------
+    value, other : object
+
+    Returns
+    -------
+    bool
+    """
+    try:
+        return value is other or bool(value == other)
+    # Arrays and tensors compare number by number.
+    except (ValueError, RuntimeError):
+        return type(value) is type(other) and np.array_equal(value, other)
+
+
+def net_callbacks(estimator, module: nn.Module, criterion: nn.Module) -> list:
     """Callbacks of the net: copies of the user's, and those that parameters request.
 
     Parameters
@@ -42,13 +63,20 @@ def net_callbacks(estimator, module: nn.Module) -> list:
     estimator : PositiveOutputRegressor
     module : nn.Module
         The one to train.
+    criterion : nn.Module
+        See `criterion_of`.
 
     Returns
     -------
     list of (str, Callback)
     """
     check_callbacks(estimator.callbacks)
-    callbacks = [private_copy(item) for item in estimator.callbacks or []]
+    _refuse_shape_setters(estimator.callbacks or [])
+    callbacks = copy_callbacks(list(estimator.callbacks or []))
+    # Those of the list are initialised by the net. A LoadInitState, for instance, may
+    # hold the checkpoint of another model, of which nobody else initialises the copy.
+    for callback in inner_callbacks(callbacks):
+        callback.initialize()
     if estimator.early_stopping:
         stopper = EarlyStopping(
             patience=estimator.n_iter_no_change,
@@ -59,12 +87,23 @@ def net_callbacks(estimator, module: nn.Module) -> list:
             sink=print if estimator.verbose else noop,
         )
         callbacks.append(("early_stopping", stopper))
-    if _decays_by_noise(estimator, module):
+    if _decays_by_noise(estimator, module, criterion):
         callbacks.append(("weight_decay", NoiseScaledDecay()))
     return callbacks
 
 
-def open_params(estimator, module: nn.Module) -> dict[str, Any]:
+def _refuse_shape_setters(callbacks: list) -> None:
+    """Skorch's InputShapeSetter would make the module again, with other weights."""
+    given = [item[-1] if isinstance(item, tuple) else item for item in callbacks]
+    kinds = [item if isinstance(item, type) else type(item) for item in given]
+    if any(issubclass(kind, InputShapeSetter) for kind in kinds):
+        raise ValueError(
+            "callbacks holds an InputShapeSetter, which is not needed: a module class "
+            "or callable receives n_features_in if its signature has it."
+        )
+
+
+def open_params(estimator, module: nn.Module, criterion: nn.Module) -> dict[str, Any]:
     """Parameters of the net that the estimator has no parameter of its own for.
 
     Parameters
@@ -72,17 +111,19 @@ def open_params(estimator, module: nn.Module) -> dict[str, Any]:
     estimator : PositiveOutputRegressor
     module : nn.Module
         The one to train.
+    criterion : nn.Module
+        See `criterion_of`.
 
     Returns
     -------
     dict
     """
     params = _net_params_but(estimator, "module__")
-    if not isinstance(estimator.criterion, nn.Module):
-        # Rows are weighted after the criterion, so it must not average them.
-        params = {"criterion__reduction": "none", **params}
-    decay = _decay_params(estimator, module)
-    return {"iterator_train__shuffle": True, **decay, **params}
+    decay = _decay_params(estimator, module, criterion)
+    # A sampler decides the order of the rows by itself.
+    sampled = {"iterator_train__sampler", "iterator_train__batch_sampler"}
+    shuffle = {} if params.keys() & sampled else {"iterator_train__shuffle": True}
+    return {**shuffle, **decay, **params}
 
 
 def _net_params_but(estimator, prefix: str) -> dict[str, Any]:
@@ -100,21 +141,21 @@ def _decays_by_default(estimator) -> bool:
     )
 
 
-def _decays_by_noise(estimator, module: nn.Module) -> bool:
+def _decays_by_noise(estimator, module: nn.Module, criterion: nn.Module) -> bool:
     return (
         _decays_by_default(estimator)
         # A module may know a decay for each part of it.
         and not hasattr(module, "param_groups")
-        and estimator.criterion is nn.MSELoss
+        and is_squared_error(criterion)
         and not isinstance(estimator.module, nn.Module)
     )
 
 
-def _decay_params(estimator, module: nn.Module) -> dict[str, Any]:
+def _decay_params(estimator, module: nn.Module, criterion: nn.Module) -> dict[str, Any]:
     """Parameters of the net for ``weight_decay``; refuse one that is given twice."""
     if hasattr(module, "param_groups") and _decays_by_default(estimator):
         return {"optimizer__param_groups": module.param_groups}
-    if _decays_by_noise(estimator, module):
+    if _decays_by_noise(estimator, module, criterion):
         # A bias carries the mean, which noise is no reason to shrink.
         return {"optimizer__param_groups": [("*bias", {"weight_decay": 0.0})]}
     if estimator.weight_decay == "auto":

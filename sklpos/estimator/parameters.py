@@ -6,35 +6,24 @@ import math
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-from sklearn.utils._param_validation import (
-    Interval,
-    Options,
-    StrOptions,
-    validate_parameter_constraints,
-)
+from sklearn.utils._param_validation import Options, StrOptions
+from torch import nn
 
+from sklpos.estimator.keywords import check_keywords
+from sklpos.estimator.names import OPEN_NAME, is_net_param, without_prefix
+from sklpos.estimator.values import FiniteInterval, check_values, optimizer_class
 from sklpos.nets.modules import TrainingDefaults
+from sklpos.training.criterion import make_criterion
 
 Estimator = TypeVar("Estimator")
 
-#: Parameters of skorch's net start with one of these and two underscores.
-PREFIXES = (
-    "module",
-    "optimizer",
-    "criterion",
-    "callbacks",
-    "iterator_train",
-    "iterator_valid",
-    "dataset",
-    "compile",
-)
-#: Name of the var-keyword itself, which scikit-learn's checks pass like a parameter.
-OPEN_NAME = "net_params"
-
+_SHARE = FiniteInterval(Real, 0, 1, closed="neither")
+_COUNT = FiniteInterval(Integral, 1, None, closed="left")
+_SIZE = [_COUNT, Options(Integral, {-1})]
 # For scikit-learn: these are checked where they are read, with their own messages.
 _ANY = "no_validation"
-_NON_NEGATIVE = Interval(Real, 0, None, closed="left")
-_POSITIVE = Interval(Real, 0, None, closed="neither")
+_NON_NEGATIVE = FiniteInterval(Real, 0, None, closed="left")
+_POSITIVE = FiniteInterval(Real, 0, None, closed="neither")
 
 #: Name -> valid values, in scikit-learn's language, and when it may change: "live"
 #: parameters do in a warm start, those "built in" the net do not, and all others are
@@ -46,101 +35,47 @@ PARAMETERS: dict[str, tuple[list | str, str]] = {
     "lower_bound": (_ANY, ""),
     "upper_bound": (_ANY, ""),
     "repair": ([StrOptions({"head"}), None], ""),
-    "balance": (["boolean"], ""),
+    "balance": (["boolean", StrOptions({"auto"})], ""),
     "criterion": ([callable], "built in"),
-    "optimizer": ([callable], ""),
+    "optimizer": ([callable, str], ""),
     "lr": ([_POSITIVE, StrOptions({"auto"})], "live"),
     "lr_schedule": ([StrOptions({"cosine"}), None], ""),
     "weight_decay": ([_NON_NEGATIVE, StrOptions({"auto"})], "built in"),
     "max_epochs": (
-        [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+        [FiniteInterval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
         "live",
     ),
-    "batch_size": (
-        [
-            Interval(Integral, 1, None, closed="left"),
-            Options(Integral, {-1}),
-            StrOptions({"auto"}),
-        ],
-        "live",
-    ),
+    "batch_size": ([*_SIZE, StrOptions({"auto"})], "live"),
     "early_stopping": (["boolean"], "built in"),
-    "validation_fraction": ([Interval(Real, 0, 1, closed="neither")], "built in"),
-    "n_iter_no_change": ([Interval(Integral, 1, None, closed="left")], "built in"),
+    "validation_fraction": ([_SHARE], "built in"),
+    "n_iter_no_change": ([_COUNT], "built in"),
     "tol": ([_NON_NEGATIVE], "built in"),
     "callbacks": ([list, tuple, None], "built in"),
-    "scale_y": (["boolean"], "built in"),
+    "scale_y": (["boolean", StrOptions({"auto"})], "built in"),
     "on_violated_y": ([StrOptions({"warn", "raise", "ignore"})], ""),
     "on_negative_y": ([StrOptions({"warn", "raise", "ignore", "deprecated"})], ""),
-    "dtype": ([StrOptions({"auto", "float32", "float64"})], "built in"),
+    "dtype": (
+        [StrOptions({"auto", "float32", "float64", "bfloat16-mixed"})],
+        "built in",
+    ),
     "device": (_ANY, "built in"),
     "warm_start": (["boolean"], ""),
+    "on_interrupt": ([StrOptions({"warn", "raise"})], ""),
     "verbose": (["verbose"], "live"),
     "random_state": (["random_state"], ""),
 }
+#: The same for parameters of the net that do not depend on a class of the user.
+NET_PARAMETERS: dict[str, list | str] = {
+    "iterator_train__batch_size": _SIZE,
+    "iterator_valid__batch_size": _SIZE,
+    "iterator_train__shuffle": ["boolean"],
+    "iterator_train__drop_last": ["boolean"],
+    "iterator_valid__shuffle": ["boolean"],
+    "iterator_valid__drop_last": ["boolean"],
+    "compile": ["boolean"],
+}
 LIVE = tuple(name for name, (_, when) in PARAMETERS.items() if when == "live")
 BUILT_IN = tuple(name for name, (_, when) in PARAMETERS.items() if when == "built in")
-
-
-def is_net_param(name: str) -> bool:
-    """Whether a name belongs to the net, such as ``optimizer__weight_decay``.
-
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    bool
-    """
-    # `compile` is both a parameter of skorch and the prefix of others.
-    prefixed = name.startswith(tuple(f"{prefix}__" for prefix in PREFIXES))
-    return prefixed or name in (OPEN_NAME, "compile")
-
-
-def check_names(params: dict[str, Any], owner: str) -> None:
-    """Refuse names that neither the estimator nor the net knows.
-
-    Parameters
-    ----------
-    params : dict
-        The open keyword arguments of the estimator.
-    owner : str
-        Class name of the estimator, for the message.
-
-    Raises
-    ------
-    TypeError
-    """
-    unknown = [name for name in params if not is_net_param(name)]
-    if unknown:
-        prefixes = ", ".join(f"{prefix}__" for prefix in PREFIXES)
-        raise TypeError(
-            f"{owner} has no parameter {unknown[0]!r}; parameters of the net start "
-            f"with one of {prefixes}."
-        )
-
-
-def check_strategy_params(params: dict[str, Any], strategy: object) -> None:
-    """Refuse parameters of a strategy that is given by its name.
-
-    Parameters
-    ----------
-    params : dict
-        What `set_params` was given.
-    strategy : str or ConstraintStrategy
-
-    Raises
-    ------
-    ValueError
-    """
-    name = next((name for name in params if name.startswith("strategy__")), None)
-    if name is not None and isinstance(strategy, str):
-        raise ValueError(
-            f"{name} needs strategy to be an instance, such as "
-            "sklpos.strategies.AugmentedLagrangian(), but it is the name "
-            f"{strategy!r}."
-        )
 
 
 def check_params(estimator) -> None:
@@ -153,15 +88,23 @@ def check_params(estimator) -> None:
     Raises
     ------
     ValueError or TypeError
-        With scikit-learn's own message.
+        One sentence that names the parameter.
     """
     params = estimator.get_params(deep=False)
     # `set_params` must let it pass, so it is refused only here.
     if OPEN_NAME in params:
         raise TypeError(f"{type(estimator).__name__} has no parameter {OPEN_NAME!r}.")
-    constraints = {name: valid for name, (valid, _) in PARAMETERS.items()}
-    checked = {name: value for name, value in params.items() if name in constraints}
-    validate_parameter_constraints(constraints, checked, type(estimator).__name__)
+    owner = type(estimator).__name__
+    # A subclass may have fewer parameters, but it has all attributes.
+    own = {name: getattr(estimator, name) for name in PARAMETERS}
+    valid = {name: constraints for name, (constraints, _) in PARAMETERS.items()}
+    check_values(own, valid, owner)
+    check_values(
+        {name: params[name] for name in NET_PARAMETERS if name in params},
+        NET_PARAMETERS,
+        owner,
+    )
+    check_keywords(net_params(estimator), own)
 
 
 def resolve(estimator: Estimator, n_samples: int) -> Estimator:
@@ -186,14 +129,32 @@ def resolve(estimator: Estimator, n_samples: int) -> Estimator:
         "batch_size": defaults.batch_size,
         "max_epochs": defaults.max_epochs(math.ceil(n_samples / size)),
     }
+    meant = {k: v for k, v in meant.items() if _is_auto(getattr(estimator, k))}
+    return stand_in(estimator, **meant, optimizer=optimizer_class(estimator.optimizer))
+
+
+def stand_in(estimator: Estimator, **attributes: Any) -> Estimator:
+    """Copy an estimator, with other attributes; it shares those that stay.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+    **attributes : object
+
+    Returns
+    -------
+    PositiveOutputRegressor
+    """
     # Not `copy.copy`: a warm start compares the very objects that were given. Nor by
     # the constructor: that of a subclass may have other parameters.
-    resolved = object.__new__(type(estimator))
-    vars(resolved).update(vars(estimator))
-    for name, value in meant.items():
-        if getattr(estimator, name) == "auto":
-            setattr(resolved, name, value)
-    return resolved
+    twin = object.__new__(type(estimator))
+    vars(twin).update({**vars(estimator), **attributes})
+    return twin
+
+
+def _is_auto(value: object) -> bool:
+    # An array would be compared number by number.
+    return isinstance(value, str) and value == "auto"
 
 
 def net_params(estimator) -> dict[str, Any]:
@@ -224,9 +185,18 @@ def net_params_for(estimator, prefix: str) -> dict[str, Any]:
     -------
     dict
     """
-    start = f"{prefix}__"
-    return {
-        name.removeprefix(start): value
-        for name, value in net_params(estimator).items()
-        if name.startswith(start)
-    }
+    return without_prefix(net_params(estimator), prefix)
+
+
+def criterion_of(estimator) -> nn.Module:
+    """Make the criterion that an estimator asks for.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+
+    Returns
+    -------
+    nn.Module
+    """
+    return make_criterion(estimator.criterion, net_params_for(estimator, "criterion"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
@@ -51,6 +52,11 @@ def fitted_regressor(model) -> tuple[list, Any]:
     # It refuses what is no estimator, but does not say what would be right.
     if isinstance(regressor, BaseEstimator):
         check_is_fitted(regressor)
+    if isinstance(regressor, TransformedTargetRegressor):
+        raise ValueError(
+            "a TransformedTargetRegressor predicts in another unit than its bounds "
+            "are in; pass its regressor_, and read the result in the transformed unit."
+        )
     if not hasattr(regressor, "fitted_"):
         raise ValueError(
             f"model={model!r} must be a PositiveOutputRegressor, or a Pipeline or "
@@ -151,7 +157,7 @@ def transform(steps: list, X: ArrayLike):
     ----------
     steps : list of transformer or "passthrough"
         Fitted.
-    X : array-like of shape (n_samples, n_features)
+    X : array-like or sparse matrix of shape (n_samples, n_features)
 
     Returns
     -------

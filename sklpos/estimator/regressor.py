@@ -3,65 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
-from operator import attrgetter
+from functools import cache, partial
 from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, RegressorMixin
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from sklpos.certificates.certificate import Certificate
 from sklpos.estimator.build import start_net
 from sklpos.estimator.checks import (
     SEEN,
     TrainingData,
     asks_for_positive_y,
-    check_inputs,
-    check_predictions,
     check_training_data,
 )
+from sklpos.estimator.datasets import Rows, Targets, unpacked, with_loader
 from sklpos.estimator.documentation import documentation_template
-from sklpos.estimator.fit import Fit, evaluate, finish, preview
+from sklpos.estimator.fit import Fit, evaluate, finish
 from sklpos.estimator.guarantees import GuaranteeMixin
-from sklpos.estimator.parameters import (
-    check_names,
-    check_params,
-    check_strategy_params,
-    is_net_param,
-    resolve,
-)
-from sklpos.estimator.pipelines import whole_model
+from sklpos.estimator.names import check_names, check_set_params, is_net_param
+from sklpos.estimator.new_inputs import check_inputs, check_predictions
+from sklpos.estimator.parameters import check_params, resolve
+from sklpos.estimator.preview import preview
 from sklpos.estimator.sklearn_callbacks import (
     CallbackSupportMixin,
     fit_task,
     with_callbacks,
 )
+from sklpos.estimator.targets import ScoreMixin
+from sklpos.estimator.validation_rows import with_validation_rows
+from sklpos.nets.misfit import takes_any_shape
 from sklpos.nets.rows import predict_rows
 from sklpos.nets.stack import Stack
+from sklpos.training.interrupts import report_interrupt
 from sklpos.training.loop import gradients_on, train
 from sklpos.training.schedule import schedule_callbacks
 from sklpos.training.storage import PlainState
 
 
-def _fitted(path: str) -> property:
-    """Fitted attribute, found along `path` from the `Fit`."""
-    read = attrgetter(path)
-
-    def get(self):
-        # An AttributeError, so that `hasattr` works as for any other estimator.
-        if not hasattr(self, "fitted_"):
-            name = type(self).__name__
-            raise AttributeError(f"{name} is not fitted; call fit first.")
-        return read(self.fitted_)
-
-    return property(get)
-
-
 class PositiveOutputRegressor(
-    GuaranteeMixin, PlainState, CallbackSupportMixin, RegressorMixin, BaseEstimator
+    GuaranteeMixin, PlainState, CallbackSupportMixin, ScoreMixin, BaseEstimator
 ):
     """Neural-network regression whose outputs stay within bounds.
 
@@ -78,9 +61,11 @@ class PositiveOutputRegressor(
     ----------
     module : type, callable or nn.Module, default=Stack
         A class or callable receives ``n_features_in``, ``n_outputs``, ``X`` and
-        ``sample_weight`` if its signature has them. An instance is copied, and may be
-        pretrained. A module may say what ``"auto"`` means below, by a static method
-        ``training_defaults(n_samples)``, and have ``param_groups`` of its own.
+        ``sample_weight`` if its signature has them. A module of one's own may take
+        images or sequences; ``n_features_in`` is then ``X.shape[1]``. An instance is
+        copied, and may be pretrained. A module may say what ``"auto"`` means below, by
+        a static method ``training_defaults(n_samples)``, and have ``param_groups`` of
+        its own.
     strategy : str or ConstraintStrategy, default="auto"
         A name in ``sklpos.STRATEGIES`` or an instance, which is cloned. ``"auto"`` is
         ``"nonnegative_weights"`` for `Stack`, and ``"augmented_lagrangian"`` for other
@@ -96,16 +81,21 @@ class PositiveOutputRegressor(
     repair : {"head", None}, default="head"
         Whether `fit` ends with the repair of the head, for strategies that do not keep
         the bounds for every input.
-    balance : bool, default=True
+    balance : bool or "auto", default="auto"
         Whether the (weighted) mean prediction is kept at the mean target, by the repair
         or, with ``"nonnegative_weights"``, by one factor: to 1e-9 of the deviation of y
         in float64; in float32 to 1e-5 of it, or to the rounding of the mean where that
-        is coarser.
-    criterion : type or nn.Module, default=torch.nn.MSELoss
-        Takes ``reduction="none"``; sees standardised targets, and each row once per
-        member of a `Stack`.
-    optimizer : type, default=torch.optim.AdamW
-        Adam and AdamW run torch's fused kernel unless ``optimizer__fused`` or
+        is coarser. ``"auto"`` keeps it for a criterion that aims at the mean: squared
+        error, binary cross-entropy, Poisson, gamma and Tweedie deviance, or one that
+        has the attribute ``elicits = "mean"``.
+    criterion : type, callable or nn.Module, default=torch.nn.MSELoss
+        A class, an instance or a function that returns one loss per row and output. It
+        sees the targets in the unit that `scale_y` gives them, and each row once per
+        member of a `Stack`. See `sklpos.criteria` for more than those of torch, such as
+        ``PinballLoss([0.1, 0.9])``: one output per quantile, in their order.
+    optimizer : type or str, default=torch.optim.AdamW
+        A class, or its name in ``torch.optim`` in any case, such as ``"adam"``. Adam
+        and AdamW run torch's fused kernel unless ``optimizer__fused`` or
         ``optimizer__foreach`` is given; they differ by rounding.
     lr : float or "auto", default="auto"
         Learning rate; ``"auto"`` is 0.02 for `Stack` and 0.004 for other modules.
@@ -116,8 +106,9 @@ class PositiveOutputRegressor(
     weight_decay : float or "auto", default="auto"
         Weight decay of the optimizer. With AdamW, ``"auto"`` gives each kind of members
         of a `Stack` its own. For other modules that start from scratch, with AdamW and
-        squared error, it decays more for noisier data
-        (`sklpos.decay.NoiseScaledDecay`). Otherwise the optimizer keeps its default.
+        squared error, it decays more for noisier data, unless rows are images,
+        sequences or tokens (`sklpos.decay.NoiseScaledDecay`). Otherwise the optimizer
+        keeps its default.
     max_epochs : int or "auto", default="auto"
         ``"auto"`` is 100, but for `Stack` 40 or as many as make 400 steps, whichever is
         more, and fewer from 10,000 rows on. 0 trains nothing: a pretrained module is
@@ -126,8 +117,8 @@ class PositiveOutputRegressor(
         Rows per step; -1 for all of them. ``"auto"`` is 128, and more for a `Stack` of
         more than 10,000 rows.
     early_stopping : bool, default=False
-        Stop when the loss on held-out rows no longer improves, and keep the best
-        epoch.
+        Stop when the loss on validation rows no longer improves, and keep the best
+        epoch. The rows are held out, unless `fit` is given `X_val` and `y_val`.
     validation_fraction : float, default=0.1
         Share of rows held out by `early_stopping`.
     n_iter_no_change : int, default=10
@@ -137,8 +128,11 @@ class PositiveOutputRegressor(
     callbacks : list of skorch callbacks, default=None
         Copied, not changed. ``Checkpoint(f_constraint=...)`` saves the multipliers
         beside the weights.
-    scale_y : bool, default=True
-        Standardise the targets, per output, while training.
+    scale_y : bool or "auto", default="auto"
+        Whether targets are standardised, per output, while training. ``"auto"`` does
+        so, unless the criterion needs targets in their own unit. Those of
+        `sklpos.criteria` that do train on targets divided by their mean; any other
+        trains on targets as they are, as with False, and says so.
     on_violated_y : {"warn", "raise", "ignore"}, default="warn"
         What to do about targets outside the bounds.
     on_negative_y : {"warn", "raise", "ignore"}, default="deprecated"
@@ -146,13 +140,19 @@ class PositiveOutputRegressor(
 
         .. deprecated:: 0.1
            Use `on_violated_y` instead.
-    dtype : {"auto", "float32", "float64"}, default="auto"
+    dtype : {"auto", "float32", "float64", "bfloat16-mixed"}, default="auto"
         ``"auto"`` follows X on the CPU and is float32 on an accelerator.
+        ``"bfloat16-mixed"`` trains float32 weights with products in bfloat16, by
+        torch's autocast; everything else, predictions too, is in float32.
     device : str, default="cpu"
         ``"auto"`` takes an accelerator if there is one.
     warm_start : bool, default=False
         Whether `fit` continues with the weights, the optimizer, the order of batches
         and, for the same rows, the multipliers of the last one.
+    on_interrupt : {"warn", "raise"}, default="warn"
+        What Ctrl-C does to a `fit` that has finished an epoch. The model is that of the
+        last finished epoch, repaired as usual. ``"raise"`` raises ``KeyboardInterrupt``
+        once it is fitted, which stops a search as well.
     verbose : int, default=0
         1 prints one line per epoch.
     random_state : int, RandomState instance or None, default=None
@@ -175,6 +175,7 @@ class PositiveOutputRegressor(
     multipliers_ : ndarray of shape (n_samples, n_outputs)
         Of the unscaled squared-error problem with means over rows and outputs; in the
         textbook's sum convention they are ``multipliers_ * w / (w.sum() * n_outputs)``.
+        With another criterion, that of the scaled problem times the deviation of y.
         Positive where the lower bound pushes a prediction up, negative where the upper
         bound pushes it down; 0 for rows of weight 0 and validation rows. Each member of
         a `Stack` has its own, which are mixed as its predictions are.
@@ -239,7 +240,7 @@ class PositiveOutputRegressor(
         lower_bound=0.0,
         upper_bound=None,
         repair="head",
-        balance=True,
+        balance="auto",
         criterion=torch.nn.MSELoss,
         optimizer=torch.optim.AdamW,
         lr="auto",
@@ -252,12 +253,13 @@ class PositiveOutputRegressor(
         n_iter_no_change=10,
         tol=1e-4,
         callbacks=None,
-        scale_y=True,
+        scale_y="auto",
         on_violated_y="warn",
         on_negative_y="deprecated",
         dtype="auto",
         device="cpu",
         warm_start=False,
+        on_interrupt="warn",
         verbose=0,
         random_state=None,
         **net_params: Any,
@@ -287,48 +289,43 @@ class PositiveOutputRegressor(
         self.dtype = dtype
         self.device = device
         self.warm_start = warm_start
+        self.on_interrupt = on_interrupt
         self.verbose = verbose
         self.random_state = random_state
-        check_names(net_params, type(self).__name__)
+        check_names(net_params, type(self))
         self._net_params = dict(net_params)
-
-    module_ = _fitted("ending.model.module")
-    net_ = _fitted("net")
-    strategy_ = _fitted("net.strategy_")
-    multipliers_ = _fitted("multipliers")
-    kkt_ = _fitted("kkt")
-    repair_ = _fitted("ending.repair")
-    loss_curve_ = _fitted("loss_curve")
-    history_ = _fitted("net.history")
-    optimizer_ = _fitted("net.optimizer_")
-    criterion_ = _fitted("net.criterion_")
-    callbacks_ = _fitted("net.callbacks_")
-    n_iter_ = _fitted("n_iter")
-    n_outputs_ = _fitted("n_outputs")
-
-    @property
-    def certificate_(self) -> Certificate | None:
-        """Certificate of the last repair on a domain, checked against this model."""
-        found = self._ending_certificate
-        # One of a pipeline looks at the whole pipeline, as long as there is one.
-        if found is None or whole_model(found, self) is not None:
-            return found
-        return found.of(self)
-
-    _ending_certificate = _fitted("ending.certificate")
 
     @with_callbacks
     def fit(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        X: Rows,
+        y: Targets = None,
+        sample_weight: Targets = None,
+        *,
+        X_val: Rows | None = None,
+        y_val: Targets = None,
+        sample_weight_val: Targets = None,
     ) -> Self:
         """Train, and repair the head if the strategy needs it.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        X : array-like or sparse matrix of shape (n_samples, n_features), or Dataset
+            A module of one's own may take rows of more dimensions. Items of a map-style
+            ``Dataset``, or of its ``DataLoader``, are ``(x, y)`` or ``(x, y, weight)``;
+            more than 16 million values are read anew in each epoch.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            None if X is a data set.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative; rows of weight 0 are left out, also of the guarantee.
+        X_val : array-like, sparse matrix or Dataset, default=None
+            Rows to validate on, like those of X. Their loss is the ``valid_loss`` of
+            `history_`; `early_stopping` and callbacks use them, but neither training,
+            scaling nor the guarantee does.
+        y_val : array-like of shape (n_val,) or (n_val, n_outputs), default=None
+            Targets of X_val; None if X_val is a data set.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Non-negative; weights of X_val in ``valid_loss``.
 
         Returns
         -------
@@ -338,57 +335,74 @@ class PositiveOutputRegressor(
         ------
         ValueError
             For invalid input, or if training diverges. An earlier fit then stays.
+        KeyboardInterrupt
+            If Ctrl-C comes before an epoch is finished or after training, when an
+            earlier fit stays, and with ``on_interrupt="raise"``.
         """
+        check_params(self)
         earlier = getattr(self, "fitted_", None) if self.warm_start else None
-        data = self._check(X, y, sample_weight, earlier)
-        own = resolve(self, len(data.X))
+        asked = with_loader(self, X)
+        data = asked._check(X, y, sample_weight, earlier)
+        data = with_validation_rows(asked, data, X_val, y_val, sample_weight_val)
+        own = resolve(asked, len(data.X))
         context = self._init_callback_context(max_subtasks=own.max_epochs)
         with fit_task(self, context, X, y, sample_weight) as task, gradients_on():
             fit = own._train(data, own.max_epochs, earlier, task)
             self.publish(finish(own, fit, data), data)
+        report_interrupt(fit, own.max_epochs, self.on_interrupt)
         return self
 
     def partial_fit(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self, X: Rows, y: Targets = None, sample_weight: Targets = None
     ) -> Self:
         """Train for one epoch, without a repair; `enforce` repairs on request.
 
+        The scaling of the targets follows the later half of a stream. The first call
+        fixes what a module is made from: of `Stack`, its members and the encoding of
+        the features, so that rows far outside the range of that call warn, once.
+
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        X : array-like or sparse matrix of shape (n_samples, n_features), or Dataset
+            As in `fit`.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
         sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
         -------
         self
         """
+        check_params(self)
         if self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True.")
         earlier = getattr(self, "fitted_", None)
-        data = self._check(X, y, sample_weight, earlier)
+        asked = with_loader(self, X)
+        data = asked._check(X, y, sample_weight, earlier)
         with gradients_on():
-            fit = resolve(self, len(data.X))._train(data, 1, earlier)
-        self.publish(replace(fit, kkt=None), data)
+            fit = resolve(asked, len(data.X))._train(data, 1, earlier)
+        self.publish(fit, data)
+        report_interrupt(fit, 1, self.on_interrupt)
         return self
 
     def _check(self, X, y, sample_weight, earlier: Fit | None) -> TrainingData:
-        """Check parameters and data; the estimator is not changed."""
-        check_params(self)
-        return check_training_data(self, X, y, sample_weight, reset=earlier is None)
+        """Check the data; the estimator is not changed."""
+        rows = unpacked(self, X, y, sample_weight)
+        return check_training_data(self, *rows, reset=earlier is None)
 
     def _train(
         self, data: TrainingData, epochs: int, earlier: Fit | None, task=None
     ) -> Fit:
         """Train a new net or a fork of an earlier one; the estimator is not changed."""
-        net, rows = start_net(self, data, earlier)
+        net, rows = start_net(self, data, earlier, stream=task is None)
         callbacks = []
         # `partial_fit` does not know how many calls follow, so it has no schedule.
         if task is not None:
             callbacks = schedule_callbacks(self.lr_schedule, self.callbacks, epochs)
             callbacks += task.net_callbacks(partial(preview, data))
-        n_iter = train(net, rows, epochs, callbacks)
-        return evaluate(self, net, rows, data, n_iter, earlier)
+        done = train(net, rows, epochs, callbacks)
+        residuals = task is not None
+        fit = evaluate(self, net, rows, data, done.n_iter, earlier, residuals=residuals)
+        return replace(fit, interrupted=done.interrupted)
 
     def publish(self, fit: Fit, data: TrainingData) -> None:
         """Adopt a complete fit in one assignment.
@@ -403,17 +417,18 @@ class PositiveOutputRegressor(
         unseen = {k: v for k, v in vars(self).items() if k not in SEEN}
         self.__dict__ = {**unseen, **data.seen, "fitted_": fit}
 
-    def predict(self, X: ArrayLike) -> NDArray[np.floating]:
+    def predict(self, X: Rows) -> NDArray[np.floating]:
         """Predict with `module_`.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features), or Dataset
+            Items of a ``Dataset`` are x, or tuples that begin with x.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            In the unit of y, in the dtype of the net.
+            In the unit of y, in the dtype of the net. Several quantiles are columns.
 
         Raises
         ------
@@ -421,7 +436,9 @@ class PositiveOutputRegressor(
             If a row is so large that sums of the net may overflow (see
             `Certificate.largest_input_`); the message names it.
         """
-        check_is_fitted(self)
+        # The check makes all tags, a noticeable part of a prediction of one row.
+        if not hasattr(self, "fitted_"):
+            check_is_fitted(self)
         predictions = predict_rows(self.module_, check_inputs(self, X))
         check_predictions(predictions)
         return predictions.ravel() if self.fitted_.y_ndim == 1 else predictions
@@ -452,20 +469,25 @@ class PositiveOutputRegressor(
         -------
         self
         """
+        check_set_params(self, params)
         own = {name: value for name, value in params.items() if not is_net_param(name)}
-        check_strategy_params(own, params.get("strategy", self.strategy))
         super().set_params(**own)
         net_params = {k: v for k, v in params.items() if k not in own}
         # A new dict, because a shallow copy may share the present one.
         self._net_params = {**self._net_params, **net_params}
         return self
 
-    def __sklearn_is_fitted__(self):
-        return hasattr(self, "fitted_")
+    @classmethod
+    @cache
+    def _get_param_names(cls):
+        # The signature would be read several times in each call of `partial_fit`.
+        return super()._get_param_names()
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
+        tags.input_tags.three_d_array = takes_any_shape(self.module)
+        tags.input_tags.sparse = True
         # scikit-learn's checks then use targets that such a bound allows.
         tags.target_tags.positive_only = asks_for_positive_y(self.lower_bound)
         return tags

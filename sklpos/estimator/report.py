@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sklpos.certificates.certificate import Certificate
-from sklpos.estimator.pipelines import fitted_regressor, knows_steps
+from sklpos.estimator.pipelines import knows_steps
 from sklpos.estimator.report_tables import (
     as_html,
     as_text,
@@ -18,7 +18,13 @@ from sklpos.estimator.report_tables import (
     repair_lines,
     row_lines,
 )
-from sklpos.estimator.row_summary import RowSummary, summarise_rows
+from sklpos.estimator.row_summary import (
+    RowSummary,
+    bounds_of,
+    in_data_unit,
+    summarise_rows,
+)
+from sklpos.estimator.target_steps import behind_targets
 from sklpos.nets.bounded import as_bounded_model
 from sklpos.nets.head import read_head
 from sklpos.repair import Repair
@@ -57,7 +63,7 @@ class Report:
         without a repair, and if the model was changed since.
     certificate_ : Certificate or None
         In the unit of the data of the model that was repaired, which is the pipeline if
-        `sklpos.enforce` was given one.
+        `sklpos.enforce` was given one, and never that before a transform of y.
     changes_ : tuple of str
         Parts of the model that were changed since its fit or the last `enforce`. Then
         nothing is promised, and only `rows_` are those of the present model.
@@ -136,9 +142,9 @@ def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Rep
 
     Parameters
     ----------
-    model : PositiveOutputRegressor, Pipeline or search
+    model : PositiveOutputRegressor, Pipeline, TransformedTargetRegressor or search
         Fitted; for a search, its best estimator is used.
-    X : array-like of shape (n_samples, n_features), optional
+    X : array-like or sparse matrix of shape (n_samples, n_features), optional
         Further rows to look at, such as a holdout.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs), optional
         Their targets.
@@ -146,7 +152,9 @@ def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Rep
     Returns
     -------
     Report
-        Prints as text, and as HTML in notebooks. Numbers are in the unit of y.
+        Prints as text, and as HTML in notebooks. Numbers are in the unit of y, also
+        behind a ``TransformedTargetRegressor``; those of the training rows that a
+        transformer other than a scaler bends are NaN.
 
     Raises
     ------
@@ -162,26 +170,30 @@ def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Rep
     >>> found.guarantee_
     'everywhere'
     """
-    regressor = fitted_regressor(model)[1]
+    _, regressor, targets = behind_targets(model)
     proof, subject = regressor.certificate_, regressor.fitted_.ending.subject
     whole = knows_steps(proof)
     # A copy, or another pipeline, may end in the same regressor.
-    if whole and model is not regressor:
+    if whole and model is not regressor and not targets.steps:
         proof = proof.of(model)
     changes = proof.subject_.changes() if whole else subject.differences(regressor)
     if y is not None and X is None:
         raise ValueError("y needs X, the rows that it belongs to.")
+    bounds = bounds_of(model)
+    training = regressor.fitted_.training
+    if training is not None:
+        training = tuple(in_data_unit(found, targets) for found in training)
     return Report(
         # scikit-learn breaks long representations into lines.
         model_=" ".join(repr(regressor).split()),
-        lower_bound_=regressor.net_.targets.bounds.lower,
-        upper_bound_=regressor.net_.targets.bounds.upper,
+        lower_bound_=bounds.lower,
+        upper_bound_=bounds.upper,
         guarantee_=regressor.strategy_.guarantee,
         promise_=_promise(regressor, proof, changes),
-        training_=regressor.fitted_.training,
+        training_=training,
         rows_=None if X is None else summarise_rows(model, X, y),
         kkt_=regressor.kkt_,
-        repair_=regressor.repair_,
+        repair_=targets.repair(regressor.repair_),
         head_change_=None if changes else _head_change(regressor),
         certificate_=proof,
         changes_=changes,

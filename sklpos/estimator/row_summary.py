@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import check_array
 
-from sklpos.estimator.checks import check_inputs
-from sklpos.estimator.pipelines import fitted_regressor, transform
+from sklpos.estimator.new_inputs import check_inputs
+from sklpos.estimator.pipelines import transform
+from sklpos.estimator.target_steps import TargetSteps, behind_targets
+from sklpos.estimator.targets import match_outputs
 from sklpos.metrics import violation_rate
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.rows import predict_rows
@@ -112,9 +113,9 @@ def predict_twice(model, X: ArrayLike) -> Pair:
 
     Parameters
     ----------
-    model : PositiveOutputRegressor, Pipeline or search
+    model : PositiveOutputRegressor, Pipeline, TransformedTargetRegressor or search
         Fitted.
-    X : array-like of shape (n_samples, n_features)
+    X : array-like or sparse matrix of shape (n_samples, n_features)
 
     Returns
     -------
@@ -123,13 +124,60 @@ def predict_twice(model, X: ArrayLike) -> Pair:
         None if nothing was repaired. Otherwise, these are what `predict` returns, as a
         matrix.
     """
-    steps, regressor = fitted_regressor(model)
+    steps, regressor, targets = behind_targets(model)
     X = check_inputs(regressor, transform(steps, X))
     fit = regressor.fitted_
-    now = predict_rows(fit.ending.model.module, X)
+    now = targets.inverse(predict_rows(fit.ending.model.module, X))
     if fit.ending.repair is None:
         return now, None
-    return predict_rows(fit.as_trained.module, X), now
+    return targets.inverse(predict_rows(fit.as_trained.module, X)), now
+
+
+def bounds_of(model) -> Bounds:
+    """Bounds of what a model predicts.
+
+    Parameters
+    ----------
+    model : PositiveOutputRegressor, Pipeline, TransformedTargetRegressor or search
+        Fitted.
+
+    Returns
+    -------
+    Bounds
+    """
+    _, regressor, targets = behind_targets(model)
+    dtype = next(regressor.module_.parameters()).detach().cpu().numpy().dtype
+    return targets.bounds(regressor.fitted_.ending.model.bounds, dtype)
+
+
+def in_data_unit(found: RowSummary | None, targets: TargetSteps) -> RowSummary | None:
+    """Summary of training rows, in the unit of the data.
+
+    Parameters
+    ----------
+    found : RowSummary or None
+        In the unit of the regressor.
+    targets : TargetSteps
+
+    Returns
+    -------
+    RowSummary or None
+        Sizes of errors are NaN if the steps are not affine.
+    """
+    if found is None or not targets.steps:
+        return found
+    n_outputs = len(found.max_violation)
+    gain = targets.gain(n_outputs)
+    rates = [found.below_rate, found.above_rate]
+    if targets.falls(n_outputs).all():
+        rates.reverse()
+    return replace(
+        found,
+        max_violation=gain * found.max_violation,
+        rmse=None if found.rmse is None else gain * found.rmse,
+        below_rate=rates[0],
+        above_rate=rates[1],
+    )
 
 
 def summarise_rows(
@@ -139,9 +187,9 @@ def summarise_rows(
 
     Parameters
     ----------
-    model : PositiveOutputRegressor, Pipeline or search
+    model : PositiveOutputRegressor, Pipeline, TransformedTargetRegressor or search
         Fitted.
-    X : array-like of shape (n_samples, n_features)
+    X : array-like or sparse matrix of shape (n_samples, n_features)
     y : array-like of shape (n_samples,) or (n_samples, n_outputs), optional
 
     Returns
@@ -156,16 +204,15 @@ def summarise_rows(
         If y does not have the rows and outputs of the predictions.
     """
     predictions = predict_twice(model, X)
+    bounds = bounds_of(model)
     if y is not None:
-        shape = predictions[0].shape
-        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
-        if y.shape != shape and (y.ndim != 1 or (len(y), 1) != shape):
+        shape, given = predictions[0].shape, np.shape(y)
+        y = match_outputs(bounds, y)
+        if y.shape != shape:
             raise ValueError(
-                f"y has shape {y.shape}, but the predictions for X have shape {shape}."
+                f"y has shape {given}, but the predictions for X have shape {shape}."
             )
-        y = y.reshape(shape)
-    bound = fitted_regressor(model)[1].fitted_.ending.model.bounds
-    return summarise_pair(predictions, bound, y)
+    return summarise_pair(predictions, bounds, y)
 
 
 def summarise_pair(

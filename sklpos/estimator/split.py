@@ -1,4 +1,4 @@
-"""The rows to train on and those held out, as the net sees them."""
+"""The rows to train on and those to validate on, as the net sees them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from sklearn.model_selection import train_test_split
 
 from sklpos.estimator.checks import TrainingData
 from sklpos.estimator.parameters import net_params_for
+from sklpos.estimator.validation_rows import naming_validation_rows
+from sklpos.nets.any_rows import take_rows, tensor_rows
+from sklpos.nets.arrays import check_range
 from sklpos.nets.units import TargetScale
 from sklpos.training.randomness import derive_seed
 from sklpos.training.rows import RowDataset, TrainingRows
@@ -16,7 +19,7 @@ from sklpos.training.rows import RowDataset, TrainingRows
 def split_rows(
     estimator, data: TrainingData, targets: TargetScale, dtype: torch.dtype, seed: int
 ) -> TrainingRows:
-    """Standardise the targets, and hold rows out for early stopping.
+    """Standardise the targets, and hold rows out if early stopping has none.
 
     Parameters
     ----------
@@ -33,9 +36,11 @@ def split_rows(
     """
     y = targets.standardise(data.y)
     params = net_params_for(estimator, "dataset")
-    if not estimator.early_stopping:
+    if not _holds_out(estimator, data):
         # An index of `...` makes views, where row numbers would copy X.
-        return TrainingRows(_rows(data, y, ..., dtype, params), None, data.kept)
+        train = _rows(data, y, ..., dtype, params)
+        valid = _own_rows(data.valid, targets, dtype, params)
+        return TrainingRows(train, valid, data.kept, own_valid=True)
     if len(y) < 2:
         raise ValueError("early_stopping=True needs at least 2 samples.")
     train, valid = train_test_split(
@@ -52,9 +57,42 @@ def split_rows(
     )
 
 
+def rows_key(estimator, data: TrainingData) -> str:
+    """Hash that is equal if the same rows are trained on.
+
+    Parameters
+    ----------
+    estimator : PositiveOutputRegressor
+    data : TrainingData
+
+    Returns
+    -------
+    str
+    """
+    # `early_stopping` is part of the net, but validation rows may come and go.
+    all_rows = estimator.early_stopping and not _holds_out(estimator, data)
+    return f"{data.key}-all" if all_rows else data.key
+
+
+def _holds_out(estimator, data: TrainingData) -> bool:
+    return estimator.early_stopping and data.valid is None
+
+
+def _own_rows(
+    valid: TrainingData | None, targets: TargetScale, dtype, params
+) -> RowDataset | None:
+    """Validation rows of the user's own, if there are any."""
+    if valid is None:
+        return None
+    with naming_validation_rows():
+        check_range(valid.X, dtype)
+        targets.check_target_magnitude(valid.y, dtype)
+    return _rows(valid, targets.standardise(valid.y), ..., dtype, params)
+
+
 def _rows(data: TrainingData, y, index, dtype, params) -> RowDataset:
     return RowDataset(
-        torch.as_tensor(data.X[index], dtype=dtype),
+        tensor_rows(take_rows(data.X, index), dtype),
         torch.as_tensor(y[index], dtype=dtype),
         torch.as_tensor(data.weight[index]),
         **params,

@@ -9,7 +9,6 @@ a bound may end up beyond it by that rounding. Inputs are not checked: rows that
 from __future__ import annotations
 
 import copy
-from importlib import import_module
 from itertools import dropwhile
 from os import PathLike
 from typing import Any
@@ -20,18 +19,19 @@ from sklearn.pipeline import make_pipeline
 from torch import Tensor, nn
 
 from sklpos.estimator.affine_steps import is_affine
-from sklpos.estimator.pipelines import split_model
-from sklpos.export.onnx_graph import INPUT, OUTPUT, Graph, write_graph
+from sklpos.export.flow import Flow
+from sklpos.export.graph import Block, Graph
+from sklpos.export.inputs import Inputs
+from sklpos.export.layers import is_flatten, write_layers
+from sklpos.export.proto import as_proto, check_model, compare, import_or_explain
+from sklpos.export.steps import write_steps
+from sklpos.export.subject import Subject
+from sklpos.export.targets import write_targets
 from sklpos.nets.bounded import BoundedModel, as_bounded_model
 from sklpos.nets.input_map import InputMap
 from sklpos.nets.modules import has_own_forward, layers_of
 from sklpos.nets.outputs import BoundedOutput
-from sklpos.version import __version__
 
-# The first set of operators with Gelu.
-_OPSET = 20
-# The file format that came with it: runtimes refuse formats newer than they are.
-_IR_VERSION = 9
 _IDLE = (nn.Identity, nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -76,21 +76,31 @@ def to_torch(model: Any) -> nn.Sequential:
     return _sequential(as_bounded_model(model))
 
 
-def to_onnx(model: Any, path: str | PathLike[str]) -> Any:
+def to_onnx(model: Any, path: str | PathLike[str], X: Any = None) -> Any:
     """Write a model, with what comes before it, as one ONNX file.
 
-    The input is ``X`` (n_samples, n_features), the output ``y`` (n_samples, n_outputs),
-    both in the dtype of the net; the number of samples is free. Affine steps right
-    before the net are folded into its first layer, so that the graph of a scaled net is
-    ``Gemm`` and activations and ends in ``Gemm``; other steps are converted by
-    skl2onnx. With ``strategy="activation"`` it ends in that activation.
+    The output ``y`` (n_samples, n_outputs) has the dtype of the net; the number of
+    samples is free. Affine steps right before the net are folded into its first layer
+    if the data have the dtype of the net, so that the graph of a scaled net is ``Gemm``
+    and activations and ends in ``Gemm``. With ``strategy="activation"`` it ends in that
+    activation.
 
     Parameters
     ----------
     model : PositiveOutputRegressor, Pipeline, search or nn.Module
-        Fitted. The module is ``MLP`` or ``nn.Sequential`` of Linear, BatchNorm1d,
-        Dropout, Identity, ReLU, LeakyReLU, ELU, Sigmoid, Tanh, Softplus, SiLU and GELU.
+        Fitted. The module is ``Stack``, ``MLP`` or ``nn.Sequential`` of Linear,
+        BatchNorm1d, Dropout, Identity, ReLU, LeakyReLU, ELU, Sigmoid, Tanh, Softplus,
+        SiLU and GELU. A ``TransformedTargetRegressor`` around any of these is
+        understood as well.
     path : str or PathLike
+    X : array-like or data frame of shape (n_samples, n_features), optional
+        Some rows of the data, which decide the inputs of the file: of a data frame,
+        each column becomes an input of its own, (n_samples, 1), with its name and
+        dtype; text is a tensor of strings. Of an array, one input ``X`` has its dtype.
+        By default, there is one input ``X`` in the dtype of the net, or, if a step
+        encodes columns of a data frame or selects them by name, one input for each
+        column: text where categories are text, and float64 elsewhere. If onnxruntime is
+        installed, predictions of these rows are compared with `predict`.
 
     Returns
     -------
@@ -102,38 +112,66 @@ def to_onnx(model: Any, path: str | PathLike[str]) -> Any:
     ImportError
         If the package onnx is missing, or skl2onnx if a step needs it.
     ValueError
-        If a layer is not understood; the message names it.
+        If a layer or a step cannot be converted; the message names it, and the columns
+        of a step. If onnxruntime is installed and does not run the file, or predicts
+        something else than `predict`. Nothing is written.
 
     Notes
     -----
     In float64, activations that onnxruntime has in float32 only (LeakyReLU, ELU,
     Softplus) are written by their formulas, and the error function of GELU is computed
-    in float32.
+    in float32. Categories that an encoder refuses are predicted as NaN.
     """
-    before, bounded = _without_other_steps(model)
+    onnx = import_or_explain("onnx")
+    subject = Subject.of(model)
+    whole = as_bounded_model(subject.regressor)
+    _check_rows(whole)
+    dtype = next(whole.module.parameters()).detach().cpu().numpy().dtype
+    width = subject.n_features or _n_features(_sequential(whole))
+    inputs = Inputs.of(subject, X, dtype, width)
+    before, bounded = _unfolded(subject, folds=inputs.dtype == dtype)
     net = _sequential(bounded)
-    graph = write_graph(net)
-    made = _as_proto(graph, *_widths(net))
-    if before:
-        made = _behind(before, made, graph.dtype)
-    _import("onnx").save_model(made, path)
+    graph = Graph(dtype)
+    flow = write_steps(before, inputs.declare(graph), subject.names)
+    value = write_layers(graph, _as_net_takes(flow, dtype), net)
+    n_outputs = _n_outputs(net, flow.width)
+    write_targets(
+        subject.targets, Flow(graph, (Block(value, n_outputs, dtype),), dtype)
+    )
+    made = as_proto(graph, n_outputs)
+    check_model(made, graph)
+    if X is not None:
+        compare(made, inputs.feed(X), np.asarray(model.predict(X)))
+    onnx.save_model(made, path)
     return made
 
 
-def _without_other_steps(model: Any) -> tuple[list, BoundedModel]:
+def _unfolded(subject: Subject, folds: bool) -> tuple[list, BoundedModel]:
     """Split off the steps that come before the last affine scalers."""
-    if isinstance(model, nn.Module | BoundedModel):
-        return [], as_bounded_model(model)
-    steps, regressor = split_model(model)
+    if not subject.steps:
+        return [], as_bounded_model(subject.regressor)
     # Counted from the end: a scaler before another kind of step cannot be folded.
-    before = list(dropwhile(is_affine, reversed(steps)))[::-1]
-    scalers = steps[len(before) :]
-    return before, as_bounded_model(make_pipeline(*scalers, regressor))
+    rest = dropwhile(is_affine, reversed(subject.steps)) if folds else subject.steps
+    before = list(rest)[::-1] if folds else list(rest)
+    scalers = subject.steps[len(before) :]
+    return before, as_bounded_model(make_pipeline(*scalers, subject.regressor))
+
+
+def _as_net_takes(flow: Flow, dtype: np.dtype) -> str:
+    try:
+        rows = flow.numbers()
+    except ValueError as error:
+        raise ValueError(
+            f"to_onnx cannot pass all columns to the net: {error}."
+        ) from None
+    return rows if flow.dtype == dtype else flow.graph.cast(rows, dtype)
 
 
 def _sequential(model: BoundedModel) -> nn.Sequential:
     """Chain the layers of a module behind its affine scalers."""
     layers = _plain_layers(copy.deepcopy(model.module))
+    if _has_features(model):
+        layers = list(dropwhile(is_flatten, layers))
     if model.inputs is not None:
         first = layers[0]
         # A hook must still see the scaled inputs, so the scalers get their own layer.
@@ -146,16 +184,18 @@ def _sequential(model: BoundedModel) -> nn.Sequential:
     return nn.Sequential(*layers).eval()
 
 
-@torch.no_grad()
-def _widths(net: nn.Sequential) -> tuple[int, int]:
-    """Numbers of inputs and outputs of a chain that `write_graph` understands."""
+def _n_features(net: nn.Sequential) -> int:
+    """Number of inputs of a chain, by its first layer that tells it."""
     widths = (
         getattr(layer, "in_features", None) or getattr(layer, "num_features", None)
         for layer in net
     )
-    n_features = next(filter(None, widths))
-    row = next(net.parameters()).new_zeros(1, n_features)
-    return n_features, net(row).shape[1]
+    return next(filter(None, widths))
+
+
+@torch.no_grad()
+def _n_outputs(net: nn.Sequential, n_features: int) -> int:
+    return net(next(net.parameters()).new_zeros(1, n_features)).shape[1]
 
 
 def _plain_layers(module: nn.Module) -> list[nn.Module]:
@@ -171,8 +211,22 @@ def _plain_layers(module: nn.Module) -> list[nn.Module]:
 
 def _is_idle(layer: nn.Module) -> bool:
     """Whether a layer passes its rows on unchanged."""
-    flat = type(layer) is nn.Flatten and layer.start_dim == 1
-    return (flat or type(layer) in _IDLE) and not has_own_forward(layer)
+    return type(layer) in _IDLE and not has_own_forward(layer)
+
+
+def _has_features(model: BoundedModel) -> bool:
+    """Whether the rows of a model are known to be vectors of features."""
+    known = model.input_range is not None and model.input_range.ndim == 2
+    return known or model.inputs is not None
+
+
+def _check_rows(model: BoundedModel) -> None:
+    if model.input_range is not None and model.input_range.ndim > 2:
+        raise ValueError(
+            "to_onnx needs X of shape (n_samples, n_features), but the model was "
+            f"trained on rows of shape {model.input_range.shape[1:]}; use "
+            "torch.onnx.export on what to_torch returns."
+        )
 
 
 @torch.no_grad()
@@ -188,63 +242,3 @@ def _folded(scale: InputMap, weight: Tensor, bias: Tensor | None = None) -> nn.L
     layer.weight.copy_(parts[0])
     layer.bias.copy_(parts[1])
     return layer
-
-
-def _as_proto(graph: Graph, n_features: int, n_outputs: int) -> Any:
-    onnx = _import("onnx")
-    kind = onnx.helper.np_dtype_to_tensor_dtype(graph.dtype)
-    X, y = (
-        onnx.helper.make_tensor_value_info(name, kind, ["n_samples", width])
-        for name, width in ((INPUT, n_features), (OUTPUT, n_outputs))
-    )
-    nodes = [
-        onnx.helper.make_node(node.op_type, node.inputs, [node.output], **node.options)
-        for node in graph.nodes
-    ]
-    constants = [
-        onnx.numpy_helper.from_array(value, name)
-        for name, value in graph.constants.items()
-    ]
-    made = onnx.helper.make_model(
-        onnx.helper.make_graph(nodes, "sklpos", [X], [y], constants),
-        opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
-        ir_version=_IR_VERSION,
-        producer_name="sklpos",
-        producer_version=__version__,
-    )
-    onnx.checker.check_model(made, full_check=True)
-    return made
-
-
-def _behind(steps: list, net: Any, dtype: np.dtype) -> Any:
-    """Put a net behind steps that are not affine scalers, as one model."""
-    onnx = _import("onnx")
-    names = ", ".join(type(step).__name__ for step in steps)
-    convert = _import("skl2onnx", f"to convert {names}").to_onnx
-    rows = np.zeros((1, steps[0].n_features_in_), dtype=dtype)
-    opsets = {"": _OPSET, "ai.onnx.ml": 3}
-    try:
-        first = convert(make_pipeline(*steps), rows, target_opset=opsets)
-        # Only models of the same format version can be merged.
-        first.ir_version = _IR_VERSION
-        # A prefix, as both graphs may use the same names inside.
-        second = onnx.compose.add_prefix(net, "net_", rename_outputs=False)
-        ends = first.graph.output[0].name, second.graph.input[0].name
-        merged = onnx.compose.merge_models(first, second, io_map=[ends])
-        onnx.checker.check_model(merged, full_check=True)
-    # skl2onnx has many kinds of errors of its own.
-    except Exception as error:
-        raise ValueError(
-            f"skl2onnx cannot convert {names} in {dtype}, the dtype of the net: {error}"
-        ) from error
-    return merged
-
-
-def _import(name: str, purpose: str = "") -> Any:
-    try:
-        return import_module(name)
-    except ImportError:
-        raise ImportError(
-            f"to_onnx needs the package {name}{f' {purpose}' if purpose else ''}: "
-            "pip install 'sklpos[onnx]'."
-        ) from None

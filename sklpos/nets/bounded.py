@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from sklpos.nets.arrays import finite_rows
+from sklpos.nets.any_rows import Rows
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.columns import Columns
 from sklpos.nets.input_map import InputMap
 from sklpos.nets.rows import predict_rows
+from sklpos.nets.values import finite_rows
 
 
 # No __eq__: arrays compare element by element, so the generated one would raise.
@@ -189,12 +190,12 @@ def behind_steps(model, X: ArrayLike) -> tuple[BoundedModel, NDArray]:
     return last, last.check_rows(X)
 
 
-def data_range(X: NDArray, known: NDArray | None = None) -> NDArray:
+def data_range(X: Rows, known: NDArray | None = None) -> NDArray:
     """Smallest and largest value of each feature, over earlier rows as well.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
+    X : ndarray or SparseRows of shape (n_samples, n_features)
     known : ndarray of shape (2, n_features), optional
         The range of earlier rows.
 
@@ -202,17 +203,21 @@ def data_range(X: NDArray, known: NDArray | None = None) -> NDArray:
     -------
     ndarray of shape (2, n_features)
     """
-    rows = X if known is None else np.vstack([X, known])
-    return np.stack([rows.min(axis=0), rows.max(axis=0)]).astype(np.float64)
+    found = np.stack([X.min(axis=0), X.max(axis=0)]).astype(np.float64)
+    # Sequences may come in several lengths; the range is that of the last ones.
+    if known is None or known.shape != found.shape:
+        return found
+    low, high = known
+    return np.stack([np.minimum(found[0], low), np.maximum(found[1], high)])
 
 
-def rows_of_extremes(predictions: NDArray, X: NDArray) -> NDArray:
+def rows_of_extremes(predictions: NDArray, X: Rows) -> NDArray:
     """Rows with the smallest and the largest prediction of each output.
 
     Parameters
     ----------
     predictions : ndarray of shape (n_samples, n_outputs)
-    X : ndarray of shape (n_samples, n_features)
+    X : ndarray or SparseRows of shape (n_samples, n_features)
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,10 @@ class Bounds:
         ``-inf`` leaves the side free.
     upper : ndarray of shape (n_outputs,) or ()
         ``inf`` leaves the side free.
+    n_ordered : int, default=1
+        Outputs in a group of consecutive ones, each of which is at least the one
+        before, as quantiles are; they have the same bounds. Only strategies with
+        ``keeps_order`` see to it.
 
     Examples
     --------
@@ -33,6 +37,7 @@ class Bounds:
 
     lower: NDArray = field(default_factory=lambda: np.array(0.0))
     upper: NDArray = field(default_factory=lambda: np.array(np.inf))
+    n_ordered: int = 1
 
     @classmethod
     def read(
@@ -193,7 +198,7 @@ class Bounds:
         inside = np.minimum(margin, (self.upper - self.lower) / 2)
         lower = self.lower + inside
         # Half of the distance is rounded, so the two could cross.
-        return Bounds(lower, np.maximum(self.upper - inside, lower))
+        return replace(self, lower=lower, upper=np.maximum(self.upper - inside, lower))
 
     def only(self, outputs: NDArray) -> Bounds:
         """Bounds of some outputs; the others are free.
@@ -220,7 +225,8 @@ class Bounds:
         -------
         Bounds
         """
-        return Bounds(np.tile(self.lower, n), np.tile(self.upper, n))
+        lower, upper = np.tile(self.lower, n), np.tile(self.upper, n)
+        return replace(self, lower=lower, upper=upper)
 
     def scaled(self, shift: ArrayLike, scale: ArrayLike) -> Bounds:
         """Bounds of ``(f - shift) / scale``.
@@ -234,7 +240,8 @@ class Bounds:
         -------
         Bounds
         """
-        return Bounds((self.lower - shift) / scale, (self.upper - shift) / scale)
+        lower, upper = ((side - shift) / scale for side in (self.lower, self.upper))
+        return replace(self, lower=lower, upper=upper)
 
     def in_dtype(self, dtype: torch.dtype) -> Bounds:
         """Numbers of a dtype that are within the bounds, as near to them as possible.
@@ -253,8 +260,10 @@ class Bounds:
         lower = rounded_up(self.lower, dtype)
         upper = -rounded_up(-self.upper, dtype)
         crossed = lower > upper
-        return Bounds(
-            np.where(crossed, nearest, lower), np.where(crossed, nearest, upper)
+        return replace(
+            self,
+            lower=np.where(crossed, nearest, lower),
+            upper=np.where(crossed, nearest, upper),
         )
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklpos.nets.arrays import naming
+from sklpos.nets.values import as_plain
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ class Column:
         ndarray of shape (n_samples, n_own_features)
         """
         if self.categories is None:
-            with naming(f"{name}, column {self.name!r}"):
-                numbers = np.asarray(values, dtype=np.float64)
+            where = f"{name}, column {self.name!r}"
+            with naming(where):
+                numbers = np.asarray(as_plain(values, where), dtype=np.float64)
             if not np.isfinite(numbers).all():
                 raise ValueError(
                     f"{name} contains NaN or infinity in column {self.name!r}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklpos.nets.arrays import naming, without_torch
+from sklpos.nets.any_rows import dense_rows
 from sklpos.nets.column import Column
+from sklpos.nets.floats import as_floats
+from sklpos.nets.hints import shown
+from sklpos.nets.tensors import without_torch
+from sklpos.nets.values import as_plain
 
 
 @dataclass(frozen=True)
@@ -166,19 +170,20 @@ class Columns:
             found[:, list(column.features)] = column.corners(*pair)
         return found
 
-    def spread(self, scale: ArrayLike) -> NDArray:
+    def spread(self, scale: ArrayLike, name: str = "radius") -> NDArray:
         """Sizes of changes, which are 0 for categories.
 
         Parameters
         ----------
         scale : float or array-like of shape (n_columns,) or (n_features,)
+        name : str, default="radius"
+            Name of the parameter in error messages.
 
         Returns
         -------
         ndarray of shape (n_features,), or as `scale` without categories
         """
-        with naming("scale or radius"):
-            scale = np.array(scale, dtype=np.float64)
+        scale = as_floats(scale, name)
         if not self.groups:
             return scale
         if scale.shape == (len(self.columns),) and len(scale) != self.n_features:
@@ -203,16 +208,16 @@ class Columns:
         -------
         int or tuple of int
         """
-        if not isinstance(entry, str | int | np.integer):
+        if isinstance(entry, Sequence | np.ndarray) and not isinstance(entry, str):
             return tuple(map(self.find, entry))
         by_name = {column.name: column for column in self.columns}
-        column = by_name.get(entry)
-        if column is None and not isinstance(entry, str) and 0 <= entry < len(by_name):
+        column = by_name.get(entry) if isinstance(entry, str) else None
+        if isinstance(entry, int | np.integer) and 0 <= entry < len(by_name):
             column = self.columns[entry]
         if column is None or len(column.features) != 1:
             raise ValueError(
-                f"categorical={entry!r} must be the name or the position of a column "
-                "of numbers; those of categories are known."
+                f"categorical={shown(entry)} must be the name or the position of a "
+                "column of numbers; those of categories are known."
             )
         return column.features[0]
 
@@ -250,7 +255,7 @@ class Columns:
         # Frames and dicts are read by the names of their columns.
         if self.named and (hasattr(X, "columns") or isinstance(X, dict)):
             return X
-        X = np.asarray(without_torch(X))
+        X = np.asarray(as_plain(dense_rows(X, name), name))
         if X.ndim != 2 or X.shape[1] != len(self.columns):
             raise ValueError(
                 f"{name} has shape {X.shape}, but the model takes "

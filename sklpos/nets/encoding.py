@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sklpos.nets.any_rows import Rows, TensorRows, columns_of, count_rows, rows_per_pass
+
 # Least width of an interval, as a share of its larger end. float32 rounds both, so a
 # position inside of a narrower interval would be wrong by more than 2e-4 of it.
 _LEAST_WIDTH = 2.0**-11
@@ -18,8 +20,6 @@ _SMALLEST = 2.0**-100
 _TIE = 1e-9
 # Fewer intervals say little more than the feature itself.
 _FEWEST_INTERVALS = 4
-# Rows per pass, so that memory does not grow with the data.
-_CHUNK_SIZE = 4096
 
 
 class Encoding(nn.Module):
@@ -87,13 +87,19 @@ class Encoding(nn.Module):
 
     @classmethod
     def of_rows(
-        cls, X: Tensor, weight: Tensor, n_intervals: int, most: int, *, shrinks: bool
+        cls,
+        X: TensorRows,
+        weight: Tensor,
+        n_intervals: int,
+        most: int,
+        *,
+        shrinks: bool,
     ) -> Encoding:
         """Intervals between quantiles of the rows.
 
         Parameters
         ----------
-        X : torch.Tensor of shape (n_samples, n_features)
+        X : torch.Tensor or SparseTensor of shape (n_samples, n_features)
             float64.
         weight : torch.Tensor of shape (n_samples,)
         n_intervals : int
@@ -108,17 +114,14 @@ class Encoding(nn.Module):
         Encoding
         """
         shares = weight.numpy() / float(weight.sum())
-
-        def knots(number: int) -> list[NDArray]:
-            return [quantile_knots(x, shares, number) for x in X.numpy().T]
-
         most = count_distinct(X.numpy(), most)
-        found = knots(n_intervals)
+        found = _knots_of_columns(X.numpy(), shares, n_intervals, most)
         sizes = np.array([len(own) - 1 for own in found])
         numbers = range(n_intervals + 1)
         fewer = max(n for n in numbers if np.minimum(sizes, n).sum() <= most)
         if fewer < n_intervals:
-            found = knots(fewer if fewer >= _FEWEST_INTERVALS else 0)
+            fewer = fewer if fewer >= _FEWEST_INTERVALS else 0
+            found = _knots_of_columns(X.numpy(), shares, fewer, most)
         return cls(found, X, weight, shrinks=shrinks)
 
     def __len__(self) -> int:
@@ -131,6 +134,23 @@ class Encoding(nn.Module):
         )
         # In place, because new memory takes longer than the arithmetic.
         return position.clamp_(0, 1).mul_(self.height) - self.centre
+
+
+def _knots_of_columns(
+    X: Rows, shares: NDArray, n_intervals: int, most: int
+) -> list[NDArray]:
+    """Knots of each column; a single one if more than `most` have an interval."""
+    found = []
+    for x in columns_of(X) if n_intervals else ():
+        found.append(quantile_knots(x, shares, n_intervals))
+        most -= len(found[-1]) > 1
+        # Columns beyond the limit would get none whatever the others have.
+        if most < 0:
+            break
+    else:
+        if n_intervals:
+            return found
+    return list(X.min(axis=0)[:, None])
 
 
 def quantile_knots(x: NDArray, shares: NDArray, n_intervals: int) -> NDArray:
@@ -171,7 +191,7 @@ def quantile_knots(x: NDArray, shares: NDArray, n_intervals: int) -> NDArray:
 
 @torch.no_grad()
 def weighted_mean(
-    function: Callable[[Tensor], Tensor], X: Tensor, weight: Tensor
+    function: Callable[[Tensor], Tensor], X: TensorRows, weight: Tensor
 ) -> Tensor:
     """Weighted mean of a function of rows, computed in chunks.
 
@@ -179,24 +199,25 @@ def weighted_mean(
     ----------
     function : callable
         Maps (batch, n_features) to (batch, n_values).
-    X : torch.Tensor of shape (n_samples, n_features)
+    X : torch.Tensor or SparseTensor of shape (n_samples, n_features)
     weight : torch.Tensor of shape (n_samples,)
 
     Returns
     -------
     torch.Tensor of shape (n_values,)
     """
-    shares = (weight / weight.sum()).to(X)
-    parts = zip(X.split(_CHUNK_SIZE), shares.split(_CHUNK_SIZE), strict=True)
+    shares = (weight / weight.sum()).to(X.dtype)
+    size = rows_per_pass(X)
+    parts = zip(X.split(size), shares.split(size), strict=True)
     return sum(own @ function(rows) for rows, own in parts)
 
 
-def standardisation(X: Tensor, weight: Tensor) -> dict[str, Tensor]:
+def standardisation(X: TensorRows, weight: Tensor) -> dict[str, Tensor]:
     """Lowest value, mean and reciprocal standard deviation of each feature.
 
     Parameters
     ----------
-    X : torch.Tensor of shape (n_samples, n_features)
+    X : torch.Tensor or SparseTensor of shape (n_samples, n_features)
     weight : torch.Tensor of shape (n_samples,)
 
     Returns
@@ -216,12 +237,12 @@ def standardisation(X: Tensor, weight: Tensor) -> dict[str, Tensor]:
     return {"lowest": lowest, "centre": centre, "gain": gain}
 
 
-def count_distinct(X: NDArray, most: int) -> int:
+def count_distinct(X: Rows, most: int) -> int:
     """Count distinct rows, but no further than to a number.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
+    X : ndarray or SparseRows of shape (n_samples, n_features)
     most : int
 
     Returns
@@ -234,5 +255,5 @@ def count_distinct(X: NDArray, most: int) -> int:
     2
     """
     # A part of many rows is nearly always enough, and takes a fraction of the time.
-    part = len(np.unique(X[: 4 * most], axis=0))
-    return most if part >= most else min(most, len(np.unique(X, axis=0)))
+    part = count_rows(X, 4 * most)
+    return most if part >= most else min(most, count_rows(X))

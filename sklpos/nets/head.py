@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from math import inf
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from sklpos.nets.shapes import RESHAPING
+from sklpos.nets.tracing import trace
 
 # Smallest and largest output for any input.
 _RANGES: dict[type[nn.Module], Callable[[nn.Module], tuple[float, float]]] = {
@@ -25,73 +27,16 @@ _RANGES: dict[type[nn.Module], Callable[[nn.Module], tuple[float, float]]] = {
 _PASSING_ON = (nn.Identity, nn.Dropout, nn.Flatten)
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of a layer during a forward pass."""
-
-    name: str
-    layer: nn.Module
-    input: Tensor
-    output: Tensor
-
-
-@torch.no_grad()
-def trace(module: nn.Module, X: Tensor) -> tuple[Tensor, list[Call]]:
-    """Run a module in eval mode and record the calls of its layers, in order.
-
-    Parameters
-    ----------
-    module : nn.Module
-        Left in eval mode.
-    X : torch.Tensor of shape (n_samples, n_features)
-        A few rows.
-
-    Returns
-    -------
-    output : torch.Tensor
-    calls : list of Call
-    """
-    calls: list[Call] = []
-    with ExitStack() as hooks:
-        for name, layer in module.named_modules():
-            # Containers are left out: their last layer has the same output.
-            if not list(layer.children()):
-                # A default argument, as a closure would see the last name only.
-                def record(layer, args, output, name=name):
-                    if args and isinstance(args[0], Tensor):
-                        calls.append(Call(name, layer, args[0], output))
-
-                hooks.callback(layer.register_forward_hook(record).remove)
-        try:
-            output = module.eval()(X)
-        except RuntimeError as error:
-            # torch names the shapes of matrices, not the argument that is wrong.
-            raise ValueError(
-                f"module cannot take X with {X.shape[1]} features: {error}"
-            ) from error
-    return output, calls
-
-
-def check_output(output, n_outputs: int) -> None:
-    """Raise ValueError unless a module's output is (n_samples, n_outputs)."""
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output)
-    if shape != (1, n_outputs):
-        raise ValueError(
-            f"module must map (n_samples, n_features) to (n_samples, {n_outputs}), but "
-            f"for one sample it returned {shape}."
-        )
-
-
 def find_head(module: nn.Module, X: Tensor, n_outputs: int) -> str:
     """Find the ``nn.Linear`` whose output is the module's output.
 
     Parameters
     ----------
     module : nn.Module
+        Its outputs are (n_samples, n_outputs), see `with_matrix_outputs`.
     X : torch.Tensor of shape (1, n_features)
         Any row.
     n_outputs : int
-        Width the output must have.
 
     Returns
     -------
@@ -101,12 +46,12 @@ def find_head(module: nn.Module, X: Tensor, n_outputs: int) -> str:
     Raises
     ------
     ValueError
-        If the module ends in something else, or has another number of outputs.
+        If the module ends in something else.
     """
-    output, calls = trace(module, X)
-    check_output(output, n_outputs)
-    # The same object, not equal values: an operation after the head must be noticed.
-    last = next((call for call in reversed(calls) if call.output is output), None)
+    # Two rows, because any order of the numbers of one row may look the same.
+    output, calls = trace(module, torch.cat([X, X]))
+    giving = (call for call in reversed(calls) if call.gives(output))
+    last = next((c for c in giving if type(c.layer) not in RESHAPING), None)
     if last is None or type(last.layer) is not nn.Linear:
         ending = "an operation" if last is None else type(last.layer).__name__
         raise ValueError(

@@ -46,17 +46,18 @@ class Members(nn.Module):
 
     @torch.no_grad()
     def hold(self, bounds: Bounds) -> None:
-        """Replace the heads by ones within bounds, as near to a mean of 0 as possible.
+        """Replace the heads by ones within bounds, as near to their means as possible.
 
         Parameters
         ----------
         bounds : Bounds
             Of the outputs of all members.
         """
+        mean = self.head(self.mean[None])[0]
         held = NonnegativeBlocks(self.head, bounds, self.head.n_blocks)
         # Weights of one sign add up. Training would spend its first steps on it.
         self.head.weight.copy_(held.effective()[0])
-        self.start(torch.zeros_like(self.head.bias))
+        self.start(mean)
         self.head = NonnegativeBlocks(self.head, bounds, self.head.n_blocks)
 
     @property

@@ -25,6 +25,7 @@ def convex_shares(
     y: Tensor,
     weight: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor],
+    n_tied: int = 1,
 ) -> Tensor:
     """Shares of several predictions for which the loss of their mix is smallest.
 
@@ -40,6 +41,8 @@ def convex_shares(
     loss : callable
         Maps predictions and targets of shape (n_samples, n_outputs) to losses of the
         same shape, differentiably.
+    n_tied : int, default=1
+        Outputs in a group of consecutive ones that have the same shares.
 
     Returns
     -------
@@ -55,12 +58,13 @@ def convex_shares(
     tensor([[1., 0.]], dtype=torch.float64)
     """
     pull = _pull(predictions, y, weight)
-    shape = predictions.shape[2], predictions.shape[1]
+    shape = predictions.shape[2] // n_tied, predictions.shape[1]
 
     def objective(flat: NDArray) -> tuple[float, NDArray]:
         shares = torch.as_tensor(flat).view(shape).requires_grad_()
         with torch.enable_grad():
-            mixed = (predictions * shares.T).sum(1)
+            own = shares.repeat_interleave(n_tied, dim=0)
+            mixed = (predictions * own.T).sum(1)
             total = (pull * loss(mixed, y)).sum()
         (slope,) = torch.autograd.grad(total, shares)
         return float(total.detach()), slope.ravel().numpy()
@@ -79,8 +83,9 @@ def convex_shares(
     # The predictions of a fit that diverges may be too large to compare.
     shares = found.x.reshape(shape).clip(min=0)
     if not np.isfinite(shares).all():
-        return torch.as_tensor(equal)
-    return torch.as_tensor(shares / shares.sum(1, keepdims=True))
+        shares = equal
+    shares = shares / shares.sum(1, keepdims=True)
+    return torch.as_tensor(shares).repeat_interleave(n_tied, dim=0)
 
 
 def _pull(predictions: Tensor, y: Tensor, weight: Tensor) -> Tensor:

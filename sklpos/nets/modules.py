@@ -1,17 +1,20 @@
-"""A multilayer perceptron, and how modules are built and taken apart."""
+"""A multilayer perceptron, and how modules are taken apart."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+
+from sklpos.nets.as_matrix import AsMatrix
+from sklpos.nets.hints import did_you_mean, shown
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
@@ -121,6 +124,7 @@ class MLP(nn.Module):
         bias: bool = True,
     ):
         super().__init__()
+        _check_dropout(dropout)
         widths = [n_features_in, *_as_widths(hidden_layer_sizes)]
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(widths):
@@ -130,88 +134,58 @@ class MLP(nn.Module):
         self.head = nn.Linear(widths[-1], n_outputs, bias=bias)
 
     def forward(self, X: Tensor) -> Tensor:
-        """Map (n_samples, n_features_in) to (n_samples, n_outputs)."""
+        """Predict rows.
+
+        Parameters
+        ----------
+        X : torch.Tensor of shape (n_samples, n_features_in)
+
+        Returns
+        -------
+        torch.Tensor of shape (n_samples, n_outputs)
+        """
         return self.head(self.features(X))
 
 
 def _as_widths(sizes: int | Iterable[int]) -> list[int]:
     widths = list(sizes) if isinstance(sizes, Iterable) else [sizes]
-    if not all(isinstance(width, Integral) and width > 0 for width in widths):
+    if not all(_is_width(width) for width in widths):
         raise ValueError(
-            f"hidden_layer_sizes={sizes!r} must be positive integers, such as (64, 64)."
+            f"hidden_layer_sizes={shown(sizes)} must be positive integers, such as "
+            "(64, 64)."
         )
     return [int(width) for width in widths]
 
 
+def _is_width(width: object) -> bool:
+    # To Python, True is an integer.
+    return isinstance(width, Integral) and not isinstance(width, bool) and width > 0
+
+
+def _check_dropout(dropout: float) -> None:
+    if not isinstance(dropout, Real) or not 0 <= dropout <= 1:
+        raise ValueError(f"dropout={shown(dropout)} must be between 0 and 1.")
+
+
 def _activation(name: str | Callable[[], nn.Module]) -> nn.Module:
-    if callable(name):
-        return name()
-    if name not in ACTIVATIONS:
-        raise ValueError(
-            f"activation={name!r} is unknown; choose one of {sorted(ACTIVATIONS)} or "
-            "pass a callable that returns an nn.Module."
-        )
-    return ACTIVATIONS[name]()
-
-
-def make_module(
-    module, n_features_in: int, n_outputs: int, X=None, sample_weight=None, **kwargs
-) -> nn.Module:
-    """Build a module from a class or callable.
-
-    Parameters
-    ----------
-    module : callable
-        Called with those of the next four that its signature has.
-    n_features_in, n_outputs : int
-        Sizes of the data.
-    X, sample_weight : ndarray, optional
-        The training rows and their weights.
-    **kwargs : object
-        Further arguments.
-
-    Returns
-    -------
-    nn.Module
-
-    Raises
-    ------
-    TypeError
-        If the callable returns something else or does not accept the arguments.
-    """
-    signature = inspect.signature(module)
-    known = {
-        "n_features_in": n_features_in,
-        "n_outputs": n_outputs,
-        "X": X,
-        "sample_weight": sample_weight,
-    }
-    for name, value in known.items():
-        if name in signature.parameters:
-            # What the user passes as module__... wins.
-            kwargs.setdefault(name, value)
-    # Bound before the call: a TypeError from inside the constructor is another error.
-    try:
-        signature.bind(**kwargs)
-    except TypeError as error:
-        hint = _hint(signature, kwargs)
-        raise TypeError(
-            f"module={module!r} {error}; it is called with n_features_in, n_outputs "
-            f"and the parameters passed as module__name=value{hint}."
-        ) from error
-    made = module(**kwargs)
+    if isinstance(name, str) and name in ACTIVATIONS:
+        return ACTIVATIONS[name]()
+    made = None
+    # An instance would be called with no input; layers cannot share one that learns.
+    if callable(name) and not isinstance(name, nn.Module):
+        # A function such as torch.relu takes an input instead.
+        with suppress(TypeError):
+            made = name()
     if not isinstance(made, nn.Module):
-        raise TypeError(f"module={module!r} returned {made!r}, not an nn.Module.")
+        listed = (
+            f"; choose one of {sorted(ACTIVATIONS)}, or pass a class or callable that "
+            "makes an nn.Module."
+        )
+        raise ValueError(
+            f"activation={shown(name)} is unknown"
+            f"{did_you_mean(name, ACTIVATIONS) or listed}"
+        )
     return made
-
-
-def _hint(signature: inspect.Signature, kwargs: dict) -> str:
-    """Where parameters belong that were meant for the package's `MLP`."""
-    unknown = kwargs.keys() - signature.parameters.keys()
-    meant = unknown & inspect.signature(MLP).parameters.keys()
-    return (
-        f"; {min(meant)} is a parameter of sklpos.MLP: pass module=MLP" if meant else ""
-    )
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -243,7 +217,8 @@ def has_own_forward(module: nn.Module) -> bool:
 def layers_of(module: nn.Module, name: str = "") -> Iterator[tuple[nn.Module, str]]:
     """Take nested ``nn.Sequential`` and `MLP` apart, in the order of their calls.
 
-    Subclasses and modules with a hook are not taken apart.
+    Subclasses and modules with a hook are not taken apart. `AsMatrix` at the end is
+    left out, together with a flatten layer that it undoes.
 
     Parameters
     ----------
@@ -256,10 +231,35 @@ def layers_of(module: nn.Module, name: str = "") -> Iterator[tuple[nn.Module, st
     layer : nn.Module
     name : str
     """
+    layers = list(_all_layers_of(module, name))
+    for kind in (AsMatrix, nn.Flatten):
+        last = layers[-1][0] if layers else None
+        if type(last) is not kind or has_own_forward(last):
+            break
+        layers.pop()
+    yield from layers
+
+
+def _all_layers_of(module: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
     # An exact type, as the forward of a subclass may call its children differently.
     if type(module) in (nn.Sequential, MLP) and not has_own_forward(module):
         # named_children() skips the second use of a layer that is used twice.
         for child_name, child in module._modules.items():
-            yield from layers_of(child, f"{name}.{child_name}".lstrip("."))
+            yield from _all_layers_of(child, f"{name}.{child_name}".lstrip("."))
     else:
         yield module, name
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module behind ``torch.compile``; any other one is returned as it is.
+
+    Parameters
+    ----------
+    module : nn.Module
+
+    Returns
+    -------
+    nn.Module
+    """
+    # ``torch.compile`` wraps a module and registers it under this name.
+    return getattr(module, "_orig_mod", module)

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from sklpos.nets.blocks import Blocks
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.cones import LEAST_START, check_contains_zero, cones
+from sklpos.nets.order import accumulate, differences, largest_in_group
 
 
 class NonnegativeLinear(nn.Linear):
@@ -19,6 +21,9 @@ class NonnegativeLinear(nn.Linear):
     - ``upper - (|W| h + |b|)`` with an upper bound,
     - ``lower + (|W| h + |b|) * min(1, (upper - lower) / (sum |W| + |b|))`` with both,
     - ``W h + b`` without bounds.
+
+    Of outputs in an order, each is the one before plus ``|W| h + |b|``; the last one
+    carries the upper bound, from which they go down if it is the only one.
 
     Without a bias, 0 takes the place of the bound that a cone starts from, and an
     output with both bounds turns to the one that is further from 0.
@@ -52,13 +57,28 @@ class NonnegativeLinear(nn.Linear):
         super().__init__(linear.in_features, linear.out_features, bias=has_bias)
         self.to(linear.weight)
         if not has_bias:
-            _check_contains_zero(bounds)
-        rounded = bounds.in_dtype(linear.weight.dtype)
-        lower, upper = torch.as_tensor(rounded.sides).to(linear.weight)
-        for name, value in _cones(lower, upper, has_bias=has_bias).items():
+            check_contains_zero(bounds)
+        self.n_ordered = bounds.n_ordered
+        for name, value in self.cones(bounds).items():
             self.register_buffer(name, value)
         self._note_kinds()
         self._start_from(linear)
+
+    def cones(self, bounds: Bounds) -> dict[str, Tensor]:
+        """Buffers for bounds of the outputs.
+
+        Parameters
+        ----------
+        bounds : Bounds
+
+        Returns
+        -------
+        dict
+        """
+        rounded = bounds.in_dtype(self.weight.dtype)
+        lower, upper = torch.as_tensor(rounded.sides).to(self.weight)
+        has_bias = self.bias is not None
+        return cones(lower, upper, self.n_ordered, has_bias=has_bias)
 
     def _note_kinds(self) -> None:
         # Python flags, as reading them from tensors would wait for the device.
@@ -67,19 +87,41 @@ class NonnegativeLinear(nn.Linear):
         self.only_rises = bool((self.sign == 1).all())
 
     def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        # Files of the first version have no flags.
+        # Files of earlier versions have neither an order nor flags.
+        super().__setstate__({"n_ordered": 1, **state})
         self._note_kinds()
 
     @torch.no_grad()
     def _start_from(self, linear: nn.Linear) -> None:
         # `effective` takes the absolute weights: clamping negative weights to 0 would
         # start with half of the features switched off.
-        self.weight.copy_(linear.weight)
+        self.weight.copy_(self.steps(linear.weight))
         if linear.bias is not None:
-            # |b| has no gradient at 0, so it starts a little inside the bound.
-            inside = (self.sign * (linear.bias - self.offset)).clamp(min=1e-2)
-            self.bias.copy_(torch.where(self.bounded, inside, linear.bias))
+            steps = self.steps(self.sign * (linear.bias - self.offset))
+            inside = steps.clamp(min=LEAST_START)
+            self.bias.copy_(torch.where(self.bounded, inside, steps))
+
+    def steps(self, values: Tensor) -> Tensor:
+        """What outputs in an order add to the one before.
+
+        Parameters
+        ----------
+        values : torch.Tensor of shape (out_features, ...)
+
+        Returns
+        -------
+        torch.Tensor of the same shape
+        """
+        if self.n_ordered == 1:
+            return values
+        return differences(values, self.n_ordered, falls=not self.only_rises)
+
+    def _sums(self, steps: Tensor, *, back: bool = False) -> Tensor:
+        """Sums of steps, or the gradients of steps from those of their sums."""
+        if self.n_ordered == 1:
+            return steps
+        falls = not self.only_rises
+        return accumulate(steps, self.n_ordered, falls=falls != back)
 
     def reset_parameters(self) -> None:
         """Leave the parameters alone, and torch's global generator with them."""
@@ -91,19 +133,20 @@ class NonnegativeLinear(nn.Linear):
 
     def effective(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of the plain layer that computes the same."""
-        weight = self.weight.abs()
-        bias = None if self.bias is None else self.bias.abs()
+        weight = self._cone(self.weight, self.bounded[:, None])
+        bias = None if self.bias is None else self._cone(self.bias, self.bounded)
         gain = self._gain(weight, bias)
         if gain is not None:
             weight = gain[:, None] * weight
             bias = None if bias is None else gain * bias
-        bias = None if bias is None else self.offset + bias
-        if self.all_bounded:
-            return weight, bias
-        weight = torch.where(self.bounded[:, None], weight, self.weight)
-        if bias is not None:
-            bias = torch.where(self.bounded, bias, self.bias)
-        return weight, bias
+        return weight, None if bias is None else self.offset + bias
+
+    def _cone(self, value: Tensor, bounded: Tensor) -> Tensor:
+        """Weights or biases of one sign, where they have to be."""
+        size = value.abs()
+        if not self.all_bounded:
+            size = torch.where(bounded, size, value)
+        return self._sums(size)
 
     def pull_back(
         self, weight: Tensor, bias: Tensor | None
@@ -131,8 +174,9 @@ class NonnegativeLinear(nn.Linear):
             return (*found, None)[:2]
         slope = self._slope(self.weight, self.sign[:, None], self.bounded[:, None])
         if bias is not None:
-            bias = bias * self._slope(self.bias, self.sign, self.bounded)
-        return weight * slope, bias
+            own = self._slope(self.bias, self.sign, self.bounded)
+            bias = self._sums(bias, back=True) * own
+        return self._sums(weight, back=True) * slope, bias
 
     def _slope(self, value: Tensor, sign: Tensor, bounded: Tensor) -> Tensor:
         slope = value.sgn()
@@ -145,6 +189,8 @@ class NonnegativeLinear(nn.Linear):
         if not self.has_two_sided:
             return None if self.only_rises else self.sign
         total = weight.sum(dim=1) if bias is None else weight.sum(dim=1) + bias
+        if self.n_ordered > 1:
+            total = largest_in_group(total, self.n_ordered)
         # Not `width / total`, which is infinite where all weights are 0. The smallest
         # number is for a width of 0.
         largest = torch.maximum(total, self.width).clamp(
@@ -205,89 +251,3 @@ class NonnegativeBlocks(NonnegativeLinear):
         """Map (n_samples, n_blocks * width) to (n_samples, n_blocks * n_outputs)."""
         weight, bias = self.effective()
         return Blocks(weight, self.n_blocks)(features, bias)
-
-
-def _cones(lower: Tensor, upper: Tensor, *, has_bias: bool) -> dict[str, Tensor]:
-    """Where the cone of each output starts, which way it opens, and how far it goes.
-
-    No number is infinite, because training takes that for a divergence.
-    """
-    bounded = torch.isfinite(lower) | torch.isfinite(upper)
-    two_sided = torch.isfinite(lower) & torch.isfinite(upper)
-    rises = torch.isfinite(lower) & (has_bias | (upper >= -lower))
-    start = torch.where(rises, lower, upper) if has_bias else torch.zeros_like(lower)
-    end = torch.where(rises, upper, lower)
-    return {
-        "bounded": bounded,
-        "two_sided": two_sided,
-        "offset": torch.where(bounded, start, 0.0),
-        "sign": torch.where(rises | ~bounded, 1.0, -torch.ones_like(lower)),
-        "width": torch.where(two_sided, (end - start).abs(), 1.0),
-    }
-
-
-@torch.no_grad()
-def keep_within(linear: nn.Linear, bounds: Bounds) -> None:
-    """Clip the bias and shrink weights until rounding cannot break a bound, in place.
-
-    Weights that move an output towards a bound keep a reserve for the rounding of the
-    sum, in any order: ``b + sum(w) <= upper - (k + 2) * eps * (|b| + sum |w|)`` for k
-    features in [0, 1]. Terms of one sign need none to stay on their side of the bias,
-    so an output whose weights move it away from its only bound is left as it is.
-
-    Parameters
-    ----------
-    linear : nn.Linear
-        Over features in [0, 1], or over non-negative ones where all weights of an
-        output move it away from its only bound.
-    bounds : Bounds
-        Unit of the output.
-
-    Raises
-    ------
-    ValueError
-        If two bounds are so close that the reserve takes all of their distance.
-    """
-    dtype = linear.weight.dtype
-    unit = (linear.in_features + 2) * torch.finfo(dtype).eps
-    _check_far_apart(bounds, unit, dtype)
-    bounds = bounds.in_dtype(dtype)
-    lower, upper = torch.as_tensor(bounds.sides)
-    # To the CPU before float64, which some accelerators do not have.
-    weight = linear.weight.cpu().double()
-    bias = torch.zeros_like(lower)
-    if linear.bias is not None:
-        bias = linear.bias.cpu().double().clamp(lower, upper)
-        linear.bias.copy_(bias)
-    reserve = unit * (bias.abs() + weight.abs().sum(dim=1))
-    up = _largest_share(upper - bias - reserve, weight.clamp(min=0))
-    down = _largest_share(bias - lower - reserve, -weight.clamp(max=0))
-    linear.weight.copy_(torch.where(weight > 0, up, down) * weight)
-
-
-def _largest_share(room: Tensor, weight: Tensor) -> Tensor:
-    """Largest factor, at most 1, for which weights sum up to the room at most."""
-    total = weight.sum(dim=1).clamp(min=torch.finfo(weight.dtype).tiny)
-    return (room / total).clamp(0, 1)[:, None]
-
-
-def _check_far_apart(bounds: Bounds, unit: float, dtype: torch.dtype) -> None:
-    distance = bounds.upper - bounds.lower
-    # Equal bounds are meant to leave a constant.
-    close = (distance > 0) & (unit * bounds.size >= distance)
-    if close.any():
-        lower, upper = bounds.sides[:, close][:, 0]
-        raise ValueError(
-            f"strategy='nonnegative_weights' has no room between lower_bound={lower} "
-            f"and upper_bound={upper}, too close for the rounding of {dtype}; use "
-            "dtype='float64' or subtract a constant from y and its bounds."
-        )
-
-
-def _check_contains_zero(bounds: Bounds) -> None:
-    if (bounds.lower > 0).any() or (bounds.upper < 0).any():
-        raise ValueError(
-            "strategy='nonnegative_weights' with a head without bias requires "
-            "lower_bound <= 0 <= upper_bound, because its output can be 0; give the "
-            "head a bias or move the bounds."
-        )

@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.order import running_max
+from sklpos.nets.output_functions import OUTPUT_ACTIVATIONS, output_activation
+
+# Distance from a bound, in deviations of y.
+_INSIDE = 1e-3
 
 
-def _inverse_softplus(value: Tensor) -> Tensor:
-    # log(exp(value) - 1) without overflow for large values, and precise for small ones.
-    return value + torch.log(-torch.expm1(-value))
-
-
-def _same(value: Tensor) -> Tensor:
-    return value
-
-
-OUTPUT_ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
-    "softplus": (nn.functional.softplus, _inverse_softplus),
-    "exp": (torch.exp, torch.log),
-    "relu": (torch.relu, _same),
-    "square": (torch.square, torch.sqrt),
-}
 # Outputs with both bounds have a function of their own, which cannot be chosen.
 _FORWARD = {name: act for name, (act, _) in OUTPUT_ACTIVATIONS.items()}
 _FORWARD["sigmoid"] = torch.sigmoid
-
-
-def output_activation(name: str) -> tuple[Callable, Callable]:
-    """Look up an output activation and its inverse.
-
-    Parameters
-    ----------
-    name : {"softplus", "exp", "relu", "square"}
-
-    Returns
-    -------
-    activation, inverse : callable
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown.
-    """
-    if name not in OUTPUT_ACTIVATIONS:
-        raise ValueError(
-            f"function={name!r} is not an activation of this strategy; choose one of "
-            f"{sorted(OUTPUT_ACTIVATIONS)}."
-        )
-    return OUTPUT_ACTIVATIONS[name]
 
 
 class BoundedOutput(nn.Module):
@@ -65,7 +29,8 @@ class BoundedOutput(nn.Module):
     - ``lower + (upper - lower) * sigmoid(z)`` with both, whatever the activation,
     - ``shift + scale * z`` without bounds.
 
-    It is within its bounds in its own dtype, without a tolerance.
+    It is within its bounds in its own dtype, without a tolerance. In an order, an
+    output that is less than the one before is replaced by that.
 
     Parameters
     ----------
@@ -95,6 +60,9 @@ class BoundedOutput(nn.Module):
             [ 9.,  1.,  5.]])
     """
 
+    # Files of earlier versions do not have it.
+    n_ordered: int = 1
+
     def __init__(
         self,
         module: nn.Module,
@@ -120,6 +88,7 @@ class BoundedOutput(nn.Module):
         )
         for name, value in buffers.items():
             self.register_buffer(name, value.clone())
+        self.n_ordered = bounds.n_ordered
         # Python values: torch.export cannot branch on those of tensors.
         self.has_gain = bool((self.gain != 1).any())
         marks = {"one_sided": function, "two_sided": "sigmoid"}
@@ -143,7 +112,22 @@ class BoundedOutput(nn.Module):
         return torch.where(self.two_sided, self.offset + self.scale, one_sided)
 
     def forward(self, X: Tensor) -> Tensor:  # noqa: D102
-        z = self.module(X)
+        output = self.activate(self.module(X))
+        if self.n_ordered == 1:
+            return output
+        return running_max(output, self.n_ordered)
+
+    def activate(self, z: Tensor) -> Tensor:
+        """Outputs for what the module yields, each on its own.
+
+        Parameters
+        ----------
+        z : torch.Tensor of shape (..., n_outputs)
+
+        Returns
+        -------
+        torch.Tensor of the same shape
+        """
         value = self._activated(self.gain * z if self.has_gain else z)
         return self.offset + self.sign * self.scale * value
 
@@ -177,42 +161,46 @@ def starting_gain(bounds: Bounds) -> Tensor:
         float64, at most 1: the one for a slope of at most 1 at the scaled mean.
     """
     width = torch.as_tensor(bounds.upper - bounds.lower)
-    place = _place_of_mean(bounds)
+    place = _place_of(torch.zeros(()), bounds)
     slope = width * place * (1 - place)
     return torch.where(width.isfinite(), 1 / slope.clamp(min=1.0), 1.0)
 
 
-def _place_of_mean(bounds: Bounds) -> Tensor:
-    """Where 0 lies between both bounds, from 0 to 1."""
+def _place_of(mean: Tensor, bounds: Bounds) -> Tensor:
+    """Where a mean lies between both bounds, from 0 to 1."""
     lower, upper = torch.as_tensor(bounds.sides)
     width = upper - lower
     # Near a bound, the slope of an activation vanishes.
     margin = 0.1 / width.clamp(min=1.0)
-    place = -lower / width.clamp(min=torch.finfo(width.dtype).tiny)
+    place = (mean - lower) / width.clamp(min=torch.finfo(width.dtype).tiny)
     return torch.minimum(place.clamp(min=margin), 1 - margin)
 
 
-def starting_input(function: str, bounds: Bounds) -> Tensor:
-    """Input of the output activation at which the output is 0, the scaled mean.
+def starting_input(function: str, bounds: Bounds, mean: Tensor) -> Tensor:
+    """Input of the output activation at which the output is the mean of the targets.
 
     Parameters
     ----------
     function : {"softplus", "exp", "relu", "square"}
     bounds : Bounds
         In scaled units.
+    mean : torch.Tensor of shape (n_outputs,)
+        In scaled units.
 
     Returns
     -------
     torch.Tensor of shape (n_outputs,)
-        float64; finite even if 0 is on a bound or outside.
+        float64; finite even if the mean is on a bound or outside.
     """
     lower, upper = torch.as_tensor(bounds.sides)
-    inside = torch.logit(_place_of_mean(bounds)) / starting_gain(bounds)
+    mean = mean.to(lower)
+    inside = torch.logit(_place_of(mean, bounds)) / starting_gain(bounds)
     has_upper = torch.isfinite(upper)
     _, inverse = output_activation(function)
-    start = inverse(torch.where(has_upper, upper, -lower).clamp(min=0.1))
+    distance = torch.where(has_upper, upper - mean, mean - lower)
+    start = inverse(distance.clamp(min=0.1))
     beyond = torch.where(has_upper, -start, start)
-    one_sided = torch.where(torch.as_tensor(bounds.bounded), beyond, 0.0)
+    one_sided = torch.where(torch.as_tensor(bounds.bounded), beyond, mean)
     return torch.where(torch.as_tensor(bounds.two_sided), inside, one_sided)
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sklpos.nets.arrays import check_range
+from sklpos.nets.arrays import UNREADABLE, check_range
+from sklpos.nets.hints import shown
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16-mixed": torch.float32,
+}
 
 
 def check_device(device) -> torch.device:
@@ -26,7 +31,7 @@ def check_device(device) -> torch.device:
     ValueError
         If the device cannot be used on this machine.
     """
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         usable = {
             "cuda": torch.cuda.is_available(),
             "mps": torch.backends.mps.is_available(),
@@ -36,10 +41,10 @@ def check_device(device) -> torch.device:
         made = torch.device(device)
         # The name of a device that is missing is accepted; a tensor on it is not.
         torch.empty(1, device=made).cpu()
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+    except (*UNREADABLE, RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"device={device!r} cannot be used on this machine; choose 'cpu', 'auto' "
-            "or an accelerator that torch finds."
+            f"device={shown(device)} cannot be used on this machine; choose 'cpu', "
+            "'auto' or an accelerator that torch finds."
         ) from error
     return made
 
@@ -49,14 +54,16 @@ def check_dtype(dtype, X: np.ndarray, device: torch.device) -> torch.dtype:
 
     Parameters
     ----------
-    dtype : {"auto", "float32", "float64"}
-        ``"auto"`` is the dtype of X on the CPU, and float32 on an accelerator.
+    dtype : {"auto", "float32", "float64", "bfloat16-mixed"}
+        ``"auto"`` is the dtype of X on the CPU, and float32 on an accelerator; the
+        weights of mixed precision are in float32.
     X : ndarray
     device : torch.device
 
     Returns
     -------
     torch.dtype
+        That of the weights.
     """
     if dtype == "auto":
         # Accelerators are slow in float64, and MPS does not have it.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
 
+from sklpos.nets.hints import shown
 from sklpos.nets.modules import TrainingDefaults
+from sklpos.nets.rules import Count, Number, check_rules
 
 # From this number of rows on, one large member predicts better than many small ones.
 _MANY_ROWS = 10_000
@@ -83,32 +84,26 @@ class Recipe:
         """
         sizes = {"width": width, "n_folds": n_folds, "max_intervals": max_intervals}
         sizes = {name: size for name, size in sizes.items() if size is not None}
-        for name, size in sizes.items():
-            _check_size(name, size)
+        check_rules(sizes, dict.fromkeys(sizes, Count()), "Stack")
         if kinds is None:
             return replace(self, **sizes)
         _check_kinds(kinds)
         return replace(self, kinds=kinds, **sizes)
 
 
-def _check_size(name: str, size: object) -> None:
-    if not (isinstance(size, Integral) and size > 0):
-        raise ValueError(f"{name}={size!r} of Stack must be a positive integer.")
-
-
 def _check_kinds(kinds: object) -> None:
     is_filled = isinstance(kinds, Sequence) and len(kinds) > 0
     if not (is_filled and all(map(_is_kind, kinds))):
         raise ValueError(
-            f"kinds={kinds!r} of Stack must be pairs of a number of intervals and a "
-            "weight decay, neither negative, such as ((16, 0.1), (16, 4.0))."
+            f"kinds={shown(kinds)} of Stack must be pairs of a number of intervals and "
+            "a weight decay, neither negative, such as ((16, 0.1), (16, 4.0))."
         )
 
 
 def _is_kind(kind: object) -> bool:
     match kind:
-        case [Integral() as n_intervals, Real() as decay]:
-            return n_intervals >= 0 and 0 <= decay < math.inf
+        case [n_intervals, decay]:
+            return Count(0).allows(n_intervals) and Number().allows(decay)
     return False
 
 

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sklpos.nets.arrays import without_torch
+from sklpos.nets.any_rows import Rows, chunks_of, rows_per_pass
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import head_input
+from sklpos.nets.precision import full_precision
+from sklpos.nets.tensors import without_torch
 
-# Rows per forward pass.
-_CHUNK = 4096
 # Bytes of features that are kept in memory between the rounds of a repair.
 _MAX_CACHE = 2**25
 # Rows near the bound that are predicted one by one.
@@ -32,20 +32,23 @@ class RowChunks(Protocol):
     def __iter__(self) -> Iterator[NDArray]: ...
 
 
-def predict_rows(module: nn.Module, X: np.ndarray, rows: int = _CHUNK) -> np.ndarray:
+def predict_rows(module: nn.Module, X: Rows, rows: int | None = None) -> np.ndarray:
     """Predict rows in the dtype of the module, chunk by chunk.
 
     Parameters
     ----------
     module : nn.Module
-    X : ndarray of shape (n_samples, n_features)
-    rows : int
-        Rows per forward pass.
+    X : ndarray, SparseRows or ItemRows of shape (n_samples, ...)
+    rows : int, optional
+        Rows per forward pass, of an array.
 
     Returns
     -------
     ndarray of shape (n_samples, n_outputs)
     """
+    if not isinstance(X, np.ndarray):
+        return np.concatenate([_outputs(module, chunk) for chunk in chunks_of(X)])
+    rows = rows or rows_per_pass(X)
     first = _outputs(module, X[:rows])
     if len(X) <= rows:
         return first
@@ -62,27 +65,15 @@ def predict_rows(module: nn.Module, X: np.ndarray, rows: int = _CHUNK) -> np.nda
 def _outputs(module, X) -> np.ndarray:
     # The module's own dtype and device: a guarantee is about what it really predicts.
     weight = next(module.parameters())
+    # Asked first, as the context takes a noticeable part of a prediction of one row.
+    if torch.is_autocast_enabled(weight.device.type):
+        with full_precision():
+            return _outputs(module, X)
     with torch.inference_mode():
         inputs = torch.as_tensor(X, dtype=weight.dtype, device=weight.device)
-        return without_torch(module(inputs))
-
-
-def chunks_of(rows: NDArray | RowChunks) -> Iterator[NDArray]:
-    """Iterate over rows once, chunk by chunk.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n_samples, n_features) or RowChunks
-
-    Yields
-    ------
-    ndarray of shape (n_rows, n_features)
-    """
-    if not isinstance(rows, np.ndarray):
-        yield from rows
-        return
-    for start in range(0, len(rows), _CHUNK):
-        yield rows[start : start + _CHUNK]
+        outputs = without_torch(module(inputs))
+    # A bare module may return a vector.
+    return outputs[:, None] if outputs.ndim == 1 else outputs
 
 
 def _hidden(module, head: str, rows) -> Iterator[np.ndarray]:
@@ -183,12 +174,13 @@ def rounding_margin(
 
 def _spread(rows) -> NDArray:
     """Evenly spaced rows, as many as one forward pass takes."""
-    step = math.ceil(len(rows) / _CHUNK)
-    if isinstance(rows, np.ndarray):
-        return rows[::step]
+    if isinstance(rows, Rows):
+        return rows[:: math.ceil(len(rows) / rows_per_pass(rows))]
     start = 0
+    step = 1
     parts = []
     for chunk in rows:
+        step = math.ceil(len(rows) / rows_per_pass(chunk))
         # The first multiple of step in this chunk is -start % step rows in.
         parts.append(chunk[-start % step :: step])
         start += len(chunk)

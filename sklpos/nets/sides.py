@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from sklpos.nets.arrays import UNREADABLE, without_torch
+from sklpos.nets.arrays import UNREADABLE
+from sklpos.nets.hints import shown
+from sklpos.nets.tensors import without_torch
 
 
 def read_side(
@@ -34,15 +38,19 @@ def read_side(
     ValueError
         If it has NaN, the other infinity or the wrong length.
     """
+    # Most calls have one number or none, and there may be many.
+    if given is None or (type(given) is float and isfinite(given)):
+        return np.full(n_outputs, free if given is None else given)
     values = _numbers(given, free)
+    listed = given.tolist() if hasattr(given, "tolist") else given
     if values.ndim > 1 or (values.ndim == 1 and len(values) not in (1, n_outputs)):
         raise ValueError(
-            f"{name}={_in_a_line(given)} has shape {values.shape}; pass one "
+            f"{name}={shown(listed)} has shape {values.shape}; pass one "
             f"number, or one for each of the {n_outputs} outputs."
         )
     if np.isnan(values).any() or (values == -free).any():
         raise ValueError(
-            f"{name}={_in_a_line(given)} must be a finite number, or {free} "
+            f"{name}={shown(listed)} must be a finite number, or {free} "
             "for no bound; or one of these for each output, in order."
         )
     # broadcast_to repeats one number in read-only memory.
@@ -77,9 +85,3 @@ def _numbers(given, free: float) -> NDArray:
         return np.array(flat, dtype=np.float64).reshape(values.shape)
     except UNREADABLE:
         return np.array(np.nan)
-
-
-def _in_a_line(given) -> str:
-    """Representation for a message; that of a Series or a table has many lines."""
-    listed = given.tolist() if hasattr(given, "tolist") else given
-    return " ".join(repr(listed).split())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from sklpos.nets.any_rows import TensorRows, tensor_rows
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.encoding import Encoding, standardisation, weighted_mean
 from sklpos.nets.members import Members
@@ -39,7 +39,7 @@ class Stack(nn.Module):
         Number of inputs.
     n_outputs : int
         Number of outputs. They share the hidden units.
-    X : array-like of shape (n_samples, n_features_in)
+    X : array-like or sparse matrix of shape (n_samples, n_features_in)
         Training rows: their means, deviations and quantiles.
     sample_weight : array-like of shape (n_samples,), optional
         Positive.
@@ -99,12 +99,12 @@ class Stack(nn.Module):
         max_intervals: int = 1024,
     ):
         super().__init__()
+        X = tensor_rows(X, torch.float64)
         recipe = Recipe.of(len(X)).changed(
             width=width, n_folds=n_folds, kinds=kinds, max_intervals=max_intervals
         )
-        X = torch.as_tensor(np.asarray(X, dtype=np.float64))
         weight = np.ones(len(X)) if sample_weight is None else sample_weight
-        weight = torch.as_tensor(weight).to(X)
+        weight = torch.as_tensor(weight).to(X.dtype)
         for name, values in standardisation(X, weight).items():
             self.register_buffer(name, values)
         self.n_outputs = n_outputs
@@ -112,12 +112,13 @@ class Stack(nn.Module):
         self.activation = nn.ReLU()
         self.output = nn.Identity()
         self.decays = [float(decay) for _, decay in recipe.kinds]
+        self.reach = 1.0
         self._encode(X, weight, recipe)
         self._add_members(X, weight, recipe)
         equal = torch.ones(n_outputs, len(self.kinds), dtype=X.dtype) / len(self.kinds)
         self.register_buffer("shares", equal)
 
-    def _encode(self, X: Tensor, weight: Tensor, recipe: Recipe) -> None:
+    def _encode(self, X: TensorRows, weight: Tensor, recipe: Recipe) -> None:
         # Kinds of the same number of intervals share an encoding.
         distinct = sorted({number for number, _ in recipe.kinds})
         self.sources = [distinct.index(number) for number, _ in recipe.kinds]
@@ -126,7 +127,7 @@ class Stack(nn.Module):
             Encoding.of_rows(X, weight, number, **limits) for number in distinct
         ).double()
 
-    def _add_members(self, X: Tensor, weight: Tensor, recipe: Recipe) -> None:
+    def _add_members(self, X: TensorRows, weight: Tensor, recipe: Recipe) -> None:
         sizes = [seen.shape[1] for seen in self.inputs(X[:1])]
         self.kinds = nn.ModuleList(
             Members(sizes[source], recipe.width, recipe.n_folds, self.n_outputs)
@@ -157,17 +158,18 @@ class Stack(nn.Module):
         return len(self.kinds) * self.n_folds
 
     @property
-    def param_groups(self) -> list[tuple[str, dict[str, Any]]]:
+    def param_groups(self) -> list[tuple[str, dict[str, float]]]:
         """Parameter groups of an optimizer: weight decay per kind, none for biases.
 
         For the biases of heads, see `Members.bias_decay`.
         """
         # All kinds have the same bounds.
-        drawn = self.kinds[0].bias_decay
+        drawn = self.kinds[0].bias_decay / self.reach
         groups = [("*head.bias", {"weight_decay": drawn})] if drawn else []
         groups.append(("*bias", {"weight_decay": 0.0}))
         for number, decay in enumerate(self.decays):
-            groups.append((f"kinds.{number}.*", {"weight_decay": decay}))
+            weight_decay = {"weight_decay": decay / self.reach}
+            groups.append((f"kinds.{number}.*", weight_decay))
         return groups
 
     def hold(self, bounds: Bounds) -> Stack:
@@ -190,14 +192,18 @@ class Stack(nn.Module):
             kind.hold(bounds.repeated(self.n_folds))
         return self
 
-    def start(self, mean: Tensor) -> None:
+    def start(self, mean: Tensor, spread: float = 1.0) -> None:
         """Give the head of each member a mean output on the training rows.
 
         Parameters
         ----------
         mean : torch.Tensor of shape (n_outputs,)
             In scaled units.
+        spread : float, default=1.0
+            Deviation of the targets in scaled units. Decay limits the size of weights,
+            so it is less where they have to reach farther.
         """
+        self.reach = max(spread, 1.0)
         for kind in self.kinds:
             kind.start(mean.repeat(self.n_folds))
 

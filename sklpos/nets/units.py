@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.moments import Moments, RunningMoments
+
+#: What targets are divided by while a net trains; None leaves them as they are.
+Unit = Literal["deviation", "mean"] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,11 +23,23 @@ class TargetScale:
     Attributes
     ----------
     shift : ndarray of shape (n_outputs,)
-        Weighted mean of y; 0 if the head has no bias to hold it. Unit of y.
+        Weighted mean of standardised targets; 0 if the head has no bias to hold it, and
+        in other units. Unit of y.
     scale : ndarray of shape (n_outputs,)
-        Weighted root mean square of ``y - shift``; 1 where that is 0. Unit of y.
+        Weighted root mean square of ``y - shift``, or what else targets are divided
+        by; 1 where that is 0. Unit of y.
     bounds : Bounds
         Unit of y.
+    mean : ndarray of shape (n_outputs,) or None
+        Weighted mean of y; None in older files.
+    deviation : ndarray of shape (n_outputs,) or None
+        Weighted standard deviation of y; 1 where that is 0, None in older files. Both
+        are those without outliers if the scaling is robust.
+    seen : RunningMoments or None
+        The targets that all this follows in a stream; None in older files.
+    unit : {"deviation", "mean", None}, default="deviation"
+    shifted : bool, default=True
+        See `from_data`.
 
     Examples
     --------
@@ -36,9 +53,23 @@ class TargetScale:
     shift: np.ndarray
     scale: np.ndarray
     bounds: Bounds
+    mean: np.ndarray | None = None
+    deviation: np.ndarray | None = None
+    seen: RunningMoments | None = None
+    unit: Unit = "deviation"
+    shifted: bool = True
 
     @classmethod
-    def from_data(cls, y, weight, bounds, *, shifted=True, scaled=True):
+    def from_data(
+        cls,
+        y,
+        weight,
+        bounds,
+        *,
+        shifted=True,
+        unit: Unit = "deviation",
+        robust=False,
+    ):
         """Compute shift and scale from targets.
 
         Parameters
@@ -50,31 +81,106 @@ class TargetScale:
             Unit of y.
         shifted : bool, default=True
             False where the head has no bias.
-        scaled : bool, default=True
-            False leaves the targets as they are.
+        unit : {"deviation", "mean", None}, default="deviation"
+            The deviation standardises the targets. The mean, for losses that need
+            targets of at least 0, and None do not shift them.
+        robust : bool, default=False
+            Whether targets farther out than twice the distance of the 10 % and 90 %
+            quantiles count as if they were there. Otherwise one gross error of y
+            would set the unit, even for a criterion that ignores it.
 
         Returns
         -------
         TargetScale
         """
-        n_outputs = y.shape[1]
-        shift = np.zeros(n_outputs)
-        scale = np.ones(n_outputs)
-        if scaled:
-            largest = np.abs(y).max(axis=0)
-            # Divided by the largest value, so that no square overflows or underflows.
-            unit = np.where(largest > 0, largest, 1.0)
-            share = weight / weight.sum()
-            if shifted:
-                mean = unit * (share @ (y / unit))
-                # The mean of many equal numbers is rounded to another one, and their
-                # distance from it would pass for a scale.
-                shift = np.clip(mean, y.min(axis=0), y.max(axis=0))
-            deviation = np.sqrt(share @ ((y / unit - shift / unit) ** 2))
-            # What rounding leaves is not a scale.
-            rounding = 4 * np.finfo(np.float64).eps
-            scale = np.where(deviation > rounding, deviation * unit, 1.0)
-        return cls(shift, scale, bounds)
+        seen = RunningMoments(Moments.of(y, weight, robust=robust), robust=robust)
+        found = seen.moments
+        nowhere = np.zeros(y.shape[1])
+        # In units of 1, where there is nothing else to measure by.
+        targets = cls(nowhere, nowhere + 1, bounds, nowhere, nowhere + 1, seen)
+        return replace(targets, unit=unit, shifted=shifted)._measured(found)
+
+    def _measured(self, found: Moments) -> TargetScale:
+        """The scaling of targets of these moments; a constant keeps its scale."""
+        deviation = np.where(found.deviation > 0, found.deviation, self.deviation)
+        shift, scale = np.zeros_like(found.mean), np.ones_like(found.mean)
+        if self.unit == "deviation" and self.shifted:
+            shift, scale = found.mean, deviation
+        elif self.unit == "deviation":
+            scale = np.where(found.size > 0, found.size, self.scale)
+        elif self.unit == "mean":
+            scale = np.where(found.mean > 0, found.mean, self.scale)
+        means = {"mean": found.mean, "deviation": deviation}
+        return replace(self, shift=shift, scale=scale, **means)
+
+    def following(
+        self,
+        y: np.ndarray,
+        weight: np.ndarray,
+        *,
+        anew: bool = False,
+        tolerance: float = 0.1,
+    ) -> TargetScale:
+        """Shift and scale after another chunk of a stream.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n_samples, n_outputs)
+        weight : ndarray of shape (n_samples,)
+            Positive.
+        anew : bool, default=False
+            Whether these rows are all that count from now on.
+        tolerance : float, default=0.1
+            Relative change of a scale, and change of a shift in scales, that is left
+            alone: each one is a jolt for the training.
+
+        Returns
+        -------
+        TargetScale
+            Of the later part of the stream, where that is far from the present one.
+        """
+        if self.seen is None:
+            return self
+        seen = self.seen.followed_by(y, weight, anew=anew)
+        found = replace(self._measured(seen.moments), seen=seen)
+        ratio = found.scale / self.scale
+        apart = np.abs(found.shift - self.shift) / self.scale
+        moved = np.maximum(np.maximum(ratio, 1 / ratio) - 1, apart) > tolerance
+        return replace(
+            found,
+            shift=np.where(moved, found.shift, self.shift),
+            scale=np.where(moved, found.scale, self.scale),
+        )
+
+    def equals(self, other: TargetScale) -> bool:
+        """Whether another one has the same shift and scale.
+
+        Parameters
+        ----------
+        other : TargetScale
+
+        Returns
+        -------
+        bool
+        """
+        pairs = ((self.shift, other.shift), (self.scale, other.scale))
+        return all(np.array_equal(own, its) for own, its in pairs)
+
+    @property
+    def size(self) -> np.ndarray:
+        """Typical size of differences of y, (n_outputs,). Unit of y."""
+        return self.scale if self.deviation is None else self.deviation
+
+    @property
+    def spread(self) -> np.ndarray:
+        """Deviation of the targets in scaled units, (n_outputs,); 1 by default."""
+        return self.size / self.scale
+
+    @property
+    def start(self) -> np.ndarray:
+        """Mean of the targets in scaled units, (n_outputs,)."""
+        mean = self.shift if self.mean is None else self.mean
+        return self.standardise(mean)
 
     def check_target_magnitude(self, y: np.ndarray, dtype: torch.dtype) -> None:
         """Raise ValueError if squares of y overflow, or their unit underflows.
@@ -125,15 +231,34 @@ class TargetScale:
         return self.bounds.scaled(self.shift, self.scale)
 
     def standardise(self, y: np.ndarray) -> np.ndarray:
-        """Compute ``(y - shift) / scale``."""
+        """Compute ``(y - shift) / scale``.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n_samples, n_outputs)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs)
+        """
         return (y - self.shift) / self.scale
 
     def fold(self, head: nn.Linear) -> None:
-        """Turn a head in scaled units into one in the unit of y, in place."""
+        """Turn a head in scaled units into one in the unit of y, in place.
+
+        Parameters
+        ----------
+        head : nn.Linear
+        """
         self._rescale(head, self.scale, self.shift)
 
     def unfold(self, head: nn.Linear) -> None:
-        """Turn a head in the unit of y into one in scaled units, in place."""
+        """Turn a head in the unit of y into one in scaled units, in place.
+
+        Parameters
+        ----------
+        head : nn.Linear
+        """
         self._rescale(head, 1 / self.scale, -self.shift / self.scale)
 
     @staticmethod

@@ -6,13 +6,16 @@ import inspect
 import warnings
 
 # Libraries between this package and the user's code: a warning that points into one
-# of them does not help.
+# of them does not help. `functools` calls the functions that read a model by its type.
 # `pickle`, `copy` and `skops` are on the way from the user to an object that is loaded.
 _LIBRARIES = frozenset(
     {
         "contextlib",
         "copy",
+        "dataclasses",
+        "functools",
         "joblib",
+        "numpy",
         "pickle",
         "sklearn",
         "sklpos",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sklpos.estimator.pipelines import fitted_regressor
+from sklpos.estimator.target_steps import behind_targets
 from sklpos.plotting.axes import (
     BLUE,
     GREEN,
@@ -89,7 +89,7 @@ class ConstraintHistoryDisplay:
         -------
         ConstraintHistoryDisplay
         """
-        history = fitted_regressor(estimator)[1].history_
+        history = behind_targets(estimator)[1].history_
         return cls.from_history(history, ax=ax, **kwargs)
 
     @classmethod

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklpos.estimator.pipelines import fitted_regressor
-from sklpos.estimator.row_summary import predict_twice
+from sklpos.estimator.row_summary import bounds_of, predict_twice
 from sklpos.nets.bounds import Bounds
 from sklpos.plotting.axes import BLUE, GREY, VERMILLION, draw_bounds, get_axes, style
 
@@ -81,7 +80,7 @@ class PositivityDisplay:
         ----------
         estimator : PositiveOutputRegressor, Pipeline or search
             Fitted.
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), optional
         output : int, default=0
             Which output to draw.
@@ -97,7 +96,7 @@ class PositivityDisplay:
         """
         as_trained, repaired = predict_twice(estimator, X)
         after = as_trained if repaired is None else repaired
-        bounds = fitted_regressor(estimator)[1].net_.targets.bounds
+        bounds = bounds_of(estimator)
         return cls.from_predictions(
             after[:, output],
             y_true=None if y is None else _column(y, output),

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import read_head, write_head
-from sklpos.nets.nonnegative import keep_within
 from sklpos.nets.rows import predict_rows
+from sklpos.nets.within import keep_within
 from sklpos.repair.summary import warn_of_lost_balance
 
 # The later ones correct what the rounding of weights left of the first.

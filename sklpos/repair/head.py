@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.head import read_head, write_head
+from sklpos.nets.hints import shown
 from sklpos.nets.rows import RowChunks, feature_source, obeys, rounding_margin
+from sklpos.nets.shapes import without_matrix_outputs
 from sklpos.nets.units import TargetScale
 from sklpos.repair.inputs import RowData, read_rows
 from sklpos.repair.loader import first_row, open_rows
@@ -69,7 +71,7 @@ def repair_head(
     module : nn.Module
         Ends in a plain ``nn.Linear``, in float32 or float64, with outputs in the unit
         of y. Not changed; it is run in eval mode.
-    rows : array-like or tensor of shape (n_samples, n_features), or iterable
+    rows : array-like, sparse matrix or tensor (n_samples, n_features), or iterable
         An iterable, such as a ``DataLoader``, yields tensors X, or tuples that begin
         with X, and the same ones on every pass: it must not shuffle. Its rows need not
         fit into memory. Rows are cast to the dtype of the module.
@@ -131,8 +133,9 @@ def repair_head(
     promise = f"the {data.n_samples:,} rows that repair_head was given"
     summary = summarise(found.head, found.margin, data.kept, data.n_samples, promise)
     # The copy was repaired in eval mode; the original may be in the middle of training.
-    copy_modes(module, found.module)
-    return RepairedHead(found.module, summary, found.margin)
+    repaired = without_matrix_outputs(found.module, module)
+    copy_modes(module, repaired)
+    return RepairedHead(repaired, summary, found.margin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,8 +243,8 @@ def repair_on_rows(
         write_head(linear, by_chance.head.coef)
         return by_chance
     raise ValueError(
-        f"{model.bounds} do not survive the rounding of the predictions; use a float64 "
-        "module or standardise the rows."
+        f"{shown(model.bounds, 120)} do not survive the rounding of the predictions; "
+        "use a float64 module or standardise the rows."
     )
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from sklpos.nets.arrays import naming, without_torch
+from sklpos.nets.any_rows import Rows, chunks_of, take_rows
+from sklpos.nets.arrays import naming
 from sklpos.nets.bounded import BoundedModel
-from sklpos.nets.rows import chunks_of
+from sklpos.nets.tensors import without_torch
+from sklpos.nets.values import as_plain
 from sklpos.repair.loader import LoaderRows, marked
 
 
@@ -20,7 +22,7 @@ class RowData:
 
     Attributes
     ----------
-    rows : ndarray of shape (n_kept, ...) or LoaderRows
+    rows : ndarray of shape (n_kept, ...), SparseRows or LoaderRows
     y : ndarray of shape (n_kept, n_outputs) or None
         float64, unit of y.
     weight : ndarray of shape (n_kept,)
@@ -31,7 +33,7 @@ class RowData:
         Number of rows passed in.
     """
 
-    rows: NDArray | LoaderRows
+    rows: Rows | LoaderRows
     y: NDArray | None
     weight: NDArray
     kept: NDArray
@@ -39,7 +41,7 @@ class RowData:
 
 
 def read_rows(
-    source: NDArray | LoaderRows,
+    source: Rows | LoaderRows,
     model: BoundedModel,
     *,
     y: ArrayLike | None,
@@ -49,7 +51,7 @@ def read_rows(
 
     Parameters
     ----------
-    source : ndarray or LoaderRows
+    source : ndarray, SparseRows or LoaderRows
         As `open_rows` returns them.
     model : BoundedModel
         The module to repair, with a bound for each output.
@@ -68,7 +70,7 @@ def read_rows(
     dtype = next(model.module.parameters()).dtype
     n_outputs = len(model.bounds)
     found = None
-    if isinstance(source, np.ndarray):
+    if not isinstance(source, LoaderRows):
         # In chunks, because the cast to the dtype of the module makes a copy.
         for chunk in chunks_of(source):
             _check_values(chunk, dtype)
@@ -138,7 +140,7 @@ def _as_targets(y: ArrayLike | None, n_samples: int, n_outputs: int) -> NDArray 
     if y is None:
         return None
     with naming("y"):
-        targets = np.asarray(without_torch(y), dtype=np.float64)
+        targets = np.asarray(as_plain(y, "y"), dtype=np.float64)
     expected = (n_samples,) if n_outputs == 1 else (n_samples, n_outputs)
     # Not by reshaping alone, which would also accept a transposed matrix.
     if targets.shape not in (expected, (n_samples, n_outputs)):
@@ -154,7 +156,7 @@ def _as_weight(weight: ArrayLike | None, n_samples: int) -> NDArray:
     if weight is None:
         return np.ones(n_samples)
     with naming("weight"):
-        values = np.asarray(without_torch(weight), dtype=np.float64)
+        values = np.asarray(as_plain(weight, "weight"), dtype=np.float64)
     if values.shape != (n_samples,):
         raise ValueError(
             f"weight has shape {values.shape}, but there are {n_samples} rows; pass "
@@ -167,7 +169,7 @@ def _as_weight(weight: ArrayLike | None, n_samples: int) -> NDArray:
     return values
 
 
-def _some_rows(source: NDArray | LoaderRows, wanted: NDArray) -> NDArray | LoaderRows:
-    if isinstance(source, np.ndarray):
-        return source[wanted]
-    return replace(source, wanted=wanted)
+def _some_rows(source: Rows | LoaderRows, wanted: NDArray) -> Rows | LoaderRows:
+    if isinstance(source, LoaderRows):
+        return replace(source, wanted=wanted)
+    return take_rows(source, wanted)

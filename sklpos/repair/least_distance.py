@@ -91,7 +91,11 @@ class LeastDistance:
             reach.
         """
         multipliers = np.zeros(len(self))
-        needed = needed / self.norms
+        with np.errstate(over="ignore"):
+            needed = needed / self.norms
+        # Weights that exploded need more than there are numbers for.
+        if not np.isfinite(needed).all():
+            return None
         unit = needed.max(initial=0.0)
         if unit == 0:
             return np.zeros(self.rows.shape[1]), multipliers

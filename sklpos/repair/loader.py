@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from torch import Tensor
 
-from sklpos.nets.arrays import naming, without_torch
+from sklpos.nets.arrays import naming
+from sklpos.nets.sparse import SparseRows
+from sklpos.nets.values import as_plain
 
 Rows = ArrayLike | Tensor | Iterable
 
@@ -99,21 +102,23 @@ def marked(mark: int, X: NDArray) -> int:
     return zlib.crc32(np.ascontiguousarray(X[:1]), mark)
 
 
-def open_rows(rows: Rows) -> NDArray | LoaderRows:
+def open_rows(rows: Rows) -> NDArray | SparseRows | LoaderRows:
     """Tell arrays and loaders apart.
 
     Parameters
     ----------
-    rows : array-like, tensor or loader
+    rows : array-like, sparse matrix, tensor or loader
         A list of tensors is a loader, a list of lists of numbers an array.
 
     Returns
     -------
-    ndarray of shape (n_samples, ...) or LoaderRows
+    ndarray of shape (n_samples, ...), SparseRows or LoaderRows
     """
     # Arrays and tensors come first, because they are iterable, too.
     if isinstance(rows, Tensor) or hasattr(rows, "__array__"):
         return as_rows(rows)
+    if issparse(rows):
+        return SparseRows.of(rows).astype(np.float64)
     if isinstance(rows, Iterator):
         raise ValueError(
             "rows is an iterator, which is exhausted after one pass; pass a loader "
@@ -136,21 +141,21 @@ def _holds_batches(rows: list | tuple) -> bool:
     return isinstance(first, Tensor | np.ndarray)
 
 
-def first_row(source: NDArray | LoaderRows) -> NDArray:
+def first_row(source: NDArray | SparseRows | LoaderRows) -> NDArray:
     """One row, as an example input of a module.
 
     Parameters
     ----------
-    source : ndarray or LoaderRows
+    source : ndarray, SparseRows or LoaderRows
 
     Returns
     -------
     ndarray of shape (1, ...)
     """
-    if isinstance(source, np.ndarray):
-        chunks = iter([source])
-    else:
+    if isinstance(source, LoaderRows):
         chunks = (X for X, _ in source.batches())
+    else:
+        chunks = iter([source])
     # Batches may be empty, for example those of a filter.
     row = next((X[:1] for X in chunks if len(X)), None)
     if row is None:
@@ -170,7 +175,7 @@ def as_rows(rows: ArrayLike | Tensor) -> NDArray:
     ndarray
     """
     with naming("rows"):
-        X = np.asarray(without_torch(rows))
+        X = np.asarray(as_plain(rows, "rows"))
         if not np.issubdtype(X.dtype, np.floating):
             X = X.astype(np.float64)
     if X.ndim < 2:

@@ -142,6 +142,10 @@ def nearest_feasible_head(
         Features of more rows to hold the bounds on, as `HeadRepair.kept`. Each counts
         with the mean weight.
 
+    Returns
+    -------
+    HeadRepair
+
     Notes
     -----
     With a bias there is always a feasible head. Without one, bounds that admit 0 leave

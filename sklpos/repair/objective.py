@@ -133,9 +133,21 @@ class HeadObjective:
         return replace(self, mean_target=within)
 
     def mean_square(self, heads: NDArray) -> NDArray:
-        """Mean squared prediction of heads of shape (n_outputs, d1)."""
+        """Mean squared prediction of heads.
+
+        Parameters
+        ----------
+        heads : ndarray of shape (n_outputs, n_features + 1)
+
+        Returns
+        -------
+        ndarray of shape (n_outputs,)
+        """
+        # Weights that exploded have squares beyond all numbers.
+        with np.errstate(over="ignore", invalid="ignore"):
+            square = np.sum(heads @ self.gram * heads, axis=1)
         # Rounding can make the form of a tiny head negative.
-        return np.maximum(np.sum(heads @ self.gram * heads, axis=1), 0.0)
+        return np.where(np.isnan(square), np.inf, np.maximum(square, 0.0))
 
     def root_mean_squared_error(self, heads: NDArray) -> NDArray:
         """Error of heads on the rows, in the unit of y.

@@ -13,7 +13,7 @@ from sklpos.certificates.risk import bound_risk, smallest_shift
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import read_head, write_head
-from sklpos.nets.rows import predict_rows
+from sklpos.nets.rows import obeys, predict_rows
 
 # The allowance for rounding starts at 0, and about quadruples with each attempt.
 _ATTEMPTS = 8
@@ -79,7 +79,7 @@ def shift_bias(
         shifted = start.copy()
         shifted[:, -1] += shift
         write_head(linear, shifted)
-        if _holds(predict_rows(module, X), bounds, risk):
+        if _holds(module, X, bounds, risk, rounding):
             return module, shift
     raise ValueError(
         "no shift of the bias survives rounding: the predictions are too large for "
@@ -126,11 +126,14 @@ def _check_not_empty(bounds: Bounds, predictions: NDArray, wide: NDArray) -> Non
         )
 
 
-def _holds(predictions: NDArray, bounds: Bounds, risk: Risk | None) -> bool:
+def _holds(
+    module: nn.Module, X: NDArray, bounds: Bounds, risk: Risk | None, rounding: NDArray
+) -> bool:
     if risk is None:
-        return bool(bounds.contain(predictions).all())
+        # In large batches and row by row, which round in another way.
+        return obeys(module, X, bounds, rounding)
     found = bound_risk(
-        predictions,
+        predict_rows(module, X),
         bounds.lower,
         bounds.upper,
         risk_level=risk.level,

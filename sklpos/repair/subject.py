@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.bounds import Bounds
-from sklpos.nets.head import find_head, trace
+from sklpos.nets.head import find_head
+from sklpos.nets.shapes import with_matrix_outputs
+from sklpos.nets.tracing import trace
 
 
 def read_module(
@@ -33,6 +35,7 @@ def read_module(
     Returns
     -------
     BoundedModel
+        Of a module whose outputs are (n_samples, n_outputs), see `with_matrix_outputs`.
 
     Raises
     ------
@@ -43,7 +46,9 @@ def read_module(
     _check_dtypes(module)
     own = _copied(module).eval()
     example = torch.as_tensor(row).to(next(own.parameters()))
-    n_outputs = _n_outputs(own, example)
+    own = with_matrix_outputs(own, example)
+    _check_repeatable(own, example)
+    n_outputs = trace(own, example)[0].shape[1]
     head = find_head(own, example, n_outputs)
     _check_own_weights(own, own.get_submodule(head))
     bounds = Bounds.read(lower_bound, upper_bound, n_outputs)
@@ -85,22 +90,14 @@ def _copied(module: nn.Module) -> nn.Module:
         raise ValueError(f"module cannot be copied: {error}") from error
 
 
-def _n_outputs(module: nn.Module, row: Tensor) -> int:
-    output, _ = trace(module, row)
-    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 1:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output)
-        raise ValueError(
-            "module must map (n_samples, n_features) to (n_samples, n_outputs), but "
-            f"for one sample it returned {shape}."
-        )
+def _check_repeatable(module: nn.Module, row: Tensor) -> None:
+    output, again = (trace(module, row)[0] for _ in range(2))
     # Not `torch.equal`, for which NaN differs from NaN.
-    again, _ = trace(module, row)
     if not torch.allclose(output, again, rtol=0, atol=0, equal_nan=True):
         raise ValueError(
             "module predicts something else each time, even in eval mode; remove the "
             "layers that draw random numbers there."
         )
-    return output.shape[1]
 
 
 def _check_own_weights(module: nn.Module, head: nn.Linear) -> None:

@@ -14,6 +14,9 @@ from sklpos.repair.nearest import HeadRepair
 _MAX_ERROR_GROWTH = 0.25
 _MAX_GROWTH_OF_SMALL_ERROR = 0.01
 _MAX_ERROR_RATIO = 2.0
+# Deviations of y that a repair may move predictions by, where their error has another
+# measure.
+_MAX_CHANGE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +186,27 @@ def warn_of_lost_balance(balanced: np.ndarray) -> None:
         warn_user(
             f"balance was dropped for outputs {dropped.tolist()}: no feasible head has "
             "the mean of y as its mean prediction (is that mean out of bounds?).",
+        )
+
+
+def warn_of_change(change: np.ndarray, scale: np.ndarray, *, why: str) -> None:
+    """Warn if a repair moved the training predictions far.
+
+    Parameters
+    ----------
+    change : ndarray of shape (n_outputs,)
+        Root mean square change, unit of y.
+    scale : ndarray of shape (n_outputs,)
+        Standard deviations of y.
+    why : str
+        The end of the sentence: what moved them, and what costs less.
+    """
+    far = np.flatnonzero(change > _MAX_CHANGE * scale)
+    if len(far):
+        j = far[0]
+        warn_user(
+            f"the repair moved the training predictions of output {j} by "
+            f"{change[j]:.3g} (root mean square), because {why}.",
         )
 
 

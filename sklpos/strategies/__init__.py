@@ -5,10 +5,11 @@ from sklpos.strategies.architecture import (
     Architecture,
     NonnegativeWeights,
 )
-from sklpos.strategies.base import ConstraintStrategy, DomainTerm, StrategyState
+from sklpos.strategies.base import ConstraintStrategy, StrategyState
 from sklpos.strategies.certified import Certified, IntervalBounds
 from sklpos.strategies.constraint import OutputConstraint
 from sklpos.strategies.domain import DomainConstraint
+from sklpos.strategies.domain_term import DomainTerm
 from sklpos.strategies.lagrangian import AugmentedLagrangian, Lagrangian
 from sklpos.strategies.penalties import ExactPenalty, QuadraticPenalty, Unconstrained
 from sklpos.strategies.record import ConstraintSummary

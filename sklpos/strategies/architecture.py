@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import check_features, replace_layer
-from sklpos.nets.nonnegative import NonnegativeLinear, keep_within
+from sklpos.nets.nonnegative import NonnegativeLinear
+from sklpos.nets.output_change import change_output, inverse_of, is_stuck
 from sklpos.nets.outputs import BoundedOutput, starting_gain, starting_input
 from sklpos.nets.stack import Stack
+from sklpos.nets.unit_change import UnitChange, change_heads
+from sklpos.nets.within import keep_within
 from sklpos.strategies.base import ConstraintStrategy
 
 
@@ -57,20 +61,40 @@ class Architecture(ConstraintStrategy):
             The module to train.
         """
 
-    def initial_bias(self, bounds: Bounds) -> Tensor:
+    def change_unit(
+        self, module: nn.Module, head: str | None, change: UnitChange, X: Tensor
+    ) -> None:
+        """Let the trained module compute the same in another unit, in place.
+
+        Parameters
+        ----------
+        module : nn.Module
+            In eval mode.
+        head : str or None
+            Dotted name of its last ``nn.Linear``; None for a `Stack`.
+        change : UnitChange
+            Of the outputs of the module.
+        X : torch.Tensor of shape (n_rows, n_features)
+            Some training rows.
+        """
+        change_heads(module, head, change)
+
+    def initial_bias(self, bounds: Bounds, mean: Tensor) -> Tensor:
         """Bias of the head at which the fit of a new module starts.
 
         Parameters
         ----------
         bounds : Bounds
             In scaled units.
+        mean : torch.Tensor of shape (n_outputs,)
+            Mean of the targets, in scaled units: 0 unless they keep their own unit.
 
         Returns
         -------
         torch.Tensor of shape (n_outputs,)
-            By default 0, the scaled mean of the targets.
+            By default the mean.
         """
-        return torch.zeros(len(bounds))
+        return mean
 
     @abstractmethod
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
@@ -98,7 +122,8 @@ class NonnegativeWeights(Architecture):
     ``h`` that cannot be negative, or ``upper_bound - |V| h - |v|``. With both bounds,
     the features are in [0, 1] (``nn.Hardtanh(0, 1)``, ``nn.Sigmoid`` or
     ``nn.Hardsigmoid``), and weights and bias are scaled down so that their sum does
-    not exceed ``upper_bound``. Afterwards the head is a plain ``nn.Linear``.
+    not exceed ``upper_bound``. Several quantiles of a target are in their order, for
+    every input. Afterwards the head is a plain ``nn.Linear``.
     ``alpha`` is not used. `Stack` is made for such heads; its hidden units become
     ``nn.Hardtanh(0, 1)`` by themselves where an output has both bounds.
 
@@ -127,6 +152,7 @@ class NonnegativeWeights(Architecture):
 
     guarantee = "everywhere"
     keeps_signs = True
+    keeps_order = True
 
     def wrap(
         self, module: nn.Module, head: str | None, *, X: Tensor, bounds: Bounds
@@ -157,8 +183,8 @@ class Activation(Architecture):
     sigmoid ``lower_bound + (upper_bound - lower_bound) * sigmoid(gain * z)`` with both,
     and the identity without bounds. The gain keeps the slope at the mean of y at 1
     standard deviation of y or less, so that bounds may be far away. The head is no
-    longer the last layer: an exported model ends in the activation. ``alpha`` is not
-    used.
+    longer the last layer: an exported model ends in the activation. Quantiles of one
+    target are at least the one before, by their running maximum. ``alpha`` is not used.
 
     Parameters
     ----------
@@ -178,7 +204,10 @@ class Activation(Architecture):
     """
 
     guarantee = "everywhere"
+    keeps_order = True
     needs_head = False
+    # In another unit the head cannot compute quite the same, see `change_unit`.
+    unit_tolerance = 10.0
 
     def __init__(self, function: str = "softplus"):
         self.function = function
@@ -196,9 +225,56 @@ class Activation(Architecture):
             return module
         return BoundedOutput(module, self.function, bounds, gain=gain)
 
-    def initial_bias(self, bounds: Bounds) -> Tensor:
+    def initial_bias(self, bounds: Bounds, mean: Tensor) -> Tensor:
         """Input of the activation at which the output is the scaled mean."""
-        return starting_input(self.function, bounds)
+        return starting_input(self.function, bounds, mean)
+
+    @torch.no_grad()
+    def change_unit(
+        self, module: nn.Module, head: str | None, change: UnitChange, X: Tensor
+    ) -> None:
+        """Change the activation, and the head so that predictions stay.
+
+        With ``"softplus"`` they stay exactly at two points only, a deviation above and
+        below the mean of what enters it. Without a head they are not kept, and with one
+        they begin at the mean of y again if they are at a bound in the new unit.
+        """
+        is_stack = isinstance(module, Stack)
+        output = module.output if is_stack else module
+        n_copies = module.n_members if is_stack else 1
+        points = self._points((module.heads if is_stack else module.module)(X))
+        apart = points.unflatten(1, (n_copies, -1))
+        gain, offset = change.tensors(points)
+        kept = gain * output.activate(apart).flatten(1) + offset
+        bounds = change.split(n_copies)[0].bounds
+        change_output(output, bounds, starting_gain(bounds))
+        kept = kept.unflatten(1, (n_copies, -1))
+        low, high = inverse_of(output, kept).flatten(1)
+        slope = (high - low) / (points[1] - points[0])
+        middle = (low + high) / 2
+        # Without a slope of the activation, training would stay where it is.
+        stuck = is_stuck(output, kept).all(0).flatten()
+        mean = self.initial_bias(bounds, torch.zeros(len(bounds))).to(points)
+        slope = torch.where(stuck, 1.0, slope)
+        middle = torch.where(stuck, mean.repeat(n_copies), middle)
+        start = middle - slope * points.mean(0)
+        inf = np.full(len(change.bounds), np.inf)
+        free = Bounds(-inf, inf)
+        entering = UnitChange(
+            *(part.cpu().double().numpy() for part in (slope, start)), free, free
+        )
+        if is_stack or head is not None:
+            change_heads(module if is_stack else module.module, head, entering)
+
+    def _points(self, entering: Tensor) -> Tensor:
+        """Two inputs of the activation of each output, at which it is not constant."""
+        if self.function in ("relu", "square"):
+            # They are homogeneous: a factor of the input is one of the output.
+            one = torch.ones_like(entering[:1])
+            return torch.cat([one, 2 * one])
+        mean, spread = entering.mean(dim=0), entering.std(dim=0, correction=0)
+        spread = spread.clamp(min=1e-3)
+        return torch.stack([mean - spread, mean + spread])
 
     def finalize(self, module: nn.Module, head: str | None, targets) -> nn.Module:
         """Give the output the unit of y; only free outputs can take the shift."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 import copy
 import inspect
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+
+from sklpos.docstrings import complete_docstrings
+from sklpos.nets.hints import did_you_mean, shown
+from sklpos.nets.rules import Rule, check_rules
+from sklpos.strategies.domain_term import DomainTerm
 
 GUARANTEES = ("none", "training", "domain", "everywhere")
 
@@ -27,25 +32,6 @@ class StrategyState(nn.Module):
         super().__init__()
         for name, value in buffers.items():
             self.register_buffer(name, value)
-
-
-@dataclass(frozen=True, eq=False)
-class DomainTerm:
-    """Requirement of a strategy on a whole domain, in addition to the rows.
-
-    Attributes
-    ----------
-    bounds : nn.Module
-        Maps a module to its lowest and highest outputs, see `DomainConstraint`.
-    strategy : ConstraintStrategy
-        Strategy that keeps the domain above its bound; it has one row per domain.
-    alpha_share : float
-        Weight of the domain's term, as a share of that of the rows.
-    """
-
-    bounds: nn.Module
-    strategy: ConstraintStrategy
-    alpha_share: float
 
 
 class ConstraintStrategy(ABC):
@@ -86,16 +72,24 @@ class ConstraintStrategy(ABC):
     uses_alpha: ClassVar[bool] = True
     #: The weights of the head must keep their signs, so one factor corrects its mean.
     keeps_signs: ClassVar[bool] = False
+    #: Outputs in an order, such as quantiles, stay in it for every input.
+    keeps_order: ClassVar[bool] = False
     #: Multipliers or a schedule need the violations that `dual_step` is given.
     needs_dual_step: ClassVar[bool] = True
+    #: Rules for parameters by name, checked before each fit.
+    rules: ClassVar[Mapping[str, Rule]] = {}
     #: `multipliers` is only a bound; estimate them from the stationarity condition.
     estimates_multipliers: ClassVar[bool] = False
+
+    #: Change of the unit of y, relative to it, that a stream leaves alone.
+    unit_tolerance: ClassVar[float] = 0.1
 
     state_: StrategyState
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse a subclass that replaces the term but not its slope."""
         super().__init_subclass__(**kwargs)
+        complete_docstrings(cls)
         by_autograd = cls.term_and_slope is ConstraintStrategy.term_and_slope
         term, slope = (_owner(cls, name) for name in ("penalty", "term_and_slope"))
         # `issubclass` would fail, because the abstract class is not complete yet.
@@ -258,15 +252,25 @@ class ConstraintStrategy(ABC):
         known = self._defaults()
         for name, value in params.items():
             if name not in known:
+                listed = f"; it has {', '.join(known)}." if known else "."
                 raise ValueError(
-                    f"Invalid parameter {name!r} for {type(self).__name__}; it has "
-                    f"{sorted(known)}."
+                    f"Invalid parameter {shown(name)} for {type(self).__name__}"
+                    f"{did_you_mean(name, known) or listed}"
                 )
             setattr(self, name, value)
         return self
 
+    def check_params(self) -> None:
+        """Raise ValueError if a parameter does not obey its rule."""
+        check_rules(self.get_params(), self.rules, type(self).__name__)
+
     def unfitted(self) -> Self:
-        """Copy with the same parameters and without state."""
+        """Copy with the same parameters and without state.
+
+        Returns
+        -------
+        ConstraintStrategy
+        """
         return type(self)(**copy.deepcopy(self.get_params(deep=False)))
 
     def __repr__(self) -> str:

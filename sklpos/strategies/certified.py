@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from math import inf
-from numbers import Integral
+from typing import ClassVar
 
 import torch
 from numpy.typing import ArrayLike
@@ -14,9 +12,20 @@ from torch import Tensor, nn
 from sklpos.certificates.bounds.crown import finite_image
 from sklpos.certificates.bounds.layers import Affine
 from sklpos.certificates.bounds.network import Network, trainable_network
-from sklpos.strategies.base import DomainTerm
+from sklpos.nets.any_rows import TensorRows, dense_rows
+from sklpos.nets.items import ItemTensor
+from sklpos.nets.rules import Count, Number, OneOf, Rule, check_rules
+from sklpos.nets.sparse import SparseTensor
+from sklpos.strategies.domain_term import DomainTerm
 from sklpos.strategies.inputs import as_tensor
 from sklpos.strategies.lagrangian import AugmentedLagrangian
+
+_RULES: dict[str, Rule] = {
+    "domain": OneOf(("box", "hull")),
+    "margin": Number(most=1e6),
+    "warm_up": Count(0),
+    "safety": Number(most=1e6),
+}
 
 
 class IntervalBounds(nn.Module):
@@ -68,8 +77,8 @@ class IntervalBounds(nn.Module):
         self.margin = margin
         self.warm_up = warm_up
         self.safety = safety
-        _check_parameters(self, "IntervalBounds", _RULES)
-        self.register_buffer("points", self._outline(_points(X)))
+        check_rules(vars(self), _RULES, "IntervalBounds")
+        self.register_buffer("points", self._outline(_points(X, domain)))
         # A buffer, so that training that is stored and resumed has the same domain.
         self.register_buffer("n_epochs", torch.tensor(0))
 
@@ -189,6 +198,11 @@ class Certified(AugmentedLagrangian):
     """
 
     guarantee = "domain"
+    rules: ClassVar = {
+        **_RULES,
+        "domain_curvature": Number(above=True),
+        "dual_lr": Number(),
+    }
 
     def __init__(
         self,
@@ -210,8 +224,17 @@ class Certified(AugmentedLagrangian):
 
     def domain_term(self, X: Tensor) -> DomainTerm:
         """Requirement that the domain around the inputs stays within the bounds."""
-        curvature = {"domain_curvature": (_is_positive, "a finite number above 0")}
-        _check_parameters(self, "strategy='certified'", _RULES | curvature)
+        self.check_params()
+        if isinstance(X, ItemTensor):
+            raise ValueError(
+                "strategy='certified' needs all rows in memory; pass arrays, or a "
+                "smaller data set."
+            )
+        if X.ndim > 2:
+            raise ValueError(
+                "strategy='certified' needs X of shape (n_samples, n_features), but "
+                f"its rows have the shape {tuple(X.shape[1:])}."
+            )
         bounds = IntervalBounds(
             X,
             self.domain,
@@ -224,35 +247,11 @@ class Certified(AugmentedLagrangian):
         return DomainTerm(bounds, own, self.domain_curvature)
 
 
-def _is_share(value: float) -> bool:
-    return 0 <= value < inf
-
-
-def _is_positive(value: float) -> bool:
-    return 0 < value < inf
-
-
-def _is_count(value: int) -> bool:
-    return isinstance(value, Integral) and value >= 0
-
-
-_RULES: dict[str, tuple[Callable, str]] = {
-    "domain": (("box", "hull").__contains__, "'box' or 'hull'"),
-    "margin": (_is_share, "a finite number, at least 0"),
-    "warm_up": (_is_count, "a whole number of epochs, at least 0"),
-    "safety": (_is_share, "a finite number, at least 0"),
-}
-
-
-def _check_parameters(owner: object, title: str, rules: dict) -> None:
-    for name, (obeys, rule) in rules.items():
-        value = getattr(owner, name)
-        if not obeys(value):
-            raise ValueError(f"{name}={value!r} of {title} must be {rule}.")
-
-
-def _points(X: ArrayLike | Tensor) -> Tensor:
-    points = as_tensor("X", X)
+def _points(X: ArrayLike | TensorRows, domain: str) -> Tensor:
+    if isinstance(X, SparseTensor) and domain == "box":
+        # The corners say all of a box, and are few.
+        X = torch.stack([X.amin(0), X.amax(0)])
+    points = as_tensor("X", dense_rows(X, "X"))
     if points.ndim != 2 or points.numel() == 0:
         raise ValueError(
             f"X has shape {tuple(points.shape)}; pass (n_samples, n_features)."
@@ -266,6 +265,4 @@ def _read(module: nn.Module) -> Network:
     try:
         return trainable_network(module)
     except ValueError as error:
-        raise ValueError(
-            f"strategy='certified' needs a module that can be certified: {error}"
-        ) from error
+        raise ValueError(f"strategy='certified': {error}") from error

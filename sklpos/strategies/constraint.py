@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Self
 
 import torch
@@ -10,6 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.copies import copy_values
 from sklpos.strategies.base import ConstraintStrategy
 from sklpos.strategies.batch_inputs import (
     batch_weight,
@@ -17,7 +17,7 @@ from sklpos.strategies.batch_inputs import (
     check_predictions,
 )
 from sklpos.strategies.columns import OutputColumns
-from sklpos.strategies.gathering import gather_rows
+from sklpos.strategies.gathering import gather_rows, once_per_row
 from sklpos.strategies.inputs import (
     row_weights,
     spread_scale,
@@ -144,6 +144,25 @@ class OutputConstraint(StrategyConstraint):
         # Configuration like the bounds, so it is not part of the ``state_dict``.
         self.register_buffer("row_weight", weights, persistent=False)
 
+    def for_rows(self, y: Tensor, *, alpha: float) -> Self:
+        """The same constraint on other rows of weight 1, from the start.
+
+        Parameters
+        ----------
+        y : torch.Tensor of shape (n_samples, n_outputs)
+            Their targets.
+        alpha : float
+
+        Returns
+        -------
+        OutputConstraint
+        """
+        twin = super().for_rows(y, alpha=alpha)
+        twin.n_samples, twin.n_outputs = y.shape
+        twin.process_group = self.process_group
+        twin.register_buffer("row_weight", None, persistent=False)
+        return twin
+
     def violation(self, y_pred: Tensor) -> Tensor:
         """Violations of predictions, one column per finite bound.
 
@@ -189,7 +208,7 @@ class OutputConstraint(StrategyConstraint):
         # Each process holds all multipliers; they stay equal only if all processes see
         # the rows of all.
         violation, index = gather_rows(violation, index, self.process_group)
-        self.step(*_once_per_row(violation, index))
+        self.step(*once_per_row(violation, index))
 
     def forward(
         self,
@@ -246,19 +265,9 @@ class OutputConstraint(StrategyConstraint):
         memo[id(self.process_group)] = self.process_group
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
-        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        vars(twin).update(copy_values(vars(self), memo))
         return twin
 
     def __getstate__(self) -> dict:
         # A process group cannot be pickled. None stands for all processes.
         return {**self.__dict__, "process_group": None}
-
-
-def _once_per_row(violation: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Average the violations of rows that occur several times."""
-    # Indexed assignment would keep just one of the steps of a repeated row.
-    rows, place, times = torch.unique(index, return_inverse=True, return_counts=True)
-    if len(rows) == len(index):
-        return violation, index
-    total = violation.new_zeros(len(rows), violation.shape[1])
-    return total.index_add_(0, place, violation) / times[:, None], rows

@@ -6,14 +6,17 @@ import copy
 from collections.abc import Callable
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from sklpos.docstrings import complete_docstrings
 from sklpos.strategies.base import ConstraintStrategy
 from sklpos.strategies.constraint import OutputConstraint
 from sklpos.strategies.inputs import check_count
 from sklpos.strategies.term import StrategyConstraint, make_term
 
 
+@complete_docstrings
 class DomainConstraint(StrategyConstraint):
     """Keep the outputs over whole domains within their bounds, as a term of any loss.
 
@@ -142,19 +145,24 @@ class DomainConstraint(StrategyConstraint):
         # Undoes the mean over domains: each one has the weight of all rows together.
         return len(term) * self.columns.mean_term(term)
 
-    def take_over(self, previous: DomainConstraint) -> None:
+    def take_over(self, previous: DomainConstraint, gain: ArrayLike = 1.0) -> None:
         """Continue from another constraint, with its multipliers and its domain.
 
         Parameters
         ----------
         previous : DomainConstraint
+        gain : float or array-like of shape (n_outputs,), default=1.0
+            Former unit of the outputs, over the present one.
         """
         # Not every strategy has multipliers, and other domains may be more or fewer.
         own = getattr(self.state, "multiplier", None)
         earlier = getattr(previous.state, "multiplier", None)
         known = own is not None and earlier is not None
         if known and own.shape == earlier.shape:
-            own.copy_(earlier)
+            gain = torch.as_tensor(gain).to(own).expand(self.columns.n_outputs)
+            own.copy_(
+                earlier * gain.to(earlier)[self.columns.output.to(earlier.device)]
+            )
         if hasattr(self.bounds, "take_over"):
             self.bounds.take_over(previous.bounds)
 

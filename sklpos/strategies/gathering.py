@@ -1,4 +1,4 @@
-"""Rows of a batch, gathered over the processes that train together."""
+"""Rows of a batch: of all processes that train together, and each of them once."""
 
 from __future__ import annotations
 
@@ -51,3 +51,24 @@ def _gathered(own: Tensor, group: Any) -> list[Tensor]:
 
 def _padded(rows: Tensor, size: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])])
+
+
+def once_per_row(violation: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Average the violations of rows that occur several times.
+
+    Parameters
+    ----------
+    violation : torch.Tensor of shape (batch, n_columns)
+    index : torch.Tensor of shape (batch,)
+
+    Returns
+    -------
+    violation : torch.Tensor of shape (n_distinct, n_columns)
+    index : torch.Tensor of shape (n_distinct,)
+    """
+    # Indexed assignment would keep just one of the steps of a repeated row.
+    rows, place, times = torch.unique(index, return_inverse=True, return_counts=True)
+    if len(rows) == len(index):
+        return violation, index
+    total = violation.new_zeros(len(rows), violation.shape[1])
+    return total.index_add_(0, place, violation) / times[:, None], rows

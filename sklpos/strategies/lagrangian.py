@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from sklpos.nets.rules import Number
 from sklpos.strategies.base import ConstraintStrategy, StrategyState
 from sklpos.strategies.schedule import raise_if_stalled
 
@@ -59,6 +62,13 @@ class Lagrangian(ConstraintStrategy):
 
     guarantee = "training"
     uses_alpha = False
+    rules: ClassVar = {
+        "dual_lr": Number(),
+        "damping": Number(),
+        "tolerance": Number(),
+        "max_gain": Number(infinite=True),
+        "growth": Number(1.0),
+    }
 
     def __init__(
         self,
@@ -153,6 +163,12 @@ class AugmentedLagrangian(ConstraintStrategy):
     """
 
     guarantee = "training"
+    rules: ClassVar = {
+        "dual_lr": Number(),
+        "tolerance": Number(),
+        "max_curvature": Number(infinite=True),
+        "growth": Number(1.0),
+    }
     needs_alpha = True
 
     def __init__(

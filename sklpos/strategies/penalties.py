@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from sklpos.nets.rules import Count, Number
 from sklpos.strategies.base import ConstraintStrategy, StrategyState
 from sklpos.strategies.schedule import raise_if_stalled
 
@@ -118,6 +121,14 @@ class ExactPenalty(ConstraintStrategy):
     """
 
     guarantee = "training"
+    rules: ClassVar = {
+        "patience": Count(),
+        "tolerance": Number(),
+        "max_alpha": Number(infinite=True),
+        "width": Number(above=True),
+        "dual_lr": Number(),
+        "release": Number(most=1.0),
+    }
     needs_alpha = True
     estimates_multipliers = True
 

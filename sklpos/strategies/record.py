@@ -31,6 +31,35 @@ class ConstraintSummary:
     mean_multiplier: float
     alpha: float
 
+    @classmethod
+    def of(
+        cls, violation: Tensor, multiplier: Tensor, n_bounded: int, alpha: float
+    ) -> ConstraintSummary:
+        """Summary of rows that are all at hand.
+
+        Parameters
+        ----------
+        violation, multiplier : torch.Tensor of shape (n_seen, n_columns)
+        n_bounded : int
+            Number of bounded outputs.
+        alpha : float
+
+        Returns
+        -------
+        ConstraintSummary
+            Zeros if there are none.
+        """
+        if violation.numel() == 0:
+            return cls(0.0, 0.0, 0.0, 0.0, alpha)
+        n_seen = len(violation) * n_bounded
+        return cls(
+            max_violation=max(float(violation.amax()), 0.0),
+            violation_rate=int((violation > 0).sum()) / n_seen,
+            max_multiplier=float(multiplier.amax()),
+            mean_multiplier=float(multiplier.sum() / n_seen),
+            alpha=alpha,
+        )
+
 
 class EpochRecord(nn.Module):
     """Running maxima and sums of an epoch, as buffers.

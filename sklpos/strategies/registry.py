@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sklpos.nets.hints import did_you_mean, shown
 from sklpos.nets.warnings import warn_user
 from sklpos.strategies.architecture import Activation, NonnegativeWeights
 from sklpos.strategies.base import ConstraintStrategy
@@ -44,7 +45,8 @@ def make_strategy(
     Raises
     ------
     ValueError
-        If the name is unknown, or if alpha is 0 and would switch the strategy off.
+        If the name or the value of a parameter is not valid, or if alpha is 0 and
+        would switch the strategy off.
 
     Warns
     -----
@@ -61,11 +63,22 @@ def make_strategy(
     elif isinstance(strategy, ConstraintStrategy):
         # A copy without state, since one instance may be passed to several fits.
         made = strategy.unfitted()
-    else:
+    elif isinstance(strategy, type) and issubclass(strategy, ConstraintStrategy):
+        name = strategy.__name__
         raise ValueError(
-            f"strategy={strategy!r} is unknown; choose one of {sorted(STRATEGIES)} or "
-            "pass an instance of ConstraintStrategy."
+            f"strategy={name} is a class; pass an instance of it, such as {name}(), or "
+            "the name of a ConstraintStrategy."
         )
+    else:
+        listed = (
+            f"; choose one of {', '.join(sorted(STRATEGIES))}, or pass an instance of "
+            "ConstraintStrategy."
+        )
+        raise ValueError(
+            f"strategy={shown(strategy)} is unknown"
+            f"{did_you_mean(strategy, STRATEGIES) or listed}"
+        )
+    made.check_params()
     if made.needs_alpha and alpha == 0:
         raise ValueError(
             f"alpha=0 would switch strategy={strategy!r} off; pass alpha > 0, or "

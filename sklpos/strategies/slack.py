@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from sklpos.nets.rules import Number
 from sklpos.strategies.base import ConstraintStrategy, StrategyState
 from sklpos.strategies.schedule import raise_if_stalled
 
@@ -57,6 +60,14 @@ class SlackMultipliers(ConstraintStrategy):
     """
 
     guarantee = "training"
+    rules: ClassVar = {
+        "dual_lr": Number(),
+        "slack_lr": Number(most=1.0, above=True),
+        "min_slack": Number(most=1.0, above=True),
+        "tolerance": Number(),
+        "max_curvature": Number(infinite=True),
+        "growth": Number(1.0),
+    }
     needs_alpha = True
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import isfinite
 from numbers import Real
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -81,10 +82,30 @@ class StrategyConstraint(nn.Module):
         -------
         ConstraintSummary
         """
-        record = EpochRecord(violation, self.columns.n_bounded)
+        multiplier = violation
         if violation.numel():
-            record.add(violation, self.strategy.multipliers(violation, index))
-        return record.summary(float(self.state.alpha))
+            multiplier = self.strategy.multipliers(violation, index)
+        alpha, n_bounded = float(self.state.alpha), self.columns.n_bounded
+        return ConstraintSummary.of(violation, multiplier, n_bounded, alpha)
+
+    def for_rows(self, y: Tensor, *, alpha: float) -> Self:
+        """The same constraint on other rows, from the start.
+
+        Parameters
+        ----------
+        y : torch.Tensor of shape (n_rows, n_outputs)
+            Their targets.
+        alpha : float
+
+        Returns
+        -------
+        StrategyConstraint
+        """
+        room = -self.columns.violation(y.to(self.columns.bound.device))
+        twin = object.__new__(type(self))
+        strategy = self.strategy.unfitted()
+        StrategyConstraint.__init__(twin, strategy, room, alpha, self.columns)
+        return twin
 
     def end_epoch(self) -> ConstraintSummary:
         """Run the schedule of the strategy; call it once per epoch.

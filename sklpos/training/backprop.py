@@ -11,7 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sklpos.nets.any_rows import TensorRows
 from sklpos.nets.modules import MLP
+from sklpos.nets.precision import autocast_types
 
 _ATEN = torch.ops.aten
 
@@ -96,12 +98,12 @@ class Backprop:
         known = all(type(layer) in _BACKWARD for layer in layers)
         return cls(layers) if known and not is_watched(module) else None
 
-    def keep_rows(self, X: Tensor) -> None:
+    def keep_rows(self, X: TensorRows) -> None:
         """Do nothing: these passes read the rows of a batch as they are.
 
         Parameters
         ----------
-        X : torch.Tensor of shape (n_samples, n_features)
+        X : torch.Tensor or SparseTensor of shape (n_samples, n_features)
         """
 
     @torch.no_grad()
@@ -165,7 +167,7 @@ def is_watched(module: nn.Module) -> bool:
     """
     # Autocast would choose kernels of a lower precision.
     of_all = any(getattr(nn.modules.module, f"_global{hooks}") for hooks in _HOOKS)
-    if of_all or torch.is_autocast_enabled("cpu"):
+    if of_all or autocast_types():
         return True
     if any(vars(part)[hooks] for part in module.modules() for hooks in _HOOKS):
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from sklpos.nets.head import head_input
+from sklpos.nets.hints import shown
 from sklpos.nets.warnings import warn_user
 from sklpos.training.decay import NoiseScaledDecay
 
@@ -48,7 +49,14 @@ class MultiplierAscent(Callback):
         self.window = window
 
     def initialize(self):
-        """Forget the last run."""
+        """Forget the last run.
+
+        Returns
+        -------
+        MultiplierAscent
+        """
+        if not isinstance(self.window, Integral) or self.window < 1:
+            raise ValueError(f"window={shown(self.window)} must be a positive integer.")
         self.infeasible_rows_ = []
         self.looks_ = []
         return self
@@ -82,7 +90,16 @@ class MultiplierAscent(Callback):
             domain.ascend(violation, domain.index)
 
     def on_epoch_end(self, net, dataset_train=None, **kwargs):
-        """Hand the epoch's largest violation to the strategy's schedule."""
+        """Hand the epoch's largest violation to the strategy's schedule.
+
+        Parameters
+        ----------
+        net : ConstrainedNet
+        dataset_train : torch.utils.data.Dataset, optional
+            Rows of this epoch.
+        **kwargs : dict
+            What skorch passes on; not used.
+        """
         if not len(net.constraint_.columns):
             return
         # All processes must run the same schedule, so each needs the largest of all.
@@ -119,7 +136,7 @@ def _check_multipliers(net) -> None:
     multiplier = getattr(net.constraint_.state, "multiplier", None)
     if multiplier is None or multiplier.numel() == 0:
         return
-    largest = float(multiplier.abs().amax())
+    largest = float(multiplier.abs().amax()) / float(net.targets.spread.max())
     # The pull of all other rows is about what one row may have to withstand, so the
     # limit grows with their number. ``not <`` is true for NaN as well.
     if not largest < _MAX_MULTIPLIER_PER_ROW * max(len(multiplier), 1000):
@@ -195,7 +212,14 @@ class ConstraintHistory(Callback):
     """
 
     def on_epoch_end(self, net, **kwargs):
-        """Write the epoch's record."""
+        """Write the epoch's record.
+
+        Parameters
+        ----------
+        net : ConstrainedNet
+        **kwargs : dict
+            What skorch passes on; not used.
+        """
         epoch = net.epoch_
         for name in ("objective", "constraint"):
             net.history.record(name, epoch.mean(name))
@@ -214,23 +238,6 @@ def _pooled(parts: list[tuple[int, dict]]) -> dict[str, float]:
         name: max(values) if name.startswith("max_") else float(share @ values)
         for name, values in columns.items()
     }
-
-
-def private_copy(item):
-    """Copy a callback, or a named one; shallow, since it may hold an open file.
-
-    Parameters
-    ----------
-    item : Callback, type or (str, Callback or type)
-
-    Returns
-    -------
-    Callback, type or (str, Callback or type)
-        Of the same kind as `item`.
-    """
-    if isinstance(item, tuple):
-        return item[0], private_copy(item[1])
-    return item if isinstance(item, type) else copy.copy(item)
 
 
 def check_single(callbacks: list[tuple]) -> None:

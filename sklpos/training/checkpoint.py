@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback
 
+from sklpos.nets.any_rows import stored_arrays
 from sklpos.training.schedule import NAME
 from sklpos.training.state import (
     from_storable,
@@ -90,7 +91,12 @@ class TrainingCheckpoint(Callback):
         self.every = every
 
     def initialize(self):
-        """Check the parameters."""
+        """Check the parameters.
+
+        Returns
+        -------
+        TrainingCheckpoint
+        """
         if not isinstance(self.every, int) or self.every < 1:
             raise ValueError(
                 f"every={self.every!r} of TrainingCheckpoint must be a whole number of "
@@ -123,7 +129,14 @@ class TrainingCheckpoint(Callback):
             _resume(net, saved)
 
     def after_epoch_end(self, net, **kwargs) -> None:
-        """Write the file after all other callbacks have seen the end of the epoch."""
+        """Write the file after all other callbacks have seen the end of the epoch.
+
+        Parameters
+        ----------
+        net : ConstrainedNet
+        **kwargs : dict
+            What skorch passes on; not used.
+        """
         if len(net.history) % self.every == 0:
             _write(self.path, {"problem": self.problem_, **_storable_state(net)})
 
@@ -189,7 +202,8 @@ def _digest(net, rows) -> str:
     parts = [targets.shift, targets.scale, *targets.bounds.arrays]
     for split in net.get_split_datasets(rows):
         if split is not None:
-            parts += [part.numpy() for part in (split.X, split.y, split.weight)]
+            parts += stored_arrays(split.X.numpy())
+            parts += [part.numpy() for part in (split.y, split.weight)]
     for part in parts:
         # Arrays of different shapes or dtypes may consist of the same bytes.
         digest.update(repr((part.shape, part.dtype)).encode())

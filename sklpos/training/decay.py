@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
 from skorch.callbacks import Callback
+from torch import nn
 
 _NEIGHBOURS = 3
 # The search for neighbours takes time in proportion to rows**2 * n_features, so it sees
@@ -27,7 +28,9 @@ class NoiseScaledDecay(Callback):
     constraint that holds the net back, is not mistaken for noise.
 
     ``AdamW`` only [1]_; other optimizers are left alone, as are groups of weights whose
-    decay is 0: by default, the biases.
+    decay is 0: by default, the biases. Images, sequences and the numbers of tokens that
+    enter an ``nn.Embedding`` have no neighbours that would tell the noise, so that the
+    optimizer keeps its decay there.
 
     Parameters
     ----------
@@ -37,7 +40,8 @@ class NoiseScaledDecay(Callback):
     Attributes
     ----------
     noise_ : float or None
-        `neighbour_loss` of the rows that training began with.
+        `neighbour_loss` of the rows that training began with, in variances of y; None
+        where the optimizer keeps its decay.
 
     References
     ----------
@@ -56,31 +60,71 @@ class NoiseScaledDecay(Callback):
         self.strength = strength
 
     def initialize(self):
-        """Forget the last run."""
+        """Forget the last run.
+
+        Returns
+        -------
+        NoiseScaledDecay
+        """
         self.noise_ = None
         return self
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
-        """Set the decay of the first epoch of this call."""
+        """Set the decay of the first epoch of this call.
+
+        Parameters
+        ----------
+        net : ConstrainedNet
+        X, y : array-like or Dataset
+            Training rows, as skorch passes them.
+        **kwargs : dict
+            What skorch passes on; not used.
+        """
         if not _decays(net.optimizer_):
             return
         if self.noise_ is None:
             rows = net.get_dataset(X, y)
-            number = min(_MAX_ROWS, max(_MIN_ROWS, _MAX_VALUES // rows.X.shape[1]))
-            self.noise_ = neighbour_loss(*net.run_.world.some_rows(rows, number))
+            if not _tell_noise(rows, net.module_):
+                return
+            number = min(_MAX_ROWS, max(_MIN_ROWS, _MAX_VALUES // rows.X[:1].numel()))
+            noise = neighbour_loss(*net.run_.world.some_rows(rows, number))
+            self.noise_ = noise / _variance(net)
         self._scale(net)
 
     def on_epoch_end(self, net, **kwargs):
-        """Set the decay of the next epoch."""
-        if _decays(net.optimizer_):
+        """Set the decay of the next epoch.
+
+        Parameters
+        ----------
+        net : ConstrainedNet
+        **kwargs : dict
+            What skorch passes on; not used.
+        """
+        if _decays(net.optimizer_) and self.noise_ is not None:
             self._scale(net)
 
     def _scale(self, net) -> None:
-        # Scaled targets have the variance 1, the largest noise there can be.
-        loss = net.history[-1].get("objective", 1.0) if net.history else 1.0
+        # There cannot be more noise than the variance of y.
+        loss = 1.0
+        if net.history and "objective" in net.history[-1]:
+            loss = net.history[-1]["objective"] / _variance(net)
+        # Decay limits the size of weights, so it is less where they have to reach far.
+        strength = self.strength / max(float(net.targets.spread.max()), 1.0)
         for group in net.optimizer_.param_groups:
             if group["weight_decay"] > 0:
-                group["weight_decay"] = self.strength * min(loss, self.noise_, 1.0)
+                group["weight_decay"] = strength * min(loss, self.noise_, 1.0)
+
+
+def _variance(net) -> float:
+    """Variance of the targets, which is 1 unless they keep their own unit."""
+    return float(np.mean(net.targets.spread**2))
+
+
+def _tell_noise(rows, module: nn.Module) -> bool:
+    """Whether rows that are near to each other have similar targets."""
+    tokens = (nn.Embedding, nn.EmbeddingBag)
+    embeds = any(isinstance(layer, tokens) for layer in module.modules())
+    return rows.X[:1].ndim == 2 and not embeds
 
 
 def _decays(optimizer) -> bool:
@@ -96,7 +140,7 @@ def neighbour_loss(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
+    X : ndarray of shape (n_samples, n_features) or (n_samples, ...)
         Columns are divided by their standard deviations.
     y : ndarray of shape (n_samples, n_outputs)
     weight : ndarray of shape (n_samples,)
@@ -119,6 +163,7 @@ def neighbour_loss(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
     >>> round(neighbour_loss(X, y, np.ones(400)), 2)
     0.01
     """
+    X = X.reshape(len(X), -1)
     # A repeated row would be its own neighbour, and the noise would look like 0.
     rows = np.hstack([X, y]).astype(np.float64)
     rows, which = np.unique(rows, axis=0, return_inverse=True)

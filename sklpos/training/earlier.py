@@ -23,6 +23,7 @@ MOVED = {
     ),
     "sklpos.repair.nearest.HeadObjective": "sklpos.repair.objective.HeadObjective",
     "sklpos.nets.stack.Members": "sklpos.nets.members.Members",
+    "sklpos.training.rows.BatchLoader": "sklpos.training.loaders.BatchLoader",
 }
 
 
@@ -106,13 +107,19 @@ def _row_summary(state: dict) -> dict:
 
 
 def _estimator(state: dict) -> dict:
+    # Parameters that are new, with their defaults.
+    state = {"upper_bound": None, "on_interrupt": "warn", **state}
     if "on_violated_y" in state:
         return state
     renamed = {"on_violated_y": state["on_negative_y"], "on_negative_y": "deprecated"}
-    return {"upper_bound": None, **state, **renamed}
+    return {**state, **renamed}
 
 
 def _fit(state: dict) -> dict:
+    if "input_range" not in state:
+        made = state["ending"]
+        others = {name: value for name, value in state.items() if name != "ending"}
+        state = {**others, "finished": made, "input_range": made.model.input_range}
     module = state["net"].plain_module_
     if not isinstance(module, Stack) or hasattr(module, "gain"):
         return state
@@ -140,6 +147,7 @@ _UPGRADES = {
     "sklpos.nets.outputs.BoundedOutput": _bounded_output,
     "sklpos.nets.nonnegative.NonnegativeLinear": _nonnegative_linear,
     "sklpos.strategies.columns.OutputColumns": _columns,
+    "sklpos.training.net.ConstrainedNet": lambda state: {"autocast": None, **state},
     "sklpos.estimator.row_summary.RowSummary": _row_summary,
     "sklpos.estimator.regressor.PositiveOutputRegressor": _estimator,
 }

@@ -88,6 +88,8 @@ class EpochSteps:
         Whether the loss of a batch is needed at once, by a callback or an optimizer.
     dual_step_due : bool
         Whether the batch still needs its dual step; LBFGS evaluates a batch many times.
+    may_repeat : bool
+        Whether a row may be in a batch several times.
     done : list of dict
         What is kept of each step.
     """
@@ -95,6 +97,7 @@ class EpochSteps:
     passes: Backprop | StackBackprop | None = None
     need_losses: bool = True
     dual_step_due: bool = False
+    may_repeat: bool = False
     done: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, batch: Batch, step: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ gradients 1.1 times.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch.optim import Adam, AdamW
@@ -20,6 +20,29 @@ from torch.optim.optimizer import (
 
 _ONE = torch.ones(())
 _KERNELS = {Adam: torch._fused_adam_, AdamW: torch._fused_adamw_}
+
+
+# The user has chosen one with any of these.
+_IMPLEMENTATIONS = {"fused", "foreach", "differentiable"}
+
+
+def is_fused(optimizer: Callable, device: str, params: Iterable[str]) -> bool:
+    """Whether to ask for the fused kernel: torch has one, and the user chose none.
+
+    Parameters
+    ----------
+    optimizer : callable
+        Class of the optimizer.
+    device : str or torch.device
+    params : iterable of str
+        Names of the parameters of the optimizer that are given.
+
+    Returns
+    -------
+    bool
+    """
+    known = optimizer in (Adam, AdamW) and not _IMPLEMENTATIONS.intersection(params)
+    return known and torch.device(device).type in ("cpu", "cuda")
 
 
 def step_optimizer(optimizer: torch.optim.Optimizer, closure: Callable) -> None:

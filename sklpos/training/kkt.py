@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
+from sklpos.nets.any_rows import row_ranks, rows_per_pass, take_rows
 from sklpos.nets.head import head_input
+from sklpos.nets.precision import full_precision
 from sklpos.nets.stack import Stack
-from sklpos.training.rows import BatchLoader
+from sklpos.training.loaders import BatchLoader
 from sklpos.training.step import DivergenceError
-
-# Rows per pass, so that memory does not grow with the data.
-_CHUNK_SIZE = 4096
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ class KKTResiduals:
     complementarity: float
 
 
-def evaluate_training_state(net, rows):
+@full_precision()
+def evaluate_training_state(net, rows, *, residuals: bool = True):
     """Multipliers of all training rows, the objective and the KKT residuals.
 
     Parameters
@@ -54,6 +54,7 @@ def evaluate_training_state(net, rows):
     net : ConstrainedNet
     rows : RowDataset
         The rows that it was trained on.
+    residuals : bool, default=True
 
     Returns
     -------
@@ -62,7 +63,8 @@ def evaluate_training_state(net, rows):
         pushes down. Mean convention, scaled units; 0 for free outputs.
     objective : float
         Weighted mean loss, in eval mode.
-    kkt : KKTResiduals
+    kkt : KKTResiduals or None
+        None without `residuals`.
 
     Raises
     ------
@@ -78,7 +80,9 @@ def evaluate_training_state(net, rows):
         )
     if net.strategy_.estimates_multipliers:
         multiplier = torch.as_tensor(_least_squares_multipliers(net, rows, violation))
-    kkt = _residuals(net, rows, violation, multiplier.to(violation))
+    kkt = None
+    if residuals:
+        kkt = _residuals(net, rows, violation, multiplier.to(violation))
     signed = net.constraint_.columns.signed(multiplier.to(violation))
     return signed.cpu().double().numpy(), objective, kkt
 
@@ -109,7 +113,7 @@ def _pass(net, rows):
     shape = len(rows), len(net.constraint_.columns)
     violations = rows.y.new_empty(shape, device=net.device)
     multipliers, objective = torch.empty_like(violations), 0.0
-    for batch in BatchLoader(rows, _CHUNK_SIZE):
+    for batch in BatchLoader(rows, rows_per_pass(rows.X)):
         y_pred = net.infer(batch.X)
         index = batch.index.to(y_pred.device)
         violations[index] = net.constraint_.columns.violation(y_pred)
@@ -134,7 +138,7 @@ def _lagrangian_gradient(net, rows, multiplier: torch.Tensor) -> float:
 
 def _lagrangian(net, rows, multiplier: torch.Tensor):
     """Yield the parts of ``mean(loss + lambda * g)``: the batches, then the domains."""
-    for batch in BatchLoader(rows, _CHUNK_SIZE):
+    for batch in BatchLoader(rows, rows_per_pass(rows.X)):
         y_pred = net.infer(batch.X)
         violation = net.constraint_.columns.violation(y_pred)
         own = multiplier[batch.index.to(multiplier.device)]
@@ -173,22 +177,22 @@ def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarr
     for column in np.flatnonzero(active.any(axis=0)):
         near = active[:, column]
         found = estimate[near, column]
-        estimate[near, column] = _shared(found, rows.X[near], weight[near])
+        X = take_rows(rows.X, near)
+        estimate[near, column] = _shared(found, X, weight[near])
     return estimate
 
 
 def _shared(multiplier, X, weight) -> np.ndarray:
     """Share multipliers among equal rows, of which only the weighted sum is known."""
     # Least squares may give all of the sum to any one of them.
-    _, group = np.unique(X.cpu().numpy(), axis=0, return_inverse=True)
-    group = group.ravel()
+    group = row_ranks(X.numpy())
     return (np.bincount(group, weight * multiplier) / np.bincount(group, weight))[group]
 
 
 def _features_and_slope(net, rows):
     """Features of each head of the module, and the slope of the loss in its outputs."""
     features, slopes = [], []
-    for batch in BatchLoader(rows, _CHUNK_SIZE):
+    for batch in BatchLoader(rows, rows_per_pass(rows.X)):
         entering, y_pred = _features_and_outputs(net, batch.X.to(net.device))
         y_pred.requires_grad_()
         # The caller applies the sample weights.

@@ -15,8 +15,11 @@ from torch import nn
 from sklpos.training.backprop import Backprop
 from sklpos.training.epoch import EpochSteps
 from sklpos.training.fast import ignores_loss
+from sklpos.training.interrupts import InterruptWatch
+from sklpos.training.loaders import BatchLoader
+from sklpos.training.monitors import check_validation_scores
 from sklpos.training.randomness import borrowed_generator, derive_seed
-from sklpos.training.rows import BatchLoader, RowDataset, TrainingRows
+from sklpos.training.rows import RowDataset, TrainingRows
 from sklpos.training.stacked import StackBackprop, find_passes
 from sklpos.training.state import load_training_state
 from sklpos.training.world import Alone
@@ -32,9 +35,17 @@ class TrainingRun:
     replica : nn.Module or None
         The module, wrapped so that processes average its gradients.
     undo : dict or None
-        The training state at the end of the last epoch, while the next one runs.
+        The training state at the end of the last epoch, while the next one runs; empty
+        if it is not kept.
+    keeps_state : bool
+        False where an interrupted epoch need not be undone, as the net is dropped.
     epochs_resumed : int
         Number of epochs that were restored from a checkpoint.
+    epochs_run : int
+        Number of epochs that were finished, those of a checkpoint included.
+    watch : InterruptWatch
+    interrupted : bool
+        Whether Ctrl-C ended training, or an epoch was cut.
     passes : Backprop, StackBackprop or None
         Those of the last epoch that could do without a graph.
     """
@@ -42,14 +53,34 @@ class TrainingRun:
     world: Alone = field(default_factory=Alone)
     replica: nn.Module | None = None
     undo: dict[str, Any] | None = None
+    keeps_state: bool = True
     epochs_resumed: int = 0
+    epochs_run: int = 0
+    watch: InterruptWatch = field(default_factory=InterruptWatch)
+    interrupted: bool = False
     passes: Backprop | StackBackprop | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended.
+
+    Attributes
+    ----------
+    n_iter : int
+        Number of epochs run, those of a checkpoint included.
+    interrupted : bool
+        Whether Ctrl-C ended it, or a callback in the middle of an epoch.
+    """
+
+    n_iter: int
+    interrupted: bool
 
 
 def train(
     net, rows: TrainingRows, epochs: int, callbacks: list, world: Alone | None = None
-) -> int:
-    """Train a net for some epochs; Ctrl-C and early stopping end it quietly.
+) -> Outcome:
+    """Train a net for some epochs; Ctrl-C and early stopping may end it before.
 
     Parameters
     ----------
@@ -62,23 +93,30 @@ def train(
 
     Returns
     -------
-    int
-        Number of epochs run, those of a checkpoint included.
+    Outcome
+
+    Raises
+    ------
+    ValueError
+        If a callback waits for a score of validation rows, and there are none.
     """
     world = world or Alone()
-    before = len(net.history)
     own = net.callbacks_
+    if rows.valid is None and epochs:
+        check_validation_scores(own)
     net.train_split = predefined_split(rows.valid) if rows.valid else None
     net.callbacks_ = [*own, *callbacks]
     try:
-        net.run_ = TrainingRun(world, world.replicate(net.module_))
+        replica = world.replicate(net.module_)
+        # Before the first epoch there is nothing that the caller would keep.
+        net.run_ = TrainingRun(world, replica, keeps_state=epochs > 1)
         net.partial_fit(rows.train, epochs=epochs)
+        return Outcome(net.run_.epochs_run, net.run_.interrupted)
     finally:
         net.callbacks_ = own
         # The split holds the validation rows, and a net must not carry data.
         net.train_split = None
         net.forget_run()
-    return len(net.history) - before
 
 
 @contextmanager
@@ -111,26 +149,32 @@ def fit_epochs(net, X, y=None, epochs: int | None = None, **fit_params):
     Raises
     ------
     KeyboardInterrupt
-        If no epoch was finished.
+        If no epoch was finished, if several processes train, or if the state before the
+        last epoch was not kept.
     DivergenceError
         If the loss or a weight is not finite.
     """
-    if epochs == 0:
-        return net
     net.constraint_best_ = {}
     net.notify("on_train_begin", X=X, y=y)
     # After ``on_train_begin``, in which a checkpoint may have restored epochs.
     start = len(net.history)
+    run = net.run_
     epochs = net.max_epochs if epochs is None else epochs
     try:
-        with gradients_on():
-            net.fit_loop(X, y, epochs=epochs - net.run_.epochs_resumed, **fit_params)
+        with gradients_on(), run.watch.watching():
+            net.fit_loop(X, y, epochs=epochs - run.epochs_resumed, **fit_params)
     except KeyboardInterrupt:
-        # Nothing to undo if the interrupt came after the end of an epoch.
-        if net.run_.undo is not None:
-            load_training_state(net, net.run_.undo)
-        if len(net.history) == start:
+        run.interrupted = run.watch.pressed or run.undo is not None
+        # Processes are interrupted in different epochs, and would not agree on one.
+        if run.interrupted and run.replica is not None:
             raise
+        # Nothing to undo if the interrupt came after the end of an epoch.
+        if run.undo:
+            load_training_state(net, run.undo)
+        if run.undo == {} or len(net.history) == start:
+            raise
+    # Before ``on_train_end``, where skorch's Checkpoint may restore a shorter history.
+    run.epochs_run = run.epochs_resumed + len(net.history) - start
     net.notify("on_train_end", X=X, y=y)
     net.constraint_best_ = {}
     _check_weights(net)
@@ -153,6 +197,7 @@ def run_batches(net, iterator, training, prefix, step_fn, **fit_params) -> None:
     net.steps_ = EpochSteps(
         passes=_plain_passes(net, iterator) if training and not watched else None,
         need_losses=watched or not ignores_loss(net.optimizer_),
+        may_repeat=iterator.may_repeat,
     )
     records = net.history[-1]["batches"]
     before = len(records)
@@ -195,15 +240,16 @@ def step_randomness(net) -> AbstractContextManager:
 def _plain_passes(net, iterator) -> Backprop | StackBackprop | None:
     """Passes without a graph, or None if a graph is needed."""
     run = net.run_
-    # Processes average gradients in hooks of autograd.
-    if run.replica is not None:
+    # Processes average gradients in hooks of autograd; autocast is a part of it.
+    if run.replica is not None or net.autocast is not None:
         return None
     # Looked for in each epoch, as a callback may have changed the module.
     run.passes = find_passes(net.module_, run.passes)
     # Another loader may change the rows, so that their numbers do not tell them.
     plain = type(iterator) is BatchLoader and type(iterator.dataset) is RowDataset
+    plain = plain and iterator.dataset.in_memory
     if run.passes is not None and plain:
-        run.passes.keep_rows(iterator.dataset.X.to(net.device))
+        run.passes.keep_rows(iterator.dataset.X)
     return run.passes
 
 

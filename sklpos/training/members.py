@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sklpos.nets.any_rows import Rows, row_ranks, rows_per_pass
 from sklpos.nets.mixing import convex_shares
+from sklpos.nets.precision import full_precision
 from sklpos.nets.stack import Stack
+from sklpos.training.loaders import BatchLoader
 from sklpos.training.randomness import derive_seed
-from sklpos.training.rows import BatchLoader, RowDataset, TrainingRows
-
-# Rows per pass, so that memory does not grow with the data.
-_CHUNK_SIZE = 4096
+from sklpos.training.rows import RowDataset, TrainingRows
 
 
 def rows_for_members(rows: TrainingRows, module: nn.Module, seed: int) -> TrainingRows:
@@ -55,14 +55,14 @@ def _repeated(rows: RowDataset, stack: Stack, factor: Tensor | None) -> RowDatas
     return RowDataset(rows.X, y, rows.weight.ravel(), factor)
 
 
-def deal(X: NDArray, n_folds: int, seed: int) -> NDArray:
+def deal(X: Rows, n_folds: int, seed: int) -> NDArray:
     """Deal rows into folds of about the same number of distinct rows.
 
     The targets play no part, and a row that occurs twice is in one fold.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
+    X : ndarray or SparseRows of shape (n_samples, n_features)
     n_folds : int
     seed : int
 
@@ -79,15 +79,17 @@ def deal(X: NDArray, n_folds: int, seed: int) -> NDArray:
     """
     if n_folds == 1:
         return np.full(len(X), -1)
-    distinct, which = np.unique(X, axis=0, return_inverse=True)
-    if len(distinct) < n_folds:
+    # They are sorted, so the order of the rows does not matter.
+    which = row_ranks(X)
+    n_distinct = which.max() + 1
+    if n_distinct < n_folds:
         return np.full(len(X), -1)
     generator = np.random.default_rng(derive_seed(seed, 4))
-    # `unique` sorts, so the order of the rows does not matter.
-    return generator.permutation(len(distinct))[which.ravel()] % n_folds
+    return generator.permutation(n_distinct)[which] % n_folds
 
 
 @torch.no_grad()
+@full_precision()
 def weigh_members(net, rows: RowDataset) -> None:
     """Weigh the kinds of a `Stack` by their losses on unseen rows, in place.
 
@@ -103,7 +105,7 @@ def weigh_members(net, rows: RowDataset) -> None:
     if not isinstance(stack, Stack) or bool((rows.factor > 0).all()):
         return
     unseen, shape = [], (len(stack.kinds), stack.n_folds, stack.n_outputs)
-    for batch in BatchLoader(rows, _CHUNK_SIZE):
+    for batch in BatchLoader(rows, rows_per_pass(rows.X)):
         hidden = (batch.factor == 0).cpu().double()
         columns = stack.heads(batch.X.to(net.device)).cpu().double()
         # One member of each kind, so the sum over the folds is its prediction.
@@ -111,7 +113,13 @@ def weigh_members(net, rows: RowDataset) -> None:
     y = rows.y[:, : stack.n_outputs].cpu().double()
     weight = rows.weight.cpu().double()
     loss = _exact_loss(net, stack)
-    stack.shares.copy_(convex_shares(torch.cat(unseen), y, weight, loss))
+    # Mixes of outputs in an order stay in it if their shares are the same.
+    n_tied = net.targets.bounds.n_ordered
+    found = convex_shares(torch.cat(unseen), y, weight, loss, n_tied)
+    # Those of a chunk of a stream count as much as its rows do.
+    seen = net.targets.seen
+    part = 1.0 if seen is None else min(1.0, len(rows) / seen.moments.number)
+    stack.shares.copy_(torch.lerp(stack.shares, found.to(stack.shares), part))
 
 
 def _exact_loss(net, stack: Stack) -> Callable[[Tensor, Tensor], Tensor]:

@@ -8,25 +8,23 @@ from skorch.callbacks import Callback
 from skorch.utils import is_dataset
 from torch import Tensor, nn
 
+from sklpos.nets.any_rows import tensor_rows
+from sklpos.nets.modules import uncompiled
+from sklpos.nets.precision import full_precision
 from sklpos.strategies.base import ConstraintStrategy
-from sklpos.training.best import follow_best
 from sklpos.training.callbacks import ConstraintHistory, MultiplierAscent
-from sklpos.training.epoch import EACH_BATCH, Epoch, EpochSteps, Listeners
-from sklpos.training.fast import drop_gradients, step_optimizer
+from sklpos.training.criterion import make_criterion
+from sklpos.training.epoch import EACH_BATCH, EpochSteps, Listeners
+from sklpos.training.fast import drop_gradients, is_fused, step_optimizer
+from sklpos.training.hooks import tell_callbacks
+from sklpos.training.loaders import BatchLoader
 from sklpos.training.loop import TrainingRun, fit_epochs, run_batches, step_randomness
 from sklpos.training.print_log import QuietPrintLog
-from sklpos.training.rows import Batch, BatchLoader, RowDataset
+from sklpos.training.randomness import derive_seed
+from sklpos.training.rows import Batch, RowDataset
 from sklpos.training.state import training_state
 from sklpos.training.step import DivergenceError, compute_step, loss_per_output
 from sklpos.training.storage import PlainState, net_vars, take_net_vars
-
-_IMPLEMENTATIONS = {"fused", "foreach", "differentiable"}
-# Names of callbacks that the package adds to the defaults of a net.
-_ADDED_CALLBACKS = (
-    "weight_decay",
-    "early_stopping",
-    "lr_schedule",
-)
 
 
 class ConstrainedNet(PlainState, NeuralNetRegressor):
@@ -57,11 +55,14 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
     head : str or None
         Dotted name of the last ``nn.Linear``; None if there is none.
     seed : int, default=0
-        Determines the order of the batches and what dropout drops.
+        Determines the order of the batches, what dropout drops, and the initial weights
+        of a criterion that has some.
     stochastic : bool, default=False
         Whether a training step draws from torch's global generator.
+    autocast : {"bfloat16"} or None, default=None
+        Lower dtype for the matrix products of training steps.
     criterion : type or callable
-        A loss that accepts ``reduction="none"``.
+        See `make_criterion`.
     dataset, iterator_train, iterator_valid : type
         The rows and their loader.
     **kwargs : object
@@ -90,6 +91,7 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
         head,
         seed=0,
         stochastic=False,
+        autocast=None,
         criterion=torch.nn.MSELoss,
         dataset=RowDataset,
         iterator_train=BatchLoader,
@@ -103,6 +105,7 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
         self.head = head
         self.seed = seed
         self.stochastic = stochastic
+        self.autocast = autocast
         super().__init__(
             module,
             criterion=criterion,
@@ -125,6 +128,11 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
             ("multiplier_ascent", MultiplierAscent()),
         ]
 
+    @property
+    def named_callbacks(self) -> list[tuple]:
+        """All callbacks with their names, before they are initialised."""
+        return list(self._uniquely_named_callbacks())
+
     def initialize(self):
         """Initialise the parts of the net, and forget an earlier run."""
         self.forget_run()
@@ -139,27 +147,15 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
 
     def initialize_criterion(self):
         """Initialise the criterion without a reduction."""
-        try:
-            super().initialize_criterion()
-        except TypeError as error:
-            raise TypeError(
-                f"criterion={self.criterion!r} must accept reduction='none', as the "
-                f"losses of torch.nn do, and its own parameters: {error}"
-            ) from error
-        reduction = getattr(self.criterion_, "reduction", None)
-        if reduction != "none":
-            raise ValueError(
-                f"criterion={self.criterion!r} has reduction={reduction!r}, but one "
-                "loss per row and output is needed; pass reduction='none'."
-            )
+        params = self.get_params_for("criterion")
+        seed = derive_seed(self.seed, 8)
+        self.criterion_ = make_criterion(self.criterion, params, seed=seed)
         return self
 
     def get_params_for_optimizer(self, prefix, named_parameters):
         """Choose the fused kernel if torch has one and the user chose none."""
         args, kwargs = super().get_params_for_optimizer(prefix, named_parameters)
-        has_fused = self.optimizer in (torch.optim.Adam, torch.optim.AdamW)
-        on_device = torch.device(self.device).type in ("cpu", "cuda")
-        if has_fused and on_device and not _IMPLEMENTATIONS & kwargs.keys():
+        if is_fused(self.optimizer, self.device, kwargs):
             kwargs["fused"] = True
         return args, kwargs
 
@@ -168,7 +164,9 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
         trained = name not in ("constraint", "domain_constraint")
         return super().torch_compile(module, name) if trained else module
 
-    def renew_constraints(self, constraint, domain_constraint, *, alpha) -> None:
+    def renew_constraints(
+        self, constraint, domain_constraint, *, alpha, gain=1.0
+    ) -> None:
         """Replace the constraints, to train further under them or on other rows.
 
         Parameters
@@ -178,10 +176,12 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
             Continues from the earlier one, if there is one.
         alpha : float
             Weight that the strategy was set up with.
+        gain : float or ndarray of shape (n_outputs,), default=1.0
+            Former unit of the targets, over the present one.
         """
         before = self.domain_constraint_
         if domain_constraint is not None and before is not None:
-            domain_constraint.take_over(before)
+            domain_constraint.take_over(before, gain)
         self.alpha = alpha
         if domain_constraint is not None:
             domain_constraint = domain_constraint.to(self.device)
@@ -214,24 +214,39 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
     @property
     def plain_module_(self) -> nn.Module:
         """The module behind ``torch.compile``."""
-        # ``torch.compile`` wraps a module and registers it under this name.
-        return getattr(self.module_, "_orig_mod", self.module_)
+        return uncompiled(self.module_)
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the head can be a constant; True if there is none."""
+        # An output activation has a module of its own around the head.
+        if self.head is None or not self.strategy_.needs_head:
+            return True
+        return self.plain_module_.get_submodule(self.head).bias is not None
 
     @property
     def may_be_infeasible(self) -> bool:
         """Whether it is possible that no head obeys the bounds."""
         # A head with a bias can be constant, and the head of zeros obeys a bound of 0.
         bounds = self.targets.scaled_bounds
-        if self.head is None or not (bounds.violation(0.0) > 0).any():
-            return False
-        return self.plain_module_.get_submodule(self.head).bias is None
+        return not self.has_bias and bool((bounds.violation(0.0) > 0).any())
 
     def plain_vars(self) -> dict:
-        """Attributes to store, see `net_vars`."""
+        """Attributes to store, see `net_vars`.
+
+        Returns
+        -------
+        dict
+        """
         return net_vars(self)
 
     def take_vars(self, state: dict) -> None:
-        """Set the attributes that `plain_vars` returned, see `take_net_vars`."""
+        """Set the attributes that `plain_vars` returned, see `take_net_vars`.
+
+        Parameters
+        ----------
+        state : dict
+        """
         take_net_vars(self, state)
 
     # Data
@@ -241,7 +256,7 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or Dataset
+        X : array-like, sparse matrix of shape (n_samples, n_features) or Dataset
         y : array-like of shape (n_samples, n_outputs), optional
             In scaled units.
         weight : array-like of shape (n_samples,), optional
@@ -253,21 +268,23 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
         if is_dataset(X):
             return X
         dtype = next(self.module_.parameters()).dtype
-        X = torch.as_tensor(X, dtype=dtype)
-        y = X.new_zeros(len(X), len(self.targets.scale)) if y is None else y
-        weight = X.new_ones(len(X)) if weight is None else weight
+        X = tensor_rows(X, dtype)
+        y = torch.zeros(len(X), len(self.targets.scale)) if y is None else y
+        weight = torch.ones(len(X), dtype=dtype) if weight is None else weight
         rows = (X, torch.as_tensor(y, dtype=dtype), torch.as_tensor(weight))
         return self.dataset(*rows, **self.get_params_for("dataset"))
 
     def get_iterator(self, dataset, training=False):
         """Continue the order of the batches where the history ends, on the device."""
+        rows = dataset
         if training:
-            dataset = self.run_.world.all_rows(dataset)
+            dataset = self.run_.world.all_rows(rows)
         iterator = super().get_iterator(dataset, training=training)
         iterator.device = self.device
         if training:
             iterator.seed = self.seed
             iterator.epoch = len(self.history)
+            iterator.adapt_to(self.plain_module_, rows[[0]].X.to(self.device))
         return iterator
 
     # Training
@@ -288,9 +305,8 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
 
     def forget_run(self) -> None:
         """Drop the state that is needed only while training runs."""
-        self.run_ = TrainingRun()
-        self.steps_ = EpochSteps()
-        self.epoch_: Epoch | None = None
+        # None of them is a module, which is what skorch looks for in its `__setattr__`.
+        vars(self).update(run_=TrainingRun(), steps_=EpochSteps(), epoch_=None)
 
     def train_step(self, batch: Batch, **fit_params):
         """Make one step on the weights, reproducibly, after one dual step."""
@@ -310,12 +326,23 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
         """Compute the weighted mean loss; validation rows have no multipliers."""
         self._set_training(False)
         with torch.no_grad():
-            y_pred = self.infer(batch.X, **fit_params)
+            with full_precision():
+                y_pred = self.infer(batch.X, **fit_params)
             loss = self.objective(y_pred, batch.y, batch.loss_weight)
         return {"loss": loss, "y_pred": y_pred}
 
     def objective(self, y_pred: Tensor, y_true: Tensor, weight: Tensor) -> Tensor:
-        """Weighted mean loss over rows and outputs."""
+        """Weighted mean loss over rows and outputs.
+
+        Parameters
+        ----------
+        y_pred, y_true : torch.Tensor of shape (batch, n_outputs)
+        weight : torch.Tensor of shape (batch, 1)
+
+        Returns
+        -------
+        torch.Tensor
+        """
         loss = loss_per_output(self, y_pred, y_true)
         return (weight.to(loss.device) * loss).mean()
 
@@ -324,7 +351,19 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
         return loss_per_output(self, y_pred, y_true).mean()
 
     def divergence(self, what: str, further: str = "") -> DivergenceError:
-        """Make the error that ends training; `further` names what else to lower."""
+        """Make the error that ends training.
+
+        Parameters
+        ----------
+        what : str
+            What diverged, as the beginning of a sentence.
+        further : str, optional
+            What else to lower.
+
+        Returns
+        -------
+        DivergenceError
+        """
         return DivergenceError(
             f"{what} epoch {len(self.history)}; training diverged: lower {further}lr "
             f"(now {self.lr}) or alpha, or standardise X."
@@ -338,7 +377,16 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
         return self._listeners().watch_batches
 
     def listeners(self, hook: str) -> list:
-        """Methods of the net, then of its callbacks, that define a hook."""
+        """Find methods of the net, then of its callbacks, that define a hook.
+
+        Parameters
+        ----------
+        hook : str
+
+        Returns
+        -------
+        list of callable
+        """
         return self._listeners().of(hook)
 
     def notify(self, method_name, **cb_kwargs):
@@ -352,10 +400,14 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
                 listener(self, **cb_kwargs)
             return
         # Looked up again, as a callback may define a hook at any time.
-        self.listeners_ = None
+        vars(self)["listeners_"] = None
         getattr(self, method_name)(self, **cb_kwargs)
-        for name, callback in self.callbacks_:
-            self._tell(name, callback, method_name, **cb_kwargs)
+        stop = tell_callbacks(self, method_name, **cb_kwargs)
+        if stop is not None:
+            # No ``after_epoch_end`` for the callbacks: a checkpoint that resumes there
+            # would miss the request, and train on.
+            self.after_epoch_end(self)
+            raise stop
         for listener in self.listeners(method_name.replace("on_", "after_", 1)):
             listener(self, **cb_kwargs)
 
@@ -364,23 +416,20 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
 
     def on_epoch_begin(self, net, **kwargs):
         """Keep the training state, to which Ctrl-C returns."""
-        self.run_.undo = training_state(self)
+        self.run_.undo = training_state(self) if self.run_.keeps_state else {}
         super().on_epoch_begin(net, **kwargs)
 
     def after_epoch_end(self, net, **kwargs):
-        """Drop the kept state: the epoch is complete."""
-        self.run_.undo = None
+        """Drop the kept state: the epoch is complete.
 
-    def _tell(self, name, callback, method_name, **cb_kwargs):
-        try:
-            getattr(callback, method_name)(self, **cb_kwargs)
-        except KeyboardInterrupt:
-            ours = name in {*dict(self._default_callbacks), *_ADDED_CALLBACKS}
-            if method_name == "on_epoch_end" and not ours:
-                # The callback of a user asks to stop, and the epoch is complete.
-                self.run_.undo = None
-            raise
-        follow_best(self, name, callback, method_name)
+        Parameters
+        ----------
+        net : ConstrainedNet
+            This net.
+        **kwargs : dict
+            What skorch passes on; not used.
+        """
+        self.run_.undo = None
 
     def _listeners(self) -> Listeners:
         if self.listeners_ is None:

@@ -15,7 +15,7 @@ from skorch.utils import noop
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from sklpos.nets.arrays import finite_rows
+from sklpos.nets.values import finite_rows
 from sklpos.strategies.base import ConstraintStrategy
 from sklpos.training.earlier import MOVED, upgraded
 

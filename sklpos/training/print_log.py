@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from skorch.callbacks import PrintLog
 
 
 class QuietPrintLog(PrintLog):
     """skorch's table of the epochs, aligned, and with the main columns first.
 
-    The table is not laid out while the net is silent.
+    The table is not laid out while the net is silent. The best values are coloured on
+    a terminal only, and not there if the environment variable NO_COLOR is set.
 
     Parameters
     ----------
@@ -58,8 +62,16 @@ class QuietPrintLog(PrintLog):
     def _yield_keys_formatted(self, row):
         # The longest number has all digits and an exponent; a header is padded by 2.
         widest = len(format(1e-10 / 3, self.floatfmt)) - 2
+        if not self._is_coloured():
+            # These tell skorch which values to colour.
+            row = {k: v for k, v in row.items() if not k.endswith("_best")}
         for key, value in super()._yield_keys_formatted(row):
             yield key if key == "epoch" else key.rjust(widest), value
+
+    def _is_coloured(self) -> bool:
+        # The convention of no-color.org: set to anything but an empty string.
+        plain = os.environ.get("NO_COLOR")
+        return self.sink is print and not plain and sys.stdout.isatty()
 
     def on_epoch_end(self, net, **kwargs):
         """Print the line of the epoch."""

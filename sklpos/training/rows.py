@@ -1,4 +1,4 @@
-"""Rows with their number and weight, read in whole batches."""
+"""Rows with their number and weight."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import torch
 from skorch.dataset import Dataset
 from torch import Tensor
 
-from sklpos.training.randomness import make_generator
-
-# Values of X that are copied at once: little memory, and they stay in the cache.
-_VALUES_PER_GATHER = 2**18
+from sklpos.nets.any_rows import TensorRows, joined_rows
+from sklpos.nets.items import ItemTensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +47,19 @@ class Batch:
         yield self.X
         yield self.y
 
+    def __getitem__(self, part: int) -> Tensor:
+        return (self.X, self.y)[part]
+
     def __len__(self) -> int:
         return len(self.index)
 
     def to(self, device) -> Batch:
         """Move all parts to a device."""
         return Batch(*(part.to(device) for part in self._parts()))
+
+    def pin_memory(self) -> Batch:
+        """Copy all parts to memory from which a GPU reads faster."""
+        return Batch(*(part.pin_memory() for part in self._parts()))
 
     def split(self, size: int) -> Iterator[Batch]:
         """Go through parts of `size` rows, the last of which may be smaller."""
@@ -71,7 +76,8 @@ class RowDataset(Dataset):
 
     Parameters
     ----------
-    X : torch.Tensor of shape (n_samples, n_features)
+    X : torch.Tensor, SparseTensor or ItemTensor of shape (n_samples, ...)
+        Sparse rows become dense, and items are read, batch by batch.
     y : torch.Tensor of shape (n_samples, n_outputs)
         In scaled units.
     weight : torch.Tensor of shape (n_samples,)
@@ -89,96 +95,25 @@ class RowDataset(Dataset):
     """
 
     def __init__(
-        self, X: Tensor, y: Tensor, weight: Tensor, factor: Tensor | None = None
+        self,
+        X: TensorRows,
+        y: Tensor,
+        weight: Tensor,
+        factor: Tensor | None = None,
     ):
         super().__init__(X, y)
         self.weight = (weight / weight.mean())[:, None].to(y.dtype)
         self.factor = factor
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether X is a tensor, of which many rows are gathered at once."""
+        return isinstance(self.X, Tensor)
+
     def __getitem__(self, index) -> Batch:
         index = torch.as_tensor(index)
         factor = None if self.factor is None else self.factor[index]
         return Batch(self.X[index], self.y[index], index, self.weight[index], factor)
-
-
-class BatchLoader:
-    """Whole batches of a `RowDataset`, shuffled anew each epoch without stored state.
-
-    The order of an epoch is a function of (seed, epoch), so training that is
-    interrupted and resumed sees the same batches as training without interruption.
-
-    Parameters
-    ----------
-    dataset : RowDataset
-    batch_size : int
-    shuffle : bool, default=False
-    drop_last : bool, default=False
-        Leave out a last batch that is not full.
-    seed : int, default=0
-    first_epoch : int, default=0
-        Number of the epoch of the first pass.
-    device : str or torch.device, optional
-        Device of the batches; by default they stay with the data set.
-
-    Examples
-    --------
-    >>> import torch
-    >>> rows = RowDataset(torch.zeros(5, 2), torch.ones(5, 1), torch.ones(5))
-    >>> [len(batch.index) for batch in BatchLoader(rows, batch_size=2)]
-    [2, 2, 1]
-    """
-
-    def __init__(
-        self,
-        dataset,
-        batch_size,
-        shuffle=False,
-        drop_last=False,
-        seed=0,
-        first_epoch=0,
-        device=None,
-    ):
-        if drop_last and batch_size > len(dataset):
-            raise ValueError(
-                f"drop_last=True leaves no batch of {len(dataset)} rows; lower "
-                f"batch_size={batch_size}."
-            )
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.seed = seed
-        self.epoch = first_epoch
-        self.device = device
-
-    def __len__(self) -> int:
-        full, rest = divmod(len(self.dataset), self.batch_size)
-        return full + bool(rest and not self.drop_last)
-
-    def __iter__(self) -> Iterator[Batch]:
-        order = self._order()
-        self.epoch += 1
-        order = order[: len(self) * self.batch_size]
-        # Another data set, such as `SharedRows`, may return fewer rows than asked for,
-        # which cannot be cut into batches afterwards.
-        if not isinstance(self.dataset, RowDataset):
-            for index in order.split(self.batch_size):
-                yield self.dataset[index].to(self.device)
-            return
-        for index in order.split(self._rows_at_once()):
-            rows = self.dataset[index].to(self.device)
-            yield from rows.split(self.batch_size)
-
-    def _rows_at_once(self) -> int:
-        # Several batches are gathered at once, since a call costs as much as many rows.
-        width = max(self.dataset.X[:1].numel(), 1)
-        return self.batch_size * max(_VALUES_PER_GATHER // (width * self.batch_size), 1)
-
-    def _order(self) -> Tensor:
-        if not self.shuffle:
-            return torch.arange(len(self.dataset))
-        generator = make_generator(self.seed, 0, self.epoch)
-        return torch.randperm(len(self.dataset), generator=generator)
 
 
 def spread_out(n_rows: int, number: int) -> Tensor:
@@ -212,15 +147,20 @@ class TrainingRows:
     valid : RowDataset or None
     index : ndarray of shape (n_train,)
         Sample number of each training row.
+    own_valid : bool
+        Whether the validation rows are no part of the samples.
     """
 
     train: RowDataset
     valid: RowDataset | None
     index: np.ndarray
+    own_valid: bool = False
 
     @property
-    def X(self) -> torch.Tensor:
-        """Inputs of all rows, including those held out."""
-        if self.valid is None:
+    def X(self) -> TensorRows:
+        """Inputs of all samples, including those held out."""
+        # Items are not joined: what looks at whole domains refuses them.
+        by_item = isinstance(self.train.X, ItemTensor)
+        if self.valid is None or self.own_valid or by_item:
             return self.train.X
-        return torch.cat([self.train.X, self.valid.X])
+        return joined_rows([self.train.X, self.valid.X])

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sklpos.nets.any_rows import TensorRows
 from sklpos.nets.blocks import Blocks
 from sklpos.nets.nonnegative import NonnegativeBlocks
 from sklpos.nets.stack import Stack
@@ -92,18 +93,20 @@ class StackBackprop:
         return self.stack is stack and all(own is other for own, other in pairs)
 
     @torch.no_grad()
-    def keep_rows(self, X: Tensor) -> None:
+    def keep_rows(self, X: TensorRows) -> None:
         """Encode the rows of a data set once, unless they need too much memory.
 
         Parameters
         ----------
-        X : torch.Tensor of shape (n_samples, n_features)
+        X : torch.Tensor or SparseTensor of shape (n_samples, n_features)
         """
         codes = self.stack.encodings
         width = sum(len(code.passed) + len(code) for code in codes)
         if len(X) * width > _MOST_VALUES:
             self.encoded = self._encoded_from = None
             return
+        # Few enough values to be dense, and where the weights are.
+        X = X[:].to(self.weights[0].device)
         # A callback may have changed rows or encodings since the last epoch.
         origin, known = [X, *self.stack.buffers()], self._encoded_from
         if known is None or not all(map(torch.equal, known, origin)):

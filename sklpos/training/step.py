@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from skorch.utils import to_tensor
 from torch import Tensor
 
+from sklpos.nets.precision import full_precision
+from sklpos.strategies.gathering import once_per_row
+from sklpos.training.backprop import accumulate
 from sklpos.training.rows import Batch
 
 
@@ -109,14 +113,35 @@ def loss_per_output(net, y_pred: Tensor, y_true: Tensor) -> Tensor:
 
 
 def _forward(net, batch: Batch, **fit_params) -> Tensor:
-    if net.run_.replica is not None:
-        return net.run_.replica(batch.X, **fit_params)
-    if net.steps_.passes is None or fit_params:
-        return net.infer(batch.X, **fit_params)
+    if net.steps_.passes is None or fit_params or net.run_.replica is not None:
+        return _forward_with_graph(net, batch, **fit_params)
     X, index = batch.X.to(net.device), batch.index.to(net.device)
     return net.steps_.passes.forward(X, index)
 
 
+def _forward_with_graph(net, batch: Batch, **fit_params) -> Tensor:
+    infer = net.run_.replica or net.infer
+    with _precision(net):
+        y_pred = infer(batch.X, **fit_params)
+    # The loss and the multipliers need the digits of the weights.
+    return y_pred.to(batch.y.dtype)
+
+
+def _precision(net) -> AbstractContextManager:
+    """Autocast, if the net is asked for it or the caller uses it."""
+    kind = torch.device(net.device).type
+    if net.autocast is not None:
+        dtype = getattr(torch, net.autocast)
+    elif torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    else:
+        return nullcontext()
+    # The autocast of a caller would keep its first copies of the weights, which the
+    # optimizer changes, for the whole of the training.
+    return torch.autocast(kind, dtype=dtype, cache_enabled=False)
+
+
+@full_precision()
 def _domain_violation(net) -> Tensor | None:
     if net.domain_constraint_ is None:
         return None
@@ -128,6 +153,9 @@ def _make_dual_step(net, index: Tensor, violation: Tensor, domain: Tensor | None
     if not net.steps_.dual_step_due:
         return
     net.steps_.dual_step_due = False
+    # The mean of its violations moves a row that a sampler drew several times.
+    if net.steps_.may_repeat:
+        violation, index = once_per_row(violation, index)
     for listener in net.listeners("on_violation"):
         listener(net, violation, index)
     if domain is not None:
@@ -152,7 +180,11 @@ def _losses_and_gradient(
     losses = loss_per_output(net, outputs, batch.y)
     if batch.factor is not None:
         losses = batch.factor * losses
-    (gradient,) = torch.autograd.grad((share * losses).sum(), outputs)
+    # A criterion may have weights of its own, which train as well.
+    weights = [weight for weight in net.criterion_.parameters() if weight.requires_grad]
+    gradient, *others = torch.autograd.grad((share * losses).sum(), [outputs, *weights])
+    for weight, own in zip(weights, others, strict=True):
+        accumulate(weight, own)
     return losses.detach(), gradient + slope * share
 
 
@@ -164,5 +196,11 @@ def _loss(step: dict[str, Any], share: Tensor) -> Tensor:
 def _backward(net, y_pred: Tensor, gradient: Tensor) -> None:
     if y_pred.requires_grad:
         y_pred.backward(gradient)
-    else:
+    elif net.steps_.passes is not None:
         net.steps_.passes.backward(gradient)
+    else:
+        raise ValueError(
+            "module returns predictions without a gradient in any weight; leave out "
+            "detach(), .data and torch.no_grad() in its forward, and let some weight "
+            "train."
+        )

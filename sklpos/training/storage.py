@@ -7,7 +7,6 @@ the file chooses but that of the optimizer, and no code that it brings with it.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -15,8 +14,11 @@ from sklearn.exceptions import InconsistentVersionWarning
 from skorch.exceptions import DeviceWarning
 from skorch.history import History
 
+from sklpos.nets.copies import copy_module, copy_optimizer
+from sklpos.nets.modules import uncompiled
 from sklpos.nets.placement import check_device
 from sklpos.nets.warnings import warn_user
+from sklpos.training.copies import copy_callbacks
 from sklpos.training.earlier import upgraded
 from sklpos.training.packing import Packer, Unpacker
 from sklpos.training.state import copied, load_state
@@ -88,7 +90,7 @@ def net_vars(net) -> dict[str, Any]:
     state = {k: v for k, v in vars(net).items() if k not in _NOT_STORED}
     if net.initialized_:
         state["module_"] = net.plain_module_
-        state["criterion_"] = getattr(net.criterion_, "_orig_mod", net.criterion_)
+        state["criterion_"] = uncompiled(net.criterion_)
         state["optimizer_"] = net.optimizer_.state_dict()
     return state
 
@@ -120,12 +122,14 @@ def take_net_vars(net, state: dict[str, Any]) -> None:
     load_state(net.optimizer_, state["optimizer_"])
 
 
-def fork(net):
+def fork(net, *, constraints: bool = True):
     """Copy a net, so that training the copy leaves the original as it is.
 
     Parameters
     ----------
     net : ConstrainedNet
+    constraints : bool, default=True
+        False shares the constraints, which are to be replaced before the copy trains.
 
     Returns
     -------
@@ -133,17 +137,29 @@ def fork(net):
         With its own modules, optimizer and history, and shallow copies of the
         callbacks, which may hold open files.
     """
-    state = net_vars(net)
-    # An optimizer goes on to change the tensors that it loaded.
-    state["optimizer_"] = copied(state["optimizer_"])
-    # In one call, so that modules that share a tensor still share it in the copy.
-    own = copy.deepcopy({name: state.get(f"{name}_") for name in _MODULES})
+    state = {k: v for k, v in vars(net).items() if k not in _NOT_STORED}
+    copied_names = _MODULES if constraints else _MODULES[:2]
+    # One memo, so that modules that share a tensor still share it in the copy.
+    memo: dict[int, Any] = {}
+    plain = {"module": net.plain_module_, "criterion": uncompiled(net.criterion_)}
+    for name in copied_names:
+        part = plain.get(name, state[f"{name}_"])
+        if part is not None:
+            state[f"{name}_"] = copy_module(part, memo)
+    state |= {name: state[f"{name}_"] for name in _GIVEN}
+    callbacks = copy_callbacks(net.callbacks_)
+    state |= {"history_": History(net.history), "callbacks_": callbacks}
     twin = object.__new__(type(net))
-    trained = {f"{name}_": part for name, part in own.items() if part is not None}
-    given = {name: own[name] for name in _GIVEN}
-    callbacks = [(name, copy.copy(callback)) for name, callback in net.callbacks_]
-    further = {"history_": History(net.history), "callbacks_": callbacks}
-    take_net_vars(twin, {**state, **trained, **given, **further})
+    optimizer = None if net.compile else copy_optimizer(net.optimizer_, memo)
+    if optimizer is None:
+        # An optimizer goes on to change the tensors that it loaded.
+        state["optimizer_"] = copied(net.optimizer_.state_dict())
+        take_net_vars(twin, state)
+        return twin
+    parameters = dict(net.virtual_params_)
+    vars(twin).update(state, optimizer_=optimizer, listeners_=None)
+    vars(twin).update(virtual_params_=parameters)
+    twin.forget_run()
     return twin
 
 

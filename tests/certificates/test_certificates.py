@@ -328,7 +328,7 @@ def linear():
         (lambda: certify_module(linear(), All(3)), "has 3 features"),
         (
             lambda: certify_module(linear(), unit_box(2), method="guess"),
-            "method='guess' is unknown",
+            "method='guess' must be one of 'auto'",
         ),
         (
             lambda: certify_module(linear(), unit_box(2), lower_bound=[0, 0]),
@@ -352,7 +352,7 @@ def linear():
         (lambda: output_bounds(linear(), [[1, 1]], [[0]]), "high has 1 features"),
         (lambda: certified_radius(linear(), [[np.nan, 0.0]]), "X contains NaN"),
         (lambda: certified_radius(linear(), [[0.0, 0.0]], scale=-1), "non-negative"),
-        (lambda: certified_radius(linear(), [[0.0, 0.0]], max_radius=0), "positive"),
+        (lambda: certified_radius(linear(), [[0.0, 0.0]], max_radius=0), "above 0"),
     ],
 )
 def test_nonsense_is_refused_in_one_sentence(call, message):

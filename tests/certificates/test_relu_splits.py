@@ -104,7 +104,9 @@ def domains(d, rng):
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.float64]
+)
 def test_nothing_is_found_below_what_is_proved(scale, dtype):
     rng = np.random.default_rng(0)
     module = random_network((4, 10, 10, 2), "leaky_relu", seed=1, dtype=dtype)

@@ -14,8 +14,8 @@ from sklpos.certificates import All, Ball, Box, Hull, certify, certify_module
 from sklpos.certificates.certificate import Certificate
 from sklpos.certificates.rows import certified_radius
 from sklpos.nets.bounds import Bounds
-from sklpos.nets.nonnegative import keep_within
 from sklpos.nets.outputs import BoundedOutput
+from sklpos.nets.within import keep_within
 
 METHODS = (
     "interval",

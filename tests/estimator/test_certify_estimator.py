@@ -90,7 +90,7 @@ def test_balls_and_hull_need_rows(model):
 
 
 @pytest.mark.parametrize(("lower_bound", "dtype"), [(0.0, "float64"), (0.7, "float32")])
-@pytest.mark.filterwarnings("ignore:y is below lower_bound")
+@pytest.mark.filterwarnings("ignore:.*y is below lower_bound")
 def test_everywhere_strategies_are_verified_everywhere(
     everywhere_strategy, lower_bound, dtype
 ):
@@ -184,3 +184,42 @@ def test_range_grows_with_a_stream():
     model = PositiveOutputRegressor(random_state=0)
     model.partial_fit(X[:60], y[:60]).partial_fit(X[60:], y[60:])
     assert np.array_equal(model.certify("box", time_limit=1).domain_.low, X.min(axis=0))
+
+
+UNUSED = [
+    ({"domain": "box", "radius": 0.1}, "radius=0.1 .* 'ball'|radius=0.1 .*='ball'"),
+    ({"domain": "hull", "X": X, "radius": 0.1}, "radius=0.1 has no meaning"),
+    (
+        {"domain": "all", "margin": 0.1},
+        "margin=0.1 .*domain='all'; .*'box' or .*'hull'",
+    ),
+    ({"domain": "ball", "X": X, "radius": 1, "margin": 0.1}, "margin=0.1 has no"),
+    (
+        {"domain": "hull", "X": X, "categorical": [0]},
+        r"categorical=\[0\] .*\(low, high",
+    ),
+    ({"domain": (X.min(0), X.max(0)), "margin": 0.1}, "for the domain that was passed"),
+]
+NONSENSE = [
+    ({"domain": "boxx"}, "domain='boxx' is unknown; did you mean 'box'"),
+    ({"domain": (0.0, 1.0)}, r"domain=\(0.0, 1.0\) must be one of"),
+    ({"method": "crwn"}, "method='crwn' must be one of .*; did you mean 'crown'"),
+    ({"time_limit": -1}, "time_limit=-1 must be a number, at least 0"),
+    ({"time_limit": np.nan}, "time_limit=nan must be"),
+    ({"time_limit": "fast"}, "time_limit='fast' must be"),
+    ({"margin": -0.1}, "margin=-0.1 must be a finite number, at least 0"),
+    ({"margin": X}, r"margin=\[\[.* must be a finite number"),
+    ({"categorical": 0}, "categorical=0 must be a sequence of columns"),
+    ({"categorical": [None]}, "categorical=None must be the name or the position"),
+]
+
+
+@pytest.mark.parametrize(("request_", "words"), [*UNUSED, *NONSENSE])
+def test_what_a_domain_would_ignore_is_refused(model, request_, words):
+    """In `enforce` as well, whose promise would not be the one that was asked for."""
+    with pytest.raises(ValueError, match=words) as error:
+        model.certify(**request_)
+    assert len(str(error.value)) <= 300
+    if "method" not in request_:
+        with pytest.raises(ValueError, match=words):
+            model.enforce(**{"domain": "box", **request_})

@@ -55,6 +55,7 @@ def test_one_feature_that_is_distributed_differently_is_named():
         model.certify_risk(other)
 
 
+@pytest.mark.slow
 def test_rows_of_the_same_distribution_seldom_warn():
     """At a level of .001 for all features together."""
     n_warned = 0
@@ -83,3 +84,33 @@ def test_quantiles_stand_for_all_rows(n_samples):
         share = (values[:, j, None] <= kept[:, j]).mean(axis=0)
         expected = (np.arange(len(kept)) + 0.5) / len(kept)
         np.testing.assert_allclose(share, expected, atol=0.51 / len(kept) + 0.005)
+
+
+def test_a_stream_far_from_its_first_chunk_warns_once():
+    model = PositiveOutputRegressor(random_state=0).partial_fit(X, y)
+    model.partial_fit(X + 0.1, y)
+    with pytest.warns(UserWarning, match="first call, which fixed the enc") as seen:
+        model.partial_fit(X + np.array([0, 100, 0]), y)
+    assert "feature 1 goes from" in str(seen[0].message)
+    assert len(str(seen[0].message)) <= 300
+    model.partial_fit(X - 300, y)
+
+
+@pytest.mark.filterwarnings("ignore:training diverged")
+def test_names_of_columns_appear_in_a_stream():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=["a", "b", "c"])
+    model = PositiveOutputRegressor(random_state=0, max_epochs=1, warm_start=True)
+    model.fit(frame, y)
+    with pytest.warns(UserWarning, match="feature 'c' goes from"):
+        model.fit(frame.assign(c=frame.c + 100), y)
+
+
+def test_a_net_without_an_encoding_has_nothing_to_be_far_from():
+    model = PositiveOutputRegressor(MLP, random_state=0).partial_fit(X, y)
+    model.partial_fit(X + 20, y)
+
+
+def test_few_quantiles_are_kept_of_many_features(monkeypatch):
+    monkeypatch.setattr("sklpos.estimator.other_rows._MAX_VALUES_KEPT", 15)
+    np.testing.assert_array_equal(quantiles_of(X), np.sort(X, axis=0)[20::40])

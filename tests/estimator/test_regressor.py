@@ -23,7 +23,7 @@ from torch import nn
 
 import sklpos
 from sklpos import PositiveOutputRegressor
-from sklpos.estimator.checks import is_valid_as_it_is
+from sklpos.estimator.new_inputs import is_valid_as_it_is
 from sklpos.strategies import AugmentedLagrangian
 
 

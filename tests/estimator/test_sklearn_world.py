@@ -53,6 +53,7 @@ def test_grid_search_over_every_strategy(small, data):
     assert_obeys(search.best_estimator_, data.X)
 
 
+@pytest.mark.slow
 def test_grid_search_in_processes_over_a_pipeline_of_a_frame(small, data):
     frame = pd.DataFrame(data.X, columns=["age", "size", "dose"])
     grid = {

@@ -29,7 +29,7 @@ FORMS = {
 }
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:y is below lower_bound"),
+    pytest.mark.filterwarnings("ignore:.*y is below lower_bound"),
     pytest.mark.filterwarnings("ignore:balance was dropped"),
 ]
 

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 from networks import ACTIVATIONS, random_network
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, KernelPCA
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import (
     MaxAbsScaler,
     MinMaxScaler,
-    Normalizer,
     PolynomialFeatures,
     RobustScaler,
+    SplineTransformer,
     StandardScaler,
 )
 from torch import nn
 
-from sklpos.export import models
+from sklpos.export import proto
 from sklpos.export.models import to_onnx, to_torch
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.outputs import BoundedOutput
@@ -180,8 +180,8 @@ def test_other_steps_in_onnx(fitted, tmp_path):
 
 def test_a_step_that_skl2onnx_cannot_convert(fitted, tmp_path):
     pytest.importorskip("skl2onnx")
-    model, _ = fitted(PolynomialFeatures(2), StandardScaler())
-    with pytest.raises(ValueError, match="cannot convert PolynomialFeatures in float6"):
+    model, _ = fitted(SplineTransformer(), StandardScaler())
+    with pytest.raises(ValueError, match="SplineTransformer: skl2onnx fails in float6"):
         to_onnx(model, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -195,8 +195,8 @@ def test_a_missing_package_is_named(fitted, tmp_path, monkeypatch, missing):
             raise ImportError
         return __import__(name)
 
-    monkeypatch.setattr(models, "import_module", import_module)
-    model, _ = fitted(Normalizer())
+    monkeypatch.setattr(proto, "import_module", import_module)
+    model, _ = fitted(KernelPCA(2))
     needs = f"to_onnx needs the package {missing}.* pip install 'sklpos\\[onnx\\]'"
     with pytest.raises(ImportError, match=needs):
         to_onnx(model, tmp_path / "model.onnx")

@@ -5,7 +5,8 @@ import pytest
 import torch
 from properties import assert_same_bits
 
-from sklpos.nets.arrays import for_torch, without_torch
+from sklpos.nets.arrays import for_torch
+from sklpos.nets.tensors import without_torch
 
 FORMS = {
     "backwards": lambda a: np.array(a[::-1])[::-1],

@@ -98,15 +98,18 @@ def test_the_stack_is_left_alone(stack):
         assert torch.equal(value, before[name])
 
 
-def test_members_start_at_the_mean():
+@pytest.mark.parametrize("mean", [[0.0, 0.0], [3.0, -50.0]], ids=str)
+def test_members_start_at_the_mean(mean):
     with torch.random.fork_rng():
         made = Stack(3, 2, X)
     weight = RNG.integers(1, 4, size=60)
     for bounds in (Bounds.read(-100.0, None, 2), Bounds.read(None, 100.0, 2)):
         with torch.random.fork_rng():
-            made = Stack(3, 2, X, sample_weight=weight).hold(bounds)
-        outputs = made(torch.as_tensor(X)).detach().numpy()
-        assert np.average(outputs, axis=0, weights=weight) == pytest.approx(0, abs=1e-9)
+            made = Stack(3, 2, X, sample_weight=weight)
+        made.start(torch.tensor(mean))
+        outputs = made.hold(bounds)(torch.as_tensor(X)).detach().numpy()
+        means = np.average(outputs, axis=0, weights=weight).reshape(-1, 2)
+        assert means == pytest.approx(np.tile(mean, (len(means), 1)), abs=1e-9)
 
 
 def test_free_members_start_at_a_given_mean():

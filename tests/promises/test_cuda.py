@@ -90,6 +90,7 @@ assert model.enforce(X).predict(X).min() >= 0
 """
 
 
+@pytest.mark.filterwarnings("ignore:training was interrupted")
 @pytest.mark.parametrize(
     "params", [{}, {"early_stopping": True, "max_epochs": 20}, {"callbacks": [CtrlC]}]
 )

@@ -1,4 +1,4 @@
-"""Generated inputs: each fits and keeps its promise, or one sentence names it."""
+"""Generated inputs, parameters and calls: each works, or one sentence names it."""
 
 import numpy as np
 import pytest
@@ -12,6 +12,13 @@ from generated import (
     repeatable,
 )
 from hypothesis import event, given
+from odd_parameters import (
+    assert_answers,
+    odd_calls,
+    odd_orders,
+    odd_parameters,
+    odd_strategies,
+)
 from properties import assert_same_bits
 
 
@@ -56,3 +63,60 @@ def test_many_odd_values(case):
 @given(odd_containers())
 def test_many_odd_containers(case):
     check(case)
+
+
+def answer(case):
+    sentence = assert_answers(case)
+    event("refused" if sentence else "accepted")
+
+
+@repeatable(40)
+@given(odd_parameters())
+def test_some_odd_parameters(case):
+    answer(case)
+
+
+@repeatable(20)
+@given(odd_strategies())
+def test_some_odd_strategies(case):
+    answer(case)
+
+
+@repeatable(25)
+@given(odd_calls())
+def test_some_odd_calls(case):
+    answer(case)
+
+
+@repeatable(12)
+@given(odd_orders())
+def test_some_odd_orders(case):
+    answer(case)
+
+
+@pytest.mark.slow
+@repeatable(2_000)
+@given(odd_parameters())
+def test_many_odd_parameters(case):
+    answer(case)
+
+
+@pytest.mark.slow
+@repeatable(600)
+@given(odd_strategies())
+def test_many_odd_strategies(case):
+    answer(case)
+
+
+@pytest.mark.slow
+@repeatable(1_200)
+@given(odd_calls())
+def test_many_odd_calls(case):
+    answer(case)
+
+
+@pytest.mark.slow
+@repeatable(400)
+@given(odd_orders())
+def test_many_odd_orders(case):
+    answer(case)

@@ -32,7 +32,11 @@ ANNEALED = {"optimizer": torch.optim.Adam, "lr": 0.1, "weight_decay": 0.0}
 
 DEFAULT = decaying(torch.optim.SGD, 0.1, 0.1, 1000)
 
-SMALL = [problems.one_hot(), problems.line(), problems.constant()]
+SMALL = [
+    problems.one_hot(),
+    problems.line(),
+    pytest.param(problems.constant(), marks=pytest.mark.slow),
+]
 TRAINING = [name for name, cls in STRATEGIES.items() if cls.guarantee == "training"]
 
 
@@ -67,10 +71,8 @@ def test_small_problems_are_solved_primal_and_dual(name, problem):
     assert_optimal(fit(problem, strategy=name, max_epochs=1000, **ANNEALED), problem)
 
 
-@pytest.mark.parametrize(
-    "seed",
-    [pytest.param(0), *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2, 3))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", TRAINING)
 def test_random_dense_problem_is_solved_primal_and_dual(name, seed):
     problem = problems.random_dense(seed)
@@ -103,7 +105,7 @@ def bounds_of(problem):
 
 CONVEX = [
     problems.line(),
-    problems.constant(),
+    pytest.param(problems.constant(), marks=pytest.mark.slow),
     pytest.param(problems.random_dense(0), marks=pytest.mark.slow),
 ]
 # The best weights are 0, where the bound has kinks: steps that decay to nothing.
@@ -132,7 +134,9 @@ def test_certified_linear_model_is_the_best_of_those_positive_over_the_box(probl
     assert total == pytest.approx(2 * (prediction - problem.y).mean(), rel=2e-2)
 
 
-@pytest.mark.parametrize("alpha", [0.5, 1.0, 10.0])
+@pytest.mark.parametrize(
+    "alpha", [0.5, *(pytest.param(a, marks=pytest.mark.slow) for a in (1.0, 10.0))]
+)
 def test_penalty_settles_where_its_formula_says(alpha):
     problem = problems.constant()
     model = fit(problem, strategy="penalty", alpha=alpha, **DEFAULT)

@@ -341,7 +341,7 @@ def test_the_shifted_risk_is_controlled_in_the_population():
         ({"domain": "cube"}, "domain='cube' is unknown"),
         ({"domain": "hull"}, "needs X"),
         ({"domain": "ball", "X": X}, "needs radius"),
-        ({"domain": "box", "adjust": "luck"}, "adjust='luck' is unknown"),
+        ({"domain": "box", "adjust": "luck"}, "adjust='luck' must be one of 'head'"),
         ({"domain": "box", "risk_level": 0.1}, "risk_level=0.1 needs adjust='bias'"),
         (
             {"X": X, "risk_level": 0.1},

@@ -254,3 +254,16 @@ def test_a_risk_of_both_directions(dtype):
     shift = (model.predict(holdout) - before).mean(axis=0)
     assert shift[0] < 0 < shift[1]
     np.testing.assert_allclose(-shift[0] / shift[1], np.divide(*Y.std(axis=0)), 1e-3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_shift_holds_for_rows_alone_and_in_batches(seed):
+    # The bias is raised until the lowest row is on the bound, where rounding decides.
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(200, 5)).astype(np.float32)
+    params = {"strategy": "unconstrained", "repair": None, "max_epochs": 3}
+    model = PositiveOutputRegressor(MLP, **params, random_state=seed)
+    model.fit(rows, np.maximum(3 * rows[:, 0], 0)).enforce(rows, adjust="bias")
+    parts = [model.predict(rows[k : k + 1]) for k in range(200)]
+    parts += [model.predict(rows[:n]) for n in (3, 7, 200)]
+    assert min(part.min() for part in parts) >= 0

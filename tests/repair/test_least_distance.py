@@ -99,3 +99,9 @@ def test_nothing_is_needed(n_variables):
     assert not u.any()
     assert multipliers.shape == (10,)
     assert not multipliers.any()
+
+
+def test_distances_beyond_all_numbers_are_out_of_reach():
+    problem = LeastDistance(2)
+    problem.add(np.array([[1e-150, 0.0], [0.0, 1.0]]))
+    assert problem.solve(np.array([1e200, 1.0])) is None

@@ -178,7 +178,7 @@ def shared():
     ("make", "words"),
     [
         (lambda: nn.Sequential(nn.Linear(4, 1), nn.ReLU()), "ends in ReLU"),
-        (lambda: nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), "must map"),
+        (lambda: nn.Sequential(nn.Linear(4, 2), nn.Flatten(0)), "must map"),
         (lambda: nn.LSTM(4, 2, batch_first=True), "must map"),
         (lambda: nn.Sequential(Noisy(4, 2), nn.Linear(2, 1)), "something else each"),
         (lambda: make_module(dtype=torch.bfloat16), "bfloat16"),

@@ -6,6 +6,7 @@ from heads import MARGIN, Problem, assert_balanced, assert_feasible, assert_opti
 from scipy.optimize import linprog, nnls
 
 from sklpos.repair import Repair
+from sklpos.repair.objective import HeadObjective
 
 
 def no_bias(features, coef, lower_bound, y=None):
@@ -184,3 +185,9 @@ def test_a_summary_is_short_however_many_outputs_there_are():
     assert "no head" not in repr(found)
     none = Repair(rows, many, ~yes, ~yes, many, many, many, "a row")
     assert "no head obeys the bounds of 500 outputs" in repr(none)
+
+
+def test_weights_that_exploded_have_an_infinite_cost():
+    objective = HeadObjective(np.eye(2) - 0.5, np.zeros(2), has_bias=True)
+    heads = np.array([[1e300, -1e300], [1e200, 0.0]])
+    assert objective.mean_square(heads).tolist() == [np.inf, np.inf]

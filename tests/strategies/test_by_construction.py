@@ -11,9 +11,11 @@ from torch import nn
 from sklpos import PositiveOutputRegressor, Stack
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.modules import MLP
-from sklpos.nets.nonnegative import NonnegativeLinear, keep_within
-from sklpos.nets.outputs import OUTPUT_ACTIVATIONS, BoundedOutput
+from sklpos.nets.nonnegative import NonnegativeLinear
+from sklpos.nets.output_functions import OUTPUT_ACTIVATIONS
+from sklpos.nets.outputs import BoundedOutput
 from sklpos.nets.units import TargetScale
+from sklpos.nets.within import keep_within
 from sklpos.strategies import Activation, NonnegativeWeights
 
 INF = np.inf
@@ -107,25 +109,28 @@ def test_no_overflow_of_another_output_enters_the_gradient():
     assert module.weight.grad[2:].ravel().tolist() == [0, 1e5, 0]
 
 
+@pytest.mark.parametrize("mean", [[0.0] * 5, [1.0, 0.2, -1.5, 3.0, -1e5]], ids=str)
 @pytest.mark.parametrize("function", OUTPUT_ACTIVATIONS)
-def test_an_activation_starts_at_the_scaled_mean(function):
+def test_an_activation_starts_at_the_scaled_mean(function, mean):
     strategy = Activation(function)
     bounds = Bounds.read(
         [-0.5, None, -2.0, None, -1e6], [None, 0.7, 0.3, None, 1.0], n_outputs=5
     )
     module = nn.Linear(1, 5).double()
     module.weight.data.zero_()
-    module.bias.data = strategy.initial_bias(bounds)
+    mean = torch.tensor(mean, dtype=torch.float64)
+    module.bias.data = strategy.initial_bias(bounds, mean)
     wrapped = strategy.wrap(module, "", X=ROW, bounds=bounds)
     start = wrapped(torch.zeros(1, 1, dtype=torch.float64))
-    torch.testing.assert_close(start, torch.zeros_like(start), rtol=0, atol=1e-9)
+    torch.testing.assert_close(start[0], mean, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("function", OUTPUT_ACTIVATIONS)
 def test_an_activation_starts_at_a_finite_number(function):
     """If the mean is on a bound, outside, or there is no room at all."""
     bounds = Bounds.read([0, None, 0, 0, 3, -5], [None, 0, 1, 0, 4, -4], 6)
-    assert Activation(function).initial_bias(bounds).isfinite().all()
+    start = Activation(function).initial_bias(bounds, torch.zeros(6))
+    assert start.isfinite().all()
 
 
 def test_an_activation_names_its_choices():

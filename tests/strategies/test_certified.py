@@ -363,18 +363,18 @@ def test_an_activation_with_weights_is_refused():
 @pytest.mark.parametrize(
     ("name", "value", "right"),
     [
-        ("domain", "ball", "'box' or 'hull'"),
+        ("domain", "ball", "'box', 'hull'"),
         ("margin", -0.1, "at least 0"),
-        ("margin", np.nan, "finite"),
-        ("warm_up", 1.5, "whole number of epochs"),
-        ("warm_up", -1, "whole number of epochs"),
-        ("safety", np.inf, "finite"),
+        ("margin", np.nan, "number"),
+        ("warm_up", 1.5, "integer"),
+        ("warm_up", -1, "integer, at least 0"),
+        ("safety", np.inf, "number"),
         ("domain_curvature", 0.0, "above 0"),
     ],
 )
 def test_parameters_are_checked(data, name, value, right):
     model = regressor(strategy=Certified(**{name: value}))
-    with pytest.raises(ValueError, match=rf"{name}=.*'certified' must be .*{right}"):
+    with pytest.raises(ValueError, match=rf"{name}=.* of Certified must be .*{right}"):
         model.fit(data.X, data.y)
 
 

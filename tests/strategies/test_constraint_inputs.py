@@ -203,7 +203,10 @@ def test_a_dual_step_without_valid_rows_is_a_dual_step():
         ({"X": [1.0, 2.0]}, r"X has shape \(2,\)"),
         ({"X": torch.ones(0, 2)}, r"X has shape \(0, 2\)"),
         ({"X": torch.ones(2, 2) * NAN}, "X contains NaN"),
-        ({"domain": "ball"}, "domain='ball' of IntervalBounds must be 'box' or 'hull'"),
+        (
+            {"domain": "ball"},
+            "domain='ball' of IntervalBounds must be one of 'box', 'hull'",
+        ),
         ({"margin": -0.1}, "margin=-0.1 of IntervalBounds must be"),
         ({"safety": NAN}, "safety=nan of IntervalBounds must be"),
         ({"warm_up": 1.5}, "warm_up=1.5 of IntervalBounds must be"),

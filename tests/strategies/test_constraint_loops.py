@@ -11,7 +11,8 @@ from properties import assert_same_bits
 from sklpos import MLP, PositiveOutputRegressor, certify
 from sklpos.repair import repair_head
 from sklpos.strategies import AugmentedLagrangian, OutputConstraint
-from sklpos.training.rows import BatchLoader, RowDataset
+from sklpos.training.loaders import BatchLoader
+from sklpos.training.rows import RowDataset
 
 
 @pytest.fixture(params=TERMS)

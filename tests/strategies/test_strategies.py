@@ -269,6 +269,7 @@ def test_exact_penalty_doubles_only_for_rows_of_the_whole_slope():
     assert exact_penalty_epochs([1.0] * 12, share=0.99) == [1] * 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [0.05, 0.5])
 def test_the_rounded_kink_ends_at_the_minimum_of_the_sharp_one(width):
     """``(x + 3)**2 + alpha relu(-x)`` is smallest at ``min(alpha / 2 - 3, 0)``."""

@@ -3,10 +3,12 @@
 import functools
 import json
 import pickle
+import signal
 
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import (
     Callback,
     Checkpoint,
@@ -99,13 +101,14 @@ def test_nothing_is_rewound_to_an_earlier_fit():
 
         def on_batch_end(self, net, training, **kwargs):
             if len(net.history) == self.cut:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
 
     X, y = make_data()
     stopper = EarlyStopping(monitor="train_loss", load_best=True, patience=2)
     model = overshooting(stopper, States(), CtrlC(), warm_start=True).fit(X, y)
     CtrlC.cut = len(model.history_) + 2
-    model.fit(X[:-3], y[:-3])
+    with pytest.warns(ConvergenceWarning, match="interrupted at epoch 2 of 60"):
+        model.fit(X[:-3], y[:-3])
     assert model.n_iter_ == 1
     assert len(model.net_.constraint_.multipliers) == N - 3
     assert_same_state(state_of(model.net_), fitted(model, "States").states_[-1])

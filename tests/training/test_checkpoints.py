@@ -181,8 +181,10 @@ def crashed(path, strategy, epoch=12, **params):
     "params",
     [
         {},
-        {"optimizer": torch.optim.SGD, "lr": 0.01},
-        {"optimizer": torch.optim.NAdam},
+        pytest.param(
+            {"optimizer": torch.optim.SGD, "lr": 0.01}, marks=pytest.mark.slow
+        ),
+        pytest.param({"optimizer": torch.optim.NAdam}, marks=pytest.mark.slow),
     ],
 )
 def test_a_failed_fit_goes_on(tmp_path, strategy, params):

@@ -5,7 +5,8 @@ import pytest
 import torch
 from skorch.utils import data_from_dataset, is_skorch_dataset
 
-from sklpos.training.rows import BatchLoader, RowDataset
+from sklpos.training.loaders import BatchLoader
+from sklpos.training.rows import RowDataset
 
 SIZE = 23
 
@@ -53,6 +54,8 @@ def test_skorch_finds_inputs_and_targets(rows):
 
 def test_a_batch_is_the_pair_that_skorch_unpacks(rows):
     X, y = batch = rows[[4, 2]]
+    assert batch[0] is X
+    assert batch[1] is y
     assert torch.equal(X, rows.X[[4, 2]])
     assert torch.equal(y, rows.y[[4, 2]])
     assert batch.index.tolist() == [4, 2]

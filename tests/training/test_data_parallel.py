@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 from itertools import pairwise
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 from properties import assert_obeys, assert_same_bits, assert_same_training_state
 from sklearn.base import clone
-from skorch.callbacks import LRScheduler
+from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 
 from sklpos import (
@@ -28,7 +29,8 @@ from sklpos import (
 from sklpos.distributed import fit_data_parallel
 from sklpos.nets.bounded import as_bounded_model
 from sklpos.strategies import Lagrangian
-from sklpos.training.rows import BatchLoader, RowDataset
+from sklpos.training.loaders import BatchLoader
+from sklpos.training.rows import RowDataset
 from sklpos.training.world import Processes, SharedRows
 
 ROOT = Path(__file__).parents[2]
@@ -284,6 +286,20 @@ def test_what_needs_all_rows_in_one_place_is_refused(
 ):
     with pytest.raises(ValueError, match=message):
         fit_data_parallel(small(**params), data.X, data.Y)
+
+
+def test_an_interrupt_raises_and_leaves_the_estimator_as_it_was(alone, data, small):
+    """Other processes are interrupted in other epochs."""
+
+    class CtrlC(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    model = small(callbacks=[CtrlC()])
+    with pytest.raises(KeyboardInterrupt):
+        fit_data_parallel(model, data.X, data.Y)
+    assert not hasattr(model, "net_")
 
 
 def test_a_process_group_is_needed(data, small):

@@ -1,9 +1,12 @@
 """Weight decay: the noisier the data, the stronger."""
 
+from signal import SIGINT, raise_signal
+
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
 from torch import nn
 
@@ -109,9 +112,12 @@ def test_extreme_inputs_have_neighbours():
 
 def test_a_stream_is_as_noisy_as_its_first_rows_and_a_fit_begins_anew():
     decay = NoiseScaledDecay()
-    model = make(callbacks__weight_decay=decay, warm_start=True)
+    model = make(callbacks__weight_decay=decay, warm_start=True, lower_bound=None)
     noise = []
-    for y in (signal, noisy):
+    # In the same unit, or the noise would be measured in the new one.
+    like = noisy - noisy.mean()
+    like = signal.mean() + like * signal.std() / like.std()
+    for y in (signal, like):
         model.partial_fit(X, y)
         noise.append(dict(model.callbacks_)["weight_decay"].noise_)
     assert noise[0] == noise[1] < 0.1
@@ -215,12 +221,14 @@ class CtrlC(NoiseScaledDecay):
 
     def on_epoch_end(self, net, **kwargs):
         if len(net.history) == 3:
-            raise KeyboardInterrupt
+            raise_signal(SIGINT)
         super().on_epoch_end(net, **kwargs)
 
 
 def test_an_epoch_whose_decay_is_cut_is_undone():
-    model = make(max_epochs=5, callbacks__weight_decay=CtrlC()).fit(wide, noisy)
+    model = make(max_epochs=5, callbacks__weight_decay=CtrlC())
+    with pytest.warns(ConvergenceWarning, match="interrupted at epoch 3 of 5"):
+        model.fit(wide, noisy)
     whole = make(max_epochs=2).fit(wide, noisy)
     assert model.n_iter_ == 2
     assert groups(model) == groups(whole)
@@ -232,3 +240,38 @@ def test_no_decay_is_what_an_optimizer_without_it_does():
     none, auto = (make(weight_decay=decay, **params) for decay in (0, "auto"))
     predictions = none.fit(X, noisy).predict(X)
     np.testing.assert_array_equal(predictions, auto.fit(X, noisy).predict(X))
+
+
+class Tokens(nn.Module):
+    """Mean of what is known of each token."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 4)
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, X):
+        return self.head(self.embedding(X.long()).mean(1))
+
+
+class Sequences(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, X):
+        return self.head(X.flatten(1))
+
+
+@pytest.mark.parametrize("module", [Tokens, Sequences])
+def test_tokens_and_sequences_have_no_neighbours_that_tell_the_noise(module):
+    """The decay of rows without near neighbours would keep the net from learning."""
+    tokens = rng.integers(0, 20, (300, 4))
+    rows = tokens.reshape(300, 2, 2) if module is Sequences else tokens
+    params = {"lr": 0.05, "max_epochs": 100, "random_state": 0, "lower_bound": None}
+    weights = rng.normal(size=20)[tokens] if module is Tokens else 0.1 * tokens
+    y = weights.sum(axis=1)
+    model = PositiveOutputRegressor(module, **params).fit(rows, y)
+    assert groups(model) == {False: 0.01, True: 0.0}
+    assert dict(model.callbacks_)["weight_decay"].noise_ is None
+    assert model.score(rows, y) > 0.95

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from properties import (
     training_state,
 )
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback, EarlyStopping
 from torch import nn
 
@@ -140,7 +142,7 @@ def test_what_an_optimizer_keeps_in_another_dtype_is_not_lost(small, data):
         {"validation_fraction": 0.5},
         {"scale_y": False},
         {"dtype": "float32"},
-        {"device": "meta"},
+        {"device": "auto"},
         {"iterator_train__drop_last": True},
     ],
     ids=lambda change: next(iter(change)),
@@ -155,7 +157,7 @@ def test_what_is_built_into_the_net_cannot_change(small, data, change):
 
 
 class Interrupt(Callback):
-    """Ctrl-C at the start of an epoch, or in the middle of it."""
+    """Ctrl-C at the start of an epoch, in the middle of it, or before its end."""
 
     def __init__(self, hook: str, epoch: int = 3):
         self.hook = hook
@@ -172,7 +174,21 @@ class Interrupt(Callback):
 
     def _interrupt(self, hook, net):
         if hook == self.hook and len(net.history) == self.epoch:
-            raise KeyboardInterrupt
+            self.interrupt()
+
+    def interrupt(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+class Stop(Interrupt):
+    """skorch's way to stop training."""
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+
+def interrupted(message="interrupted at epoch"):
+    return pytest.warns(ConvergenceWarning, match=message)
 
 
 @pytest.mark.parametrize("hook", ["on_epoch_begin", "on_batch_end", "on_epoch_end"])
@@ -180,11 +196,12 @@ def test_an_interrupt_leaves_the_model_of_the_last_finished_epoch(
     small, data, strategy, hook
 ):
     params = {"batch_size": 16, "warm_start": True, "strategy": strategy}
-    model = small(callbacks=[Interrupt(hook)], **params).fit(data.X, data.Y)
-    finished = 3 if hook == "on_epoch_end" else 2
+    model = small(callbacks=[Interrupt(hook)], **params)
+    with interrupted("interrupted at epoch 3 of 5; the model is that of epoch 2"):
+        model.fit(data.X, data.Y)
     params["callbacks"] = [Interrupt(hook, 99)]
-    undisturbed = small(max_epochs=finished, **params).fit(data.X, data.Y)
-    assert model.n_iter_ == len(model.loss_curve_) == finished
+    undisturbed = small(max_epochs=2, **params).fit(data.X, data.Y)
+    assert model.n_iter_ == len(model.loss_curve_) == 2
     assert_same_training_state(model, undisturbed)
     assert_same_bits(model.predict(data.X), undisturbed.predict(data.X))  # repaired
     assert_obeys(model, data.X)
@@ -195,12 +212,81 @@ def test_an_interrupt_leaves_the_model_of_the_last_finished_epoch(
     assert_same_training_state(model, undisturbed)
 
 
+def test_a_callback_that_stops_training_is_no_interruption(small, data):
+    """The epoch is complete: no warning, and all callbacks have seen its end."""
+
+    class Seen(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            self.epochs_ = len(net.history)
+
+    callbacks = [Stop("on_epoch_end"), Seen()]
+    model = small(callbacks=callbacks, on_interrupt="raise").fit(data.X, data.Y)
+    whole = small(max_epochs=3).fit(data.X, data.Y)
+    assert model.n_iter_ == dict(model.callbacks_)["Seen"].epochs_ == 3
+    assert_same_bits(model.predict(data.X), whole.predict(data.X))
+
+
+def test_a_callback_that_cuts_an_epoch_interrupts(small, data):
+    model = small(callbacks=[Stop("on_batch_end")], batch_size=16)
+    with interrupted("epoch 3 of 5"):
+        model.fit(data.X, data.Y)
+    assert model.n_iter_ == 2
+
+
+def test_an_interrupt_may_raise_and_keep_the_model(small, data):
+    callbacks = [Interrupt("on_batch_end")]
+    model = small(callbacks=callbacks, batch_size=16, on_interrupt="raise")
+    with pytest.raises(KeyboardInterrupt, match="interrupted at epoch 3 of 5"):
+        model.fit(data.X, data.Y)
+    warned = small(callbacks=callbacks, batch_size=16)
+    with interrupted():
+        warned.fit(data.X, data.Y)
+    assert_same_training_state(model, warned)
+    assert_obeys(model, data.X)  # repaired
+
+
+def test_the_model_is_kept_where_warnings_are_errors(small, data):
+    model = small(callbacks=[Interrupt("on_batch_end")])
+    with pytest.raises(ConvergenceWarning, match="interrupted"):
+        model.fit(data.X, data.Y)
+    assert model.n_iter_ == 2
+    assert_obeys(model, data.X)
+
+
+def test_a_search_stops_with_its_fit(small, data):
+    class Counted(Interrupt):
+        fits = 0
+
+        def on_train_begin(self, net, **kwargs):
+            Counted.fits += 1
+
+    model = small(callbacks=[Counted("on_batch_end")], on_interrupt="raise")
+    search = GridSearchCV(model, {"alpha": [0.5, 1.0]}, cv=2)
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(data.X, data.Y)
+    assert Counted.fits == 1
+
+
+def test_the_handler_of_the_user_is_called_and_stays(small, data):
+    """One that raises nothing lets training go on."""
+    seen = []
+    before = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+    try:
+        handler = signal.getsignal(signal.SIGINT)
+        callbacks = [Interrupt("on_epoch_end"), Stop("on_epoch_end", 4)]
+        model = small(callbacks=callbacks).fit(data.X, data.Y)
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (seen, model.n_iter_) == ([1], 4)
+
+
 class InterruptedDecay(NoiseScaledDecay):
     """Ctrl-C after the others have seen the end of the third epoch."""
 
     def on_epoch_end(self, net, **kwargs):
         if len(net.history) == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         super().on_epoch_end(net, **kwargs)
 
 
@@ -215,7 +301,9 @@ def test_the_best_epoch_is_none_that_was_undone(small, data, name):
         assert best == model.n_iter_
 
     decay = {"callbacks__weight_decay": InterruptedDecay()}
-    model = small(max_epochs=3, lr=0.01, **params, **decay).fit(data.X, data.Y)
+    model = small(max_epochs=3, lr=0.01, **params, **decay)
+    with interrupted():
+        model.fit(data.X, data.Y)
     assert model.n_iter_ == 2
     assert_same_bits(
         dict(model.net_.constraint_.state_dict()),

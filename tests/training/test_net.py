@@ -11,6 +11,7 @@ from constrained_nets import make_net as net_around
 from constrained_nets import make_rows as rows_of
 from problems import line
 from properties import assert_same_training_state
+from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
 from skorch.helper import predefined_split
 from torch import nn
@@ -128,27 +129,6 @@ def test_criterion_parameters_reach_it():
     model = regressor(criterion=nn.HuberLoss, criterion__delta=0.25).fit(X, y)
     assert model.criterion_.delta == 0.25
     assert model.criterion_.reduction == "none"
-
-
-class OwnLoss(nn.Module):
-    def forward(self, y_pred, y_true):
-        return (y_pred - y_true) ** 2
-
-
-@pytest.mark.parametrize(
-    ("criterion", "message"),
-    [
-        (OwnLoss, "must accept reduction='none'"),
-        (lambda a, b: (a - b) ** 2, "must accept reduction='none'"),
-        (nn.MSELoss(), "has reduction='mean'.*pass reduction='none'"),
-        (OwnLoss(), "has reduction=None.*pass reduction='none'"),
-        (nn.CrossEntropyLoss, r"of shape \(16, 1\); it returned one of shape \(16,\)"),
-    ],
-)
-def test_criteria_without_a_loss_for_every_output_are_refused(criterion, message):
-    X, y = make_data()
-    with pytest.raises((TypeError, ValueError), match=f"(?s)criterion=.*{message}"):
-        regressor(criterion=criterion).fit(X, y)
 
 
 def test_criterion_instance_without_reduction():
@@ -291,7 +271,8 @@ class CtrlC(Callback):
 @pytest.mark.parametrize("epoch", [2, 4])
 def test_ctrl_c_leaves_a_usable_model(epoch):
     X, y = make_data()
-    model = regressor(CtrlC(epoch), max_epochs=9, repair="head").fit(X, y)
+    with pytest.warns(ConvergenceWarning, match=f"interrupted at epoch {epoch} of 9"):
+        model = regressor(CtrlC(epoch), max_epochs=9, repair="head").fit(X, y)
     assert model.n_iter_ == epoch - 1  # the one that was cut is undone
     assert model.predict(X).min() >= 0
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -314,7 +295,8 @@ class CtrlCInNoGrad(CtrlC):
 
 def test_ctrl_c_leaves_gradients_on():
     X, y = make_data()
-    model = regressor(CtrlCInNoGrad(4), max_epochs=9).fit(X, y)
+    with pytest.warns(ConvergenceWarning, match="interrupted at epoch 4 of 9"):
+        model = regressor(CtrlCInNoGrad(4), max_epochs=9).fit(X, y)
     assert torch.is_grad_enabled()
     assert model.n_iter_ == 3
     assert model.kkt_.stationarity > 0

@@ -1,6 +1,7 @@
 """skorch's callbacks as ``callbacks`` of the estimator; naming and replacing them."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -72,12 +73,6 @@ def test_cached_and_computed_validation_scores_agree():
     np.testing.assert_allclose(cached, again, rtol=1e-9)
 
 
-def test_validation_scores_without_validation_rows_are_left_out():
-    X, y = make_data()
-    model = regressor(EpochScoring("r2")).fit(X, y)
-    assert "r2" not in model.history_[-1]
-
-
 def test_batch_scoring():
     X, y = make_data()
     score = BatchScoring("r2", on_train=True, lower_is_better=False)
@@ -142,6 +137,37 @@ def test_progress_bar(capfd):
     assert "4" in capfd.readouterr().err
 
 
+def print_to_terminal(monkeypatch, no_color=""):
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_a_terminal_has_colours_unless_the_user_wants_none(
+    capsys, monkeypatch, no_color
+):
+    X, y = make_data()
+    print_to_terminal(monkeypatch, no_color)
+    regressor(verbose=1).fit(X, y)
+    assert ("\x1b" in capsys.readouterr().out) == (not no_color)
+
+
+def test_a_pipe_has_no_colours(capsys):
+    X, y = make_data()
+    regressor(verbose=1).fit(X, y)
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_logger_has_no_colours(capsys, monkeypatch):
+    X, y = make_data()
+    print_to_terminal(monkeypatch)
+    lines = []
+    log = QuietPrintLog(sink=lines.append)
+    regressor(log, verbose=1, callbacks__print_log=None).fit(X, y)
+    assert len(lines) == 6
+    assert "\x1b" not in "".join(lines)
+
+
 def plain(text):
     """Lines without colours."""
     return re.sub(r"\x1b\[\d+m", "", text).splitlines()
@@ -157,7 +183,7 @@ def test_print_log_shows_the_constraint_in_reading_order(capsys):
     assert last.split()[0] == "4"
 
 
-def test_print_log_is_aligned_whatever_the_size_of_its_numbers(capsys):
+def test_print_log_is_aligned_whatever_the_size_of_its_numbers(capsys, monkeypatch):
     class Sizes(Callback):
         def on_epoch_end(self, net, **kwargs):
             size = [1.0, 1.234567e-9, 12345678.9, 0.5][len(net.history) - 1]
@@ -165,6 +191,7 @@ def test_print_log_is_aligned_whatever_the_size_of_its_numbers(capsys):
                 net.history.record(name, size)
 
     X, y = make_data()
+    print_to_terminal(monkeypatch)
     log = QuietPrintLog()
     regressor(Sizes(), log, verbose=1, callbacks__print_log=None).fit(X, y)
     header, rule, *lines = plain(capsys.readouterr().out)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from constrained_nets import make_net
 from properties import assert_same_bits, assert_same_training_state
+from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNetRegressor
 from skorch.callbacks import Callback
 from skorch.dataset import ValidSplit
@@ -261,7 +262,8 @@ class CtrlC(nn.Module):
 @pytest.mark.parametrize("strategy", ["augmented_lagrangian", "exact_penalty"])
 def test_ctrl_c_while_the_losses_of_an_epoch_are_not_read(small, data, strategy):
     model = small(module=CtrlC, strategy=strategy, batch_size=10, warm_start=True)
-    model.fit(data.X, data.y)
+    with pytest.warns(ConvergenceWarning, match="interrupted at epoch 2 of 5"):
+        model.fit(data.X, data.y)
     assert model.n_iter_ == len(model.history_) == len(model.loss_curve_) == 1
     twin = pickle.loads(pickle.dumps(model))
     for each in (model, twin):

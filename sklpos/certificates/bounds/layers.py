@@ -121,8 +121,8 @@ def refusal(layer: nn.Module, name: str, reason: str) -> ValueError:
     return ValueError(
         f"cannot certify: {type(layer).__name__}{f' ({name!r})' if name else ''} "
         f"{reason}. Understood are nn.Sequential and MLP of Linear, BatchNorm1d, "
-        f"Dropout, Flatten, Identity and {', '.join(known_activations())}; see "
-        "register_relaxation for other activations."
+        f"Dropout, Flatten, Identity and {', '.join(known_activations())}; "
+        "register_relaxation adds other activations."
     )
 
 

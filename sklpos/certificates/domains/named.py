@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,24 @@ from numpy.typing import ArrayLike, NDArray
 
 from sklpos.certificates.bounds.network import read_network
 from sklpos.certificates.domains.shapes import All, Ball, Box, Domain, Hull
-from sklpos.nets.arrays import naming, without_torch
+from sklpos.nets.arrays import naming
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.columns import Columns
+from sklpos.nets.hints import did_you_mean, shown
 from sklpos.nets.outputs import BoundedOutput
+from sklpos.nets.rules import Number, check_rules
+from sklpos.nets.values import as_plain
 
 # Combinations of categories that a box is split into from the start.
 _MAX_PARTS = 10_000
+# What describes each domain further; a box may be given by its corners.
+_USED = {
+    "box": ("categorical", "margin"),
+    "hull": ("margin",),
+    "ball": ("radius",),
+    "all": (),
+    "": ("categorical",),
+}
 _NAMES = ("box", "hull", "ball", "all")
 
 
@@ -48,8 +60,19 @@ def make_domain(
     ValueError
         If the domain is unknown or needs an argument that is missing.
     """
+    _refuse_unused(domain, radius=radius, categorical=categorical, margin=margin)
     if isinstance(domain, Domain):
         return domain
+    if categorical is not None and not _is_sequence(categorical):
+        raise ValueError(
+            f"categorical={shown(categorical)} must be a sequence of columns, by "
+            "position or name, and of groups of these."
+        )
+    if model.input_range is not None and model.input_range.ndim > 2:
+        raise ValueError(
+            "a domain needs X of shape (n_samples, n_features), but the model was "
+            f"trained on rows of shape {model.input_range.shape[1:]}."
+        )
     columns = model.columns or Columns(())
     names = columns.names if columns.named or columns.groups else None
     if categorical is not None and model.columns is not None:
@@ -58,9 +81,12 @@ def make_domain(
     if not isinstance(domain, str):
         return Box(*_corners(columns, domain), categorical=groups, names=names)
     if domain not in _NAMES:
+        listed = f"; choose one of {_NAMES} or pass (low, high)."
         raise ValueError(
-            f"domain={domain!r} is unknown; choose one of {_NAMES} or pass (low, high)."
+            f"domain={shown(domain)} is unknown{did_you_mean(domain, _NAMES) or listed}"
         )
+    if margin is not None:
+        check_rules({"margin": margin}, {"margin": Number(most=1e6)})
     if domain in ("hull", "ball") and X is None:
         raise ValueError(f"domain={domain!r} needs X, the rows that define it.")
     if domain == "ball" and radius is None:
@@ -80,6 +106,22 @@ def make_domain(
         return All(_n_features(model))
     corners = _widened(_range(model, X), margin)
     return Box(*corners, categorical=groups, names=names)
+
+
+def _refuse_unused(domain: Any, **given: Any) -> None:
+    """Refuse what would be ignored: the promise would not be the one asked for."""
+    if isinstance(domain, str) and domain not in _NAMES:
+        return
+    named = domain if isinstance(domain, str) else ""
+    used = _USED[named] if not isinstance(domain, Domain) else ()
+    for name, value in given.items():
+        if value is not None and name not in used:
+            owners = [f"domain={key!r}" for key, own in _USED.items() if name in own]
+            what = f"domain={named!r}" if named else "the domain that was passed"
+            raise ValueError(
+                f"{name}={shown(value)} has no meaning for {what}; it belongs to "
+                f"{' or '.join(owners).replace(repr(''), '(low, high)')}."
+            )
 
 
 def _range(model: BoundedModel, X: ArrayLike | None) -> NDArray:
@@ -120,9 +162,9 @@ def _corners(columns: Columns, domain: Any) -> tuple[NDArray, NDArray]:
     plain = not any(hasattr(side, "keys") for side in (low, high))
     widths = {len(low), len(high)} if plain else set()
     if plain and (columns.are_features or widths == {columns.n_features}):
+        sides = [as_plain(side, "domain") for side in (low, high)]
         with naming("domain"):
-            sides = (np.array(without_torch(side), np.float64) for side in (low, high))
-            return tuple(sides)
+            return tuple(np.array(side, np.float64) for side in sides)
     return tuple(columns.corners(low, high))
 
 
@@ -145,17 +187,25 @@ def _widened(points: NDArray, margin: float | None) -> NDArray:
     return centre + (1 + 2 * margin) * (points - centre)
 
 
+def _is_sequence(values: Any) -> bool:
+    listed = isinstance(values, Sequence) and not isinstance(values, str)
+    return listed or (isinstance(values, np.ndarray) and values.ndim > 0)
+
+
 def _pair(domain: Any) -> tuple[Any, Any]:
     try:
         low, high = domain
-    except (TypeError, ValueError):
+    # A tensor has errors of its own.
+    except (TypeError, ValueError, RuntimeError):
+        low = high = None
+    if not all(hasattr(side, "keys") or np.ndim(side) for side in (low, high)):
         raise ValueError(
-            f"domain={domain!r} must be one of {_NAMES} or a pair (low, high)."
-        ) from None
+            f"domain={shown(domain)} must be one of {_NAMES} or a pair (low, high)."
+        )
     # A list of (low, high) for each of two features unpacks as well, but wrongly.
     if isinstance(domain, list) and isinstance(low, tuple):
         raise ValueError(
-            f"domain={domain!r} looks like a pair (low, high) for each feature; pass "
-            "one pair of arrays, the lows of all features and their highs."
+            f"domain={shown(domain)} looks like a pair (low, high) for each feature; "
+            "pass one pair of arrays, the lows of all features and their highs."
         )
     return low, high

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,42 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sklpos.certificates.domains.bodies import ConvexHull, Ellipsoid, hull_surface
+from sklpos.certificates.domains.domain import Domain
 from sklpos.certificates.domains.regions import Region
+from sklpos.docstrings import complete_docstrings
+from sklpos.nets.floats import as_floats
+from sklpos.nets.hints import shown
 
 _MAX_COMBINATIONS = 100_000
 
 
-class Domain(ABC):
-    """A set of inputs, as the union of convex parts."""
-
-    @property
-    @abstractmethod
-    def n_features(self) -> int:
-        """Number of features."""
-
-    @abstractmethod
-    def region(self) -> Region:
-        """Convert the set to the parts that bound propagation takes."""
-
-    def check_features(self, n_features: int) -> None:
-        """Refuse a module with another number of inputs.
-
-        Parameters
-        ----------
-        n_features : int
-
-        Raises
-        ------
-        ValueError
-            If the numbers of features differ.
-        """
-        if self.n_features != n_features:
-            raise ValueError(
-                f"the domain has {self.n_features} features, but the module takes "
-                f"{n_features}."
-            )
-
-
+@complete_docstrings
 @dataclass(frozen=True, eq=False)
 class Box(Domain):
     """All inputs between two corners, where some features may be categorical.
@@ -149,6 +123,7 @@ class Box(Domain):
         return f"Box({self.n_features} features: {', '.join(sides)}{groups})"
 
 
+@complete_docstrings
 @dataclass(frozen=True, eq=False)
 class Hull(Domain):
     """The convex hull of rows: all weighted means of them.
@@ -185,6 +160,7 @@ class Hull(Domain):
         return f"Hull({len(self.points)} rows, {self.n_features} features)"
 
 
+@complete_docstrings
 @dataclass(frozen=True, eq=False)
 class Ball(Domain):
     """A ball around each row; the certificate has a verdict for each of them.
@@ -213,8 +189,8 @@ class Ball(Domain):
         radius = _numbers(np.atleast_1d(radius), "radius", 1)
         if len(radius) not in (1, center.shape[1]) or (radius < 0).any():
             raise ValueError(
-                f"radius={radius.tolist()} must be non-negative: one number, or one "
-                f"for each of the {center.shape[1]} features."
+                f"radius={shown(radius.tolist())} must be non-negative: one number, or "
+                f"one for each of the {center.shape[1]} features."
             )
         if norm not in ("linf", "l2"):
             raise ValueError(f"norm={norm!r} must be 'linf' or 'l2'.")
@@ -237,6 +213,7 @@ class Ball(Domain):
         return "Ball({} rows, {} features, {})".format(*self.center.shape, self.norm)
 
 
+@complete_docstrings
 @dataclass(frozen=True, eq=False)
 class All(Domain):
     """Every real input.
@@ -274,7 +251,7 @@ def _tensor(array: NDArray) -> Tensor:
 
 def _numbers(values: ArrayLike, name: str, ndim: int) -> NDArray:
     """Validate a finite float64 array with the right number of dimensions."""
-    array = np.array(values, dtype=np.float64)
+    array = as_floats(values, name)
     shape = {1: "(n_features,)", 2: "(n_samples, n_features)"}[ndim]
     if array.ndim != ndim or not array.size:
         raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
@@ -286,10 +263,12 @@ def _numbers(values: ArrayLike, name: str, ndim: int) -> NDArray:
 
 
 def _as_group(group, n_features: int) -> tuple[int, ...]:
-    members = (group,) if isinstance(group, int | np.integer) else tuple(group)
-    if not all(0 <= member < n_features for member in members):
+    many = isinstance(group, Sequence | np.ndarray) and not isinstance(group, str)
+    members = tuple(group) if many else (group,)
+    numbers = all(isinstance(member, int | np.integer) for member in members)
+    if not numbers or not all(0 <= member < n_features for member in members):
         raise ValueError(
-            f"categorical={group!r} must name features by numbers from 0 to "
+            f"categorical={shown(group)} must name features by numbers from 0 to "
             f"{n_features - 1}."
         )
     return members

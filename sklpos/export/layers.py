@@ -1,102 +1,69 @@
-"""Layers of torch as nodes of an ONNX graph, written without the package onnx."""
+"""Layers of torch as operations of an ONNX graph."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from itertools import filterfalse
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from sklpos.export.graph import Graph
 from sklpos.nets.modules import has_own_forward
 from sklpos.nets.outputs import BoundedOutput
 
-#: Names of the input and the output of the graph.
-INPUT = "X"
-OUTPUT = "y"
 
-
-@dataclass(frozen=True)
-class Node:
-    """One operation: its type, the names of its inputs and output, its options."""
-
-    op_type: str
-    inputs: tuple[str, ...]
-    output: str
-    options: dict[str, Any]
-
-
-@dataclass
-class Graph:
-    """A chain of operations, in the order of their execution.
-
-    Attributes
-    ----------
-    dtype : numpy dtype
-        Dtype of the input, the output and all floating-point constants.
-    nodes : list of Node
-    constants : dict of str to ndarray
-
-    Examples
-    --------
-    >>> graph = write_graph(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1)))
-    >>> [node.op_type for node in graph.nodes]
-    ['Gemm', 'Relu', 'Gemm']
-    """
-
-    dtype: np.dtype
-    nodes: list[Node] = field(default_factory=list)
-    constants: dict[str, NDArray] = field(default_factory=dict)
-
-    def add(self, op_type: str, *inputs: str, **options: Any) -> str:
-        """Append an operation, and name its output."""
-        name = f"{op_type}_{len(self.nodes)}"
-        self.nodes.append(Node(op_type, inputs, name, options))
-        return name
-
-    def constant(self, value: Tensor | float) -> str:
-        """Add a constant, and name it."""
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
-        name = f"constant_{len(self.constants)}"
-        # Masks stay boolean, as Where needs them.
-        kept = np.asarray(array)
-        self.constants[name] = kept if kept.dtype == bool else kept.astype(self.dtype)
-        return name
-
-    @property
-    def is_double(self) -> bool:
-        """Whether it computes in float64, where onnxruntime lacks some activations."""
-        return self.dtype == np.float64
-
-
-def write_graph(net: nn.Sequential) -> Graph:
-    """Write a chain of layers as a graph.
+def write_layers(graph: Graph, rows: str, net: nn.Sequential) -> str:
+    """Write a chain of layers.
 
     Parameters
     ----------
+    graph : Graph
+        Of the dtype of the net.
+    rows : str
+        Name of the value that enters the first layer.
     net : nn.Sequential
         In eval mode.
 
     Returns
     -------
-    Graph
+    str
+        Name of the value that the last layer returns.
 
     Raises
     ------
     ValueError
         If a layer is not understood; the message names it.
+
+    Examples
+    --------
+    >>> graph = Graph(torch.zeros(1).numpy().dtype)
+    >>> net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))
+    >>> write_layers(graph, "X", net)
+    'Gemm_2'
+    >>> [node.op_type for node in graph.nodes]
+    ['Gemm', 'Relu', 'Gemm']
     """
-    graph = Graph(next(net.parameters()).detach().cpu().numpy().dtype)
-    name = INPUT
-    for layer in net:
-        name = _writer(layer)(graph, name, layer)
-    # Names are given before it is known which operation is the last.
-    last = graph.nodes.pop()
-    graph.nodes.append(Node(last.op_type, last.inputs, OUTPUT, last.options))
-    return graph
+    # Rows are vectors here, which flatten layers leave as they are.
+    for layer in filterfalse(is_flatten, net):
+        rows = _writer(layer)(graph, rows, layer)
+    return rows
+
+
+def is_flatten(layer: nn.Module) -> bool:
+    """Whether a layer makes a vector of each row, and nothing else.
+
+    Parameters
+    ----------
+    layer : nn.Module
+
+    Returns
+    -------
+    bool
+    """
+    plain = type(layer) is nn.Flatten and not has_own_forward(layer)
+    return plain and (layer.start_dim, layer.end_dim) == (1, -1)
 
 
 def _writer(layer: nn.Module) -> Callable:
@@ -212,7 +179,18 @@ def _bounded_output(graph: Graph, z: str, layer: BoundedOutput) -> str:
             own = graph.add("Where", mask, own, value)
         value = own
     scaled = graph.add("Mul", graph.constant(layer.sign * layer.scale), value)
-    return graph.add("Add", graph.constant(layer.offset), scaled)
+    output = graph.add("Add", graph.constant(layer.offset), scaled)
+    return output if layer.n_ordered == 1 else _running_max(graph, output, layer)
+
+
+def _running_max(graph: Graph, x: str, layer: BoundedOutput) -> str:
+    columns: list[str] = []
+    for number in range(len(layer.offset)):
+        index = graph.constant(np.array([number]), np.dtype(np.int64))
+        own = graph.add("Gather", x, index, axis=1)
+        starts = number % layer.n_ordered == 0
+        columns.append(own if starts else graph.add("Max", columns[-1], own))
+    return graph.add("Concat", *columns, axis=1)
 
 
 def _exp_of(graph: Graph, z: str) -> str:

@@ -1,0 +1,72 @@
+"""The hooks of a net's callbacks, outside of batches."""
+
+from __future__ import annotations
+
+from skorch.callbacks import Callback
+from skorch.exceptions import SkorchException
+
+from sklpos.training.best import follow_best
+from sklpos.training.monitors import missing_column
+
+
+def tell_callbacks(net, hook: str, **kwargs) -> KeyboardInterrupt | None:
+    """Call a hook of all callbacks.
+
+    A callback may ask to stop at the end of an epoch, by a ``KeyboardInterrupt`` as in
+    skorch. The epoch is complete, so the callbacks behind it still see it.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+    hook : str
+        Such as ``"on_epoch_end"``.
+    **kwargs : object
+        Arguments of the hook.
+
+    Returns
+    -------
+    KeyboardInterrupt or None
+        The first request to stop.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the user pressed Ctrl-C, or a callback stops in the middle of an epoch.
+    """
+    stop = None
+    for name, callback in net.callbacks_:
+        try:
+            _call(net, name, callback, hook, **kwargs)
+        except KeyboardInterrupt as request:
+            if hook != "on_epoch_end" or net.run_.watch.pressed:
+                raise
+            stop = stop or request
+        follow_best(net, name, callback, hook)
+    return stop
+
+
+def _call(net, name: str, callback: Callback, hook: str, **kwargs) -> None:
+    untrained = hook == "on_train_end" and not net.history
+    # There is no best epoch to return to, but skorch would look at the last one.
+    if untrained and getattr(callback, "load_best", False):
+        return
+    try:
+        getattr(callback, hook)(net, **kwargs)
+    except IndexError as error:
+        if not untrained:
+            raise
+        raise ValueError(
+            f"callbacks holds {name}, which reads the last epoch when training ends, "
+            "but max_epochs=0 trains none; leave it out."
+        ) from error
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise ValueError(
+            f"callbacks holds {name}, which loads weights that do not fit the module; "
+            "use the module of that checkpoint, or another checkpoint."
+        ) from error
+    except (KeyError, SkorchException) as error:
+        if hook != "on_epoch_end" or "not found in history" not in str(error):
+            raise
+        raise missing_column(name, error, net.history) from error
