@@ -82,7 +82,7 @@ print(
 # %%
 # Which tolerance?
 # ----------------
-# With ``tolerance=0`` not one held-out day may be negative. As a rule that leaves the
+# With ``tolerance=0`` not one held-out day may be negative. This usually leaves the
 # strategies that are positive by construction. Who can live with a few negative days
 # raises the tolerance: `best_feasible` can be asked again without a new search.
 

@@ -106,14 +106,13 @@ def new_net(
     module = new_module(estimator, data, example, seed)
     head = head_of(module, example, data.y.shape[1], strategy)
     criterion = read_criterion(estimator, data.y.shape[1])
-    # A head without a bias cannot carry a shift.
-    shifted = head is None or module.get_submodule(head).bias is not None
     y, weight = population or (data.y, data.weight)
     targets = TargetScale.from_data(
         y,
         weight,
         data.bounds,
-        shifted=shifted,
+        # A head without a bias cannot carry a shift.
+        shifted=head is None or module.get_submodule(head).bias is not None,
         unit=choose_unit(estimator, criterion, y, data.bounds, strategy),
         robust=not aims_at_mean(criterion),
     )
