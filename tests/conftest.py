@@ -55,13 +55,20 @@ CALLS = ("fit", "partial_fit", "predict", "score", "enforce", "certify")
 def calls_leave_no_trace():
     """No call of the suite changes the process; a test may draw numbers by itself."""
 
+    inside = []  # a call that another one makes is watched with it
+
     def watched(method):
         @functools.wraps(method)
         def call(*args, **kwargs):
-            if threading.current_thread() is not threading.main_thread():
-                return method(*args, **kwargs)  # others may be at work
-            with untouched_random_state():
+            main = threading.current_thread() is threading.main_thread()
+            if inside or not main:  # others may be at work
                 return method(*args, **kwargs)
+            inside.append(method)
+            try:
+                with untouched_random_state():
+                    return method(*args, **kwargs)
+            finally:
+                inside.clear()
 
         return call
 
@@ -85,6 +92,21 @@ def pytest_pyfunc_call(pyfuncitem):
 @pytest.fixture(params=sorted(STRATEGIES))
 def strategy(request) -> str:
     """Every strategy's name."""
+    return request.param
+
+
+# One of each guarantee, and one with more state than the others.
+QUICK = {"activation", "augmented_lagrangian", "certified", "slack"}
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name in sorted(STRATEGIES)
+    ]
+)
+def mostly_slow_strategy(request) -> str:
+    """Every strategy's name; the slow tests try those that resemble others."""
     return request.param
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from hypothesis import HealthCheck, reject, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
 from properties import assert_obeys
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
@@ -20,6 +21,10 @@ from sklpos import MLP, STRATEGIES, PositiveOutputRegressor
 from sklpos.nets.tensors import without_torch
 
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
+# Hypothesis takes numbers from the source of all modules that are imported, so that the
+# cases of a test would depend on the tests before it. These are none.
+_NO_CONSTANTS = providers._local_constants
+providers._get_local_constants = lambda: _NO_CONSTANTS
 
 
 def repeatable(max_examples: int, **more) -> settings:

@@ -13,6 +13,7 @@ from properties import training_state
 from skorch.callbacks import LRScheduler
 
 import sklpos.training.checkpoint
+import sklpos.training.files
 from sklpos import MLP, PositiveOutputRegressor, TrainingCheckpoint
 
 EPOCHS = 45
@@ -66,6 +67,14 @@ def fit(path, result, strategy, death=None, **params) -> None:
     Path(result).write_bytes(pickle.dumps(end_of(model)))
 
 
+def fit_or_say(path, result, strategy) -> None:
+    """Fit, and store how it ends, or the sentence that refuses it."""
+    try:
+        fit(path, result, strategy)
+    except ValueError as error:
+        Path(result).write_bytes(pickle.dumps(str(error)))
+
+
 def unguarded(strategy, max_epochs=10**6) -> PositiveOutputRegressor:
     """Make a regressor whose fit does not end before somebody interrupts it."""
     return PositiveOutputRegressor(
@@ -102,11 +111,11 @@ def warm_up() -> None:
 def _arrange(where: str, number: int) -> None:
     """Die in the middle of the n-th file, or when it is written, before its name."""
     left = iter(range(number - 1, -1, -1))
-    save, replace = torch.save, os.replace
+    module = sklpos.training.checkpoint
     if where == "write":
-        sklpos.training.checkpoint.torch.save = partial(_write_half, save, left)
+        module.write_archive = partial(_write_half, module.write_archive, left)
     else:
-        sklpos.training.checkpoint.os.replace = partial(_do_not_rename, replace, left)
+        sklpos.training.files.os.replace = partial(_do_not_rename, os.replace, left)
 
 
 def _write_half(save, left, state, file):

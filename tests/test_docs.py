@@ -17,8 +17,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
-# Each runs in a process of its own, which takes 4 to 100 s: the others are slow tests.
-ALWAYS = {"README.md", "first-fit.md"}
+# Each runs in a process of its own, which takes 4 to 100 s.
 
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```\n", re.M | re.S)
 QUOTE = re.compile(r"<!-- printed by (\S+) -->\n```text\n(.*?)^```\n", re.M | re.S)
@@ -78,16 +77,8 @@ def assert_quoted(quote, printed):
         )
 
 
-def mostly_slow(paths):
-    return [
-        pytest.param(
-            path, id=path.name, marks=[] if path.name in ALWAYS else pytest.mark.slow
-        )
-        for path in paths
-    ]
-
-
-@pytest.mark.parametrize("page", mostly_slow(PAGES_WITH_CODE))
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda path: path.name)
 def test_code_of_a_page_prints_what_the_page_says(page, tmp_path):
     blocks = list(code_and_output(page))
     for names in NEEDS.findall(page.read_text(encoding="utf-8")):
@@ -111,7 +102,8 @@ def test_code_that_needs_more_is_run_by_a_test_of_its_own():
     assert [page.name for page in fenced if page.name not in named] == []
 
 
-@pytest.mark.parametrize("example", mostly_slow(EXAMPLES))
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_example_prints_what_the_pages_say(example, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     printed = run(example, tmp_path)

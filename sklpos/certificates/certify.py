@@ -30,12 +30,14 @@ from sklpos.nets.bounded import BoundedModel, as_bounded_model
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.hints import shown
 from sklpos.nets.outputs import BoundedOutput
+from sklpos.nets.process import leaves_no_trace
 from sklpos.nets.rules import Number, OneOf, check_rules
 
 _NO_ROWS = np.empty((0, 0))
 _RULES = {"method": OneOf(METHODS), "time_limit": Number(infinite=True)}
 
 
+@leaves_no_trace
 def certify(
     model: Any,
     domain: Any = "box",
@@ -107,9 +109,7 @@ def certify(
     >>> certify(module, X=[[-3.0, 0.0], [1.0, 1.0]]).counterexample_
     array([-3.,  0.])
     """
-    bounded = as_bounded_model(model)
-    # Before the proof, which is of the model as it was when it was read.
-    subject = Subject(model)
+    bounded, subject = _read(model)
     where = make_domain(
         bounded, domain, X=X, radius=radius, categorical=categorical, margin=margin
     )
@@ -128,6 +128,7 @@ def certify(
     return replace(found, counterexample_=example, columns_=columns, subject_=subject)
 
 
+@leaves_no_trace
 def certify_module(
     module: nn.Module,
     domain: Domain,
@@ -264,6 +265,15 @@ def _certify(
         if len(seen):
             proof.see(torch.as_tensor(seen)[None], [0])
     return proof.certificate(begun)
+
+
+def _read(model: Any) -> tuple[BoundedModel, Subject]:
+    """Read a model, and record it as it is at this moment."""
+    while True:
+        bounded, subject = as_bounded_model(model), Subject(model)
+        # Another thread may have put another one in its place between the two.
+        if as_bounded_model(model).module is bounded.module:
+            return bounded, subject
 
 
 def _known_rows(model: BoundedModel, X: ArrayLike | None) -> NDArray:

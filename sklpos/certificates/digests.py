@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ _WITHOUT_MODES = {
     *ACTIVATIONS.values(),
 }
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype)
+_ARRAYS = (Tensor, np.ndarray)
+_CONTAINERS = (list, dict, set, frozenset, nn.Module)
 
 
 def digests_of_module(module: nn.Module) -> dict[str, str]:
@@ -73,7 +75,8 @@ def digests_of_module(module: nn.Module) -> dict[str, str]:
 def hexdigest(value: Any) -> str:
     """Digest of nested containers of arrays, tensors, numbers and text.
 
-    Of other objects only the type is known, and of functions the name.
+    Of other objects only the type is known, and of functions the name. It is the same
+    in other processes.
 
     Parameters
     ----------
@@ -84,8 +87,7 @@ def hexdigest(value: Any) -> str:
     str
     """
     digest = hashlib.blake2b(digest_size=16)
-    for part in _parts(value, {}):
-        digest.update(part)
+    _write(value, digest.update, {})
     return digest.hexdigest()
 
 
@@ -101,36 +103,40 @@ def _description(name: str, layer: nn.Module) -> list:
     return [name, type(layer), type(layer).forward, own]
 
 
-def _parts(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
-    """Yield the bytes of a value, with marks that keep the structure apart."""
+def _write(value: Any, write: Callable, seen: dict[int, Any]) -> None:
+    """Write the bytes of a value, with marks that keep the structure apart."""
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, Tensor | np.ndarray):
-        yield repr((tuple(value.shape), str(value.dtype))).encode()
-        yield _bytes_of(value)
-    elif isinstance(value, _PLAIN):
-        yield f"{value!r};".encode()
-    elif isinstance(value, nn.Module) or _is_container(value):
+    if isinstance(value, _PLAIN):
+        write(f"{value!r};".encode())
+    elif isinstance(value, _ARRAYS):
+        write(repr((tuple(value.shape), str(value.dtype))).encode())
+        write(_bytes_of(value))
+    elif isinstance(value, tuple):
+        # Equal ones may be one object, or not, as it happens in a process.
+        _write_items(value, write, seen)
+    elif id(value) in seen:
+        write(f"{seen[id(value)][0]};".encode())
+    elif _is_container(value):
         # Objects may refer to each other. They are held, as ids are used again.
-        if id(value) not in seen:
-            seen[id(value)] = value
-            yield b"("
-            for item in _items(value):
-                yield from _parts(item, seen)
-            yield b")"
+        seen[id(value)] = len(seen), value
+        _write_items(value, write, seen)
     else:
         named = value if hasattr(value, "__qualname__") else type(value)
-        yield f"{named.__module__}.{named.__qualname__};".encode()
+        write(f"{named.__module__}.{named.__qualname__};".encode())
+
+
+def _write_items(value: Any, write: Callable, seen: dict[int, Any]) -> None:
+    write(b"(")
+    for item in _items(value):
+        _write(item, write, seen)
+    write(b")")
 
 
 def _is_container(value: Any) -> bool:
     if isinstance(value, type):
         return False
-    return (
-        is_dataclass(value)
-        or issparse(value)
-        or isinstance(value, list | tuple | dict | set)
-    )
+    return isinstance(value, _CONTAINERS) or is_dataclass(value) or issparse(value)
 
 
 def _items(value: Any) -> list:
@@ -144,12 +150,16 @@ def _items(value: Any) -> list:
     if issparse(value):
         return [value.shape, value.indptr, value.indices, value.data]
     # Sets have no order of their own.
-    return sorted(value, key=repr) if isinstance(value, set) else value
+    return sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
 
 
 def _bytes_of(array: Tensor | np.ndarray) -> np.ndarray:
     if isinstance(array, Tensor):
         dense = array.detach().to_dense() if array.is_sparse else array.detach()
         # As bytes, because numpy does not know every dtype of torch.
-        array = dense.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        flat = dense.cpu().contiguous().reshape(-1)
+        # A single number may have a stride of 0, which cannot be viewed as bytes.
+        if flat.stride() != (1,):
+            flat = flat.clone(memory_format=torch.contiguous_format)
+        array = flat.view(torch.uint8).numpy()
     return np.ascontiguousarray(array)

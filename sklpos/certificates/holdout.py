@@ -8,8 +8,10 @@ from numpy.typing import ArrayLike
 
 from sklpos.certificates.risk import RiskCertificate, bound_risk
 from sklpos.nets.bounded import behind_steps
+from sklpos.nets.process import leaves_no_trace
 
 
+@leaves_no_trace
 def certify_risk(
     model: Any,
     X_holdout: ArrayLike,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from sklpos.certificates.domains.shapes import Ball, Domain
 from sklpos.certificates.search.branch_and_bound import Stops
 from sklpos.certificates.search.seen import both_sides, confirmed
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.lazy import lazy
 from sklpos.nets.sides import rounded_up
 
 # Outputs computed in the dtype of the model, converted to float64.
@@ -70,7 +70,7 @@ class Goal:
     seed: int
     to_bound: bool = False
 
-    @cached_property
+    @lazy
     def required(self) -> NDArray:
         """Lower bounds of the columns, shape (2 * n_outputs,)."""
         # What lies between two numbers of the dtype cannot be predicted.

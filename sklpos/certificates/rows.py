@@ -17,6 +17,7 @@ from sklpos.certificates.domains.regions import Region
 from sklpos.nets.bounded import BoundedModel, as_bounded_model
 from sklpos.nets.floats import as_floats
 from sklpos.nets.hints import shown
+from sklpos.nets.process import leaves_no_trace
 from sklpos.nets.rules import Number, check_rules
 
 # Rows that are bounded together.
@@ -25,6 +26,7 @@ _CHUNK = 512
 _BISECTIONS = 20
 
 
+@leaves_no_trace
 def output_bounds(
     model: Any, X_low: ArrayLike, X_high: ArrayLike
 ) -> tuple[NDArray, NDArray]:
@@ -73,6 +75,7 @@ def output_bounds(
     return lower, upper
 
 
+@leaves_no_trace
 def certified_radius(
     model: Any,
     X: ArrayLike,

@@ -54,7 +54,10 @@ class Subject:
         return {"digests": self.digests}
 
     def __setstate__(self, state: dict) -> None:
-        vars(self).update(state, _find=_nothing)
+        digests = state.get("digests")
+        if not isinstance(digests, dict):
+            raise ValueError("the digests of the subject of a proof are a dict.")
+        vars(self).update(digests=digests, _find=_nothing)
 
     def bound_to(self, model: Any) -> Subject:
         """Copy with the same digests, and a reference to a model.

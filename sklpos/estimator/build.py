@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -23,7 +22,7 @@ from sklpos.estimator.net_params import (
     open_params,
 )
 from sklpos.estimator.parameters import LIVE, net_params_for
-from sklpos.estimator.split import rows_key, split_rows
+from sklpos.estimator.split import Population, rows_key, split_rows
 from sklpos.estimator.targets import warn_of_crossing
 from sklpos.estimator.warm_start import apply_live_params, constraint_changed
 from sklpos.nets.arrays import check_range
@@ -47,8 +46,6 @@ from sklpos.training.randomness import draw_seed, draws_random_numbers
 from sklpos.training.rows import TrainingRows
 from sklpos.training.storage import fork
 from sklpos.training.unit import change_unit
-
-Population = tuple[np.ndarray, np.ndarray]
 
 
 @full_precision()
@@ -90,8 +87,9 @@ def new_net(
     estimator : PositiveOutputRegressor
     data : TrainingData
     seed : int
-    population : tuple of (ndarray, ndarray), optional
-        Targets and weights to measure the scaling on; by default those of the data.
+    population : Population, optional
+        The rows of all processes, which give the scaling and those that are held out;
+        by default those of the data.
 
     Returns
     -------
@@ -106,22 +104,22 @@ def new_net(
     module = new_module(estimator, data, example, seed)
     head = head_of(module, example, data.y.shape[1], strategy)
     criterion = read_criterion(estimator, data.y.shape[1])
-    y, weight = population or (data.y, data.weight)
+    everyone = population or Population.of(data)
     targets = TargetScale.from_data(
-        y,
-        weight,
+        everyone.y,
+        everyone.weight,
         data.bounds,
         # A head without a bias cannot carry a shift.
         shifted=head is None or module.get_submodule(head).bias is not None,
-        unit=choose_unit(estimator, criterion, y, data.bounds, strategy),
+        unit=choose_unit(estimator, criterion, everyone.y, data.bounds, strategy),
         robust=not aims_at_mean(criterion),
     )
-    targets.check_target_magnitude(y, dtype)
+    targets.check_target_magnitude(everyone.y, dtype)
     targets.check_bound_magnitude(dtype)
     check_validation_targets(criterion, data.valid)
     module = start_module(estimator, module, head, targets, strategy, example)
     # All rows give the scaling, those held out too: one unit for both losses.
-    rows = split_rows(estimator, data, targets, dtype, seed)
+    rows = split_rows(estimator, data, targets, dtype, seed, everyone)
     rows = rows_for_members(rows, module, seed)
     _check_shapes(module, rows)
     constraint, domain = make_constraints(strategy, rows, targets, estimator.alpha)
@@ -262,5 +260,5 @@ def make_constraints(
 def _check_shapes(module: nn.Module, rows: TrainingRows) -> None:
     """Refuse images or sequences of another shape that the module does not take."""
     for part in (rows.train, rows.valid):
-        if part is not None and part.X.ndim > 2:
+        if part is not None and len(part) and part.X.ndim > 2:
             check_row(module, part.X)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,15 +22,16 @@ from sklpos.nets.any_rows import Rows, stored_arrays, take_rows
 from sklpos.nets.arrays import UNREADABLE, for_torch
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.items import ItemRows
+from sklpos.nets.lazy import lazy
 from sklpos.nets.misfit import check_dimensions
 from sklpos.nets.values import as_plain, explaining
 from sklpos.nets.warnings import warn_user
 
-#: Attributes that scikit-learn's validation sets on an estimator.
-SEEN = ("n_features_in_", "feature_names_in_")
 #: How scikit-learn validates X.
 FLOATS = [np.float64, np.float32]
 ROWS = {"dtype": FLOATS, "accept_sparse": "csr"}
+# Attributes that validation sets.
+_SEEN = ("n_features_in_", "feature_names_in_")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,8 @@ class TrainingData:
         ``n_features_in_``, and ``feature_names_in_`` if X has string column names.
     valid : TrainingData or None
         Rows of the user's own that training only looks at, without bounds.
+    unit : float, default=1.0
+        Largest weight as it was passed in.
     """
 
     X: Rows
@@ -69,8 +71,9 @@ class TrainingData:
     y_ndim: int
     seen: dict[str, Any]
     valid: TrainingData | None = None
+    unit: float = 1.0
 
-    @cached_property
+    @lazy
     def key(self) -> str:
         """Hash of rows, targets, weights and bounds: equal for the same problem."""
         digest = hashlib.blake2b(digest_size=16)
@@ -134,6 +137,7 @@ def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> Train
         n_samples=n_samples,
         y_ndim=y_ndim,
         seen=seen,
+        unit=float(weight.max()),
     )
 
 
@@ -143,13 +147,16 @@ def _check_rows(estimator, X, y, reset: bool) -> tuple[np.ndarray, np.ndarray, d
     how = {**ROWS, "multi_output": True, "y_numeric": True, "allow_nd": any_shape}
     # Validation sets attributes at once, but a fit that fails must change nothing.
     twin = stand_in(estimator)
+    if reset:
+        # It would look for names of columns that an earlier fit has seen.
+        vars(twin).pop("fitted_", None)
     try:
         if isinstance(X, ItemRows):
             read, targets = X, check_items(twin, X, y, reset)
         else:
             rows = as_plain(X, "X"), as_plain(y, "y")
             read, targets = validate_data(twin, *rows, reset=reset, **how)
-        noted = {name: vars(twin)[name] for name in SEEN if name in vars(twin)}
+        noted = {name: getattr(twin, name) for name in _SEEN if hasattr(twin, name)}
         targets = np.asarray(targets, dtype=np.float64)
         # None becomes NaN in this conversion only, behind scikit-learn's own check.
         if not np.isfinite(targets).all():

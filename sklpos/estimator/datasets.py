@@ -44,13 +44,13 @@ def is_dataset(X: Any) -> bool:
 
 
 def with_loader(estimator: Estimator, X: Any) -> Estimator:
-    """Copy an estimator, with the parameters of a ``DataLoader`` where it has none.
+    """Copy an estimator, with the parameters of a loader where it has none.
 
     Parameters
     ----------
     estimator : PositiveOutputRegressor
     X : object
-        Anything but a loader changes nothing.
+        A ``DataLoader``; anything else brings no parameters.
 
     Returns
     -------
@@ -61,8 +61,9 @@ def with_loader(estimator: Estimator, X: Any) -> Estimator:
     ValueError
         If the loader joins items in a way of its own.
     """
+    copied = stand_in(estimator)
     if not isinstance(X, DataLoader):
-        return estimator
+        return copied
     if X.batch_sampler is None or X.collate_fn is not default_collate:
         raise ValueError(
             "X is a DataLoader with a collate_fn, or with batch_size=None, but rows "
@@ -73,10 +74,9 @@ def with_loader(estimator: Estimator, X: Any) -> Estimator:
         # Earlier versions of torch do not know all of them.
         found |= {name: getattr(X, name) for name in FETCHING if hasattr(X, name)}
     found = {f"iterator_train__{name}": value for name, value in found.items()}
-    copied = stand_in(estimator)
-    own = estimator.get_params(deep=False)
+    own = copied.get_params(deep=False)
     copied.set_params(**{k: v for k, v in found.items() if k not in own})
-    if estimator.batch_size == "auto" and batch_size is not None:
+    if copied.batch_size == "auto" and batch_size is not None:
         copied.batch_size = batch_size
     return copied
 

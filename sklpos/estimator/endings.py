@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from sklpos.certificates.domains.shapes import Domain
 from sklpos.certificates.subject import Subject
 from sklpos.nets.arrays import check_range
 from sklpos.nets.bounded import BoundedModel
+from sklpos.nets.lazy import lazy
 from sklpos.repair.head import repair_on_rows
 from sklpos.repair.objective import HeadObjective
 from sklpos.repair.provable import repair_on_domain
@@ -61,7 +61,7 @@ class Ending:
         if self.subject is None:
             object.__setattr__(self, "subject", Subject(self.model))
 
-    @cached_property
+    @lazy
     def largest_input(self) -> float:
         """Largest size of a feature for which no sum of the model can overflow.
 

@@ -11,10 +11,13 @@ from sklpos.certificates.domains.named import make_domain
 from sklpos.certificates.domains.shapes import Domain
 from sklpos.estimator import fit
 from sklpos.estimator.fitted import rows_behind
+from sklpos.estimator.parameters import stand_in
 from sklpos.estimator.repairs import ADJUSTED, Request
 from sklpos.estimator.target_steps import behind_targets
+from sklpos.estimator.turns import turn
 from sklpos.nets.bounded import as_bounded_model
 from sklpos.nets.hints import shown
+from sklpos.nets.process import leaves_no_trace
 from sklpos.nets.rules import Number, OneOf, check_rules
 from sklpos.nets.warnings import warn_user
 from sklpos.repair.shift import Risk
@@ -24,6 +27,7 @@ Model = TypeVar("Model")
 _RULES = {"adjust": OneOf(ADJUSTED), "time_limit": Number(infinite=True)}
 
 
+@leaves_no_trace
 def enforce(
     model: Model,
     X: ArrayLike | None = None,
@@ -108,24 +112,20 @@ def enforce(
     shape = {"radius": radius, "categorical": categorical, "margin": margin}
     if domain is None:
         _refuse_without_domain(shape)
-    rows = None if X is None else rows_behind(model, X, "enforce")[1]
-    data = None
-    if domain is not None:
-        data = as_bounded_model(model)
-        domain = make_domain(
-            data,
-            domain,
-            X=X,
-            **shape,
-        )
     risk = None if risk_level is None else Risk(risk_level, confidence)
-    request = Request(rows, domain, adjust, risk, time_limit, data)
-    with gradients_on():
+    with turn(regressor, "enforce"), gradients_on():
+        rows = None if X is None else rows_behind(model, X, "enforce")[1]
+        data = None
+        if domain is not None:
+            data = as_bounded_model(model)
+            domain = make_domain(data, domain, X=X, **shape)
+        request = Request(rows, domain, adjust, risk, time_limit, data)
+        made = fit.enforce(stand_in(regressor), regressor.fitted_, request)
+        if domain is not None:
+            # From now on, the proof looks at the whole model.
+            made.ending.certificate.of(model)
         # One assignment at the end: an interrupted repair changes nothing.
-        regressor.fitted_ = fit.enforce(regressor, regressor.fitted_, request)
-    if domain is not None:
-        # From now on, the proof looks at the whole model.
-        regressor.fitted_.ending.certificate.of(model)
+        regressor.fitted_ = made
     return model
 
 

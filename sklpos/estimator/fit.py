@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,13 @@ from sklpos.estimator.costs import summary_after, warn_of_balance, warn_of_cost
 from sklpos.estimator.criterion import keeps_mean, reference_losses, warn_of_divergence
 from sklpos.estimator.endings import Ending, RepairPlan
 from sklpos.estimator.net_params import built_in_params
+from sklpos.estimator.new_inputs import check_predictions
 from sklpos.estimator.other_rows import quantiles_of, range_at_start
 from sklpos.estimator.repairs import Request, enforce_bound, finish_head
 from sklpos.estimator.row_summary import RowSummary, summarise_pair
 from sklpos.estimator.split import rows_key
 from sklpos.nets.bounded import BoundedModel, data_range, rows_of_extremes
+from sklpos.nets.lazy import lazy
 from sklpos.nets.rows import predict_rows
 from sklpos.training.criterion_traits import aims_at_mean
 from sklpos.training.kkt import KKTResiduals, evaluate_training_state
@@ -61,6 +62,8 @@ class Fit:
         Of the training rows, as trained and repaired.
     quantiles : ndarray of shape (n_kept, n_features) or None
         Of the training rows, see `quantiles_of`; None after `partial_fit`.
+    seen : dict
+        ``n_features_in_``, and ``feature_names_in_`` if X has string column names.
     """
 
     net: ConstrainedNet
@@ -77,6 +80,7 @@ class Fit:
     interrupted: bool = False
     training: tuple[RowSummary, RowSummary | None] | None = None
     quantiles: NDArray | None = None
+    seen: dict[str, Any] = field(default_factory=dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -85,7 +89,7 @@ class Fit:
             if made is not None:
                 made.model.module.to(self.net.device)
 
-    @cached_property
+    @lazy
     def ending(self) -> Ending:
         """The product in the unit of y, its repair and what is proved."""
         # Made when it is first asked for: a stream may train for long before it is.
@@ -186,6 +190,7 @@ def evaluate(
         input_range=input_range,
         start_range=start_range,
         kkt=kkt,
+        seen=data.seen,
     )
 
 
@@ -214,6 +219,7 @@ def finish(estimator, fit: Fit, data: TrainingData) -> Fit:
     # `predict` would refuse such rows, so a fit must.
     ending.check_size(data.X)
     now = predict_rows(ending.model.module, data.X)
+    check_predictions(now, finite=True)
     extreme = rows_of_extremes(now, data.X)
     ending = replace(ending, model=replace(ending.model, extreme_rows=extreme))
     pair = now, None

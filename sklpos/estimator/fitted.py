@@ -15,7 +15,8 @@ from sklpos.certificates.subject import digests_of
 from sklpos.estimator.column_steps import read_steps
 from sklpos.estimator.new_inputs import check_inputs
 from sklpos.estimator.other_rows import warn_of_far_rows, warn_of_other_distribution
-from sklpos.estimator.pipelines import split_model, transform
+from sklpos.estimator.parameters import stand_in
+from sklpos.estimator.pipelines import snapshot, split_model, transform
 from sklpos.estimator.target_steps import behind_targets
 from sklpos.nets.any_rows import Rows, dense_rows
 from sklpos.nets.bounded import BoundedModel, as_bounded_model, behind_steps
@@ -45,6 +46,8 @@ def read_model(model: BaseEstimator) -> BoundedModel:
         If it is something else, or a step is not affine.
     """
     steps, regressor = split_model(model)
+    # Another thread may put a new fit in its place.
+    regressor = stand_in(regressor)
     if steps:
         inputs, columns = read_steps(steps)
     else:
@@ -100,9 +103,10 @@ def rows_behind(
     Returns
     -------
     regressor : PositiveOutputRegressor
+        A copy, as it was when the rows were passed.
     rows : ndarray or SparseRows of shape (n_samples, n_features_in)
     """
-    before, regressor, _ = behind_targets(model)
+    before, regressor, _ = behind_targets(snapshot(model))
     rows = check_inputs(regressor, transform(before, X))
     # Of items that are read one by one, some are enough for a look.
     by_item = isinstance(rows, ItemRows)

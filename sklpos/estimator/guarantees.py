@@ -13,6 +13,7 @@ from sklpos.certificates.risk import RiskCertificate
 from sklpos.certificates.rows import certified_radius, output_bounds
 from sklpos.estimator.attributes import FittedAttributes
 from sklpos.estimator.enforcing import enforce
+from sklpos.estimator.loaded import check_loaded
 from sklpos.estimator.other_rows import warn_of_far_rows
 from sklpos.nets.bounded import as_bounded_model
 
@@ -181,3 +182,6 @@ class GuaranteeMixin(FittedAttributes):
         return certify_risk(
             self, X_holdout, risk_level=risk_level, confidence=confidence
         )
+
+    def _check_loaded(self) -> None:
+        check_loaded(self)

@@ -55,23 +55,29 @@ def _validated(estimator, X) -> Rows:
     return X
 
 
-def check_predictions(predictions: np.ndarray) -> None:
+def check_predictions(predictions: np.ndarray, *, finite: bool = False) -> None:
     """Raise ValueError if sums of a module overflowed that is not understood.
 
     Parameters
     ----------
     predictions : ndarray of shape (n_samples, n_outputs)
+    finite : bool, default=False
+        Whether infinity is refused, too, as in training rows.
 
     Raises
     ------
     ValueError
-        The message names the first row whose prediction is NaN.
+        The message names the first row whose prediction is NaN, or not finite.
     """
+    largest = predictions.max()
     # The largest of any numbers with a NaN is NaN.
-    if math.isnan(predictions.max()):
-        row = np.isnan(predictions).any(axis=1).argmax()
+    if math.isnan(largest) or (finite and not np.isfinite(predictions).all()):
+        valid = np.isfinite(predictions) if finite else ~np.isnan(predictions)
+        row = valid.all(axis=1).argmin()
+        found = predictions[row][~valid[row]][0]
+        shown = "NaN" if math.isnan(found) else f"{found}"
         raise ValueError(
-            f"X[{row}] is predicted as NaN in {predictions.dtype}: a sum of the "
+            f"X[{row}] is predicted as {shown} in {predictions.dtype}: a sum of the "
             "module overflowed; correct this row or leave it out."
         )
 

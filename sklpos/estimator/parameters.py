@@ -152,6 +152,25 @@ def stand_in(estimator: Estimator, **attributes: Any) -> Estimator:
     return twin
 
 
+def changed_vars(before, after) -> dict[str, Any]:
+    """Attributes of an estimator that are other objects than before.
+
+    Parameters
+    ----------
+    before, after : PositiveOutputRegressor
+
+    Returns
+    -------
+    dict
+    """
+    known = vars(before)
+    return {
+        name: value
+        for name, value in vars(after).items()
+        if name not in known or value is not known[name]
+    }
+
+
 def _is_auto(value: object) -> bool:
     # An array would be compared number by number.
     return isinstance(value, str) and value == "auto"

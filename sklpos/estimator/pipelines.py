@@ -11,6 +11,8 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from sklpos.estimator.parameters import stand_in
+
 
 def split_model(model) -> tuple[list, Any]:
     """Split a fitted model as `fitted_regressor` does, with nested pipelines unpacked.
@@ -113,6 +115,29 @@ def take_apart(model) -> tuple[list, object]:
             before += [step for _, step in steps]
         else:
             return before, model
+
+
+def snapshot(model: Any) -> Any:
+    """Copy a fitted model that no other thread can change.
+
+    Parameters
+    ----------
+    model : PositiveOutputRegressor, Pipeline, TransformedTargetRegressor or search
+
+    Returns
+    -------
+    object of the same kind
+        It shares its steps, and all that is fitted.
+    """
+    twin = stand_in(model)
+    if hasattr(model, "best_estimator_"):
+        twin.best_estimator_ = snapshot(model.best_estimator_)
+    elif isinstance(model, Pipeline):
+        *steps, (name, last) = model.steps
+        twin.steps = [*steps, (name, snapshot(last))]
+    elif hasattr(model, "regressor_"):
+        twin.regressor_ = snapshot(model.regressor_)
+    return twin
 
 
 def knows_steps(certificate) -> bool:

@@ -42,5 +42,6 @@ def preview(data: TrainingData, net: ConstrainedNet) -> dict[str, Any]:
         input_range=input_range,
         # Made at once, since the net trains on.
         finished=Ending(trained_model(net, input_range)),
+        seen=data.seen,
     )
-    return {**data.seen, "fitted_": fit}
+    return {"fitted_": fit}

@@ -14,7 +14,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklpos.estimator.build import start_net
 from sklpos.estimator.checks import (
-    SEEN,
     TrainingData,
     asks_for_positive_y,
     check_training_data,
@@ -25,7 +24,7 @@ from sklpos.estimator.fit import Fit, evaluate, finish
 from sklpos.estimator.guarantees import GuaranteeMixin
 from sklpos.estimator.names import check_names, check_set_params, is_net_param
 from sklpos.estimator.new_inputs import check_inputs, check_predictions
-from sklpos.estimator.parameters import check_params, resolve
+from sklpos.estimator.parameters import changed_vars, check_params, resolve, stand_in
 from sklpos.estimator.preview import preview
 from sklpos.estimator.sklearn_callbacks import (
     CallbackSupportMixin,
@@ -33,8 +32,10 @@ from sklpos.estimator.sklearn_callbacks import (
     with_callbacks,
 )
 from sklpos.estimator.targets import ScoreMixin
+from sklpos.estimator.turns import changes_estimator
 from sklpos.estimator.validation_rows import with_validation_rows
 from sklpos.nets.misfit import takes_any_shape
+from sklpos.nets.process import leaves_no_trace
 from sklpos.nets.rows import predict_rows
 from sklpos.nets.stack import Stack
 from sklpos.training.interrupts import report_interrupt
@@ -295,6 +296,7 @@ class PositiveOutputRegressor(
         check_names(net_params, type(self))
         self._net_params = dict(net_params)
 
+    @changes_estimator
     @with_callbacks
     def fit(
         self,
@@ -339,19 +341,22 @@ class PositiveOutputRegressor(
             If Ctrl-C comes before an epoch is finished or after training, when an
             earlier fit stays, and with ``on_interrupt="raise"``.
         """
-        check_params(self)
-        earlier = getattr(self, "fitted_", None) if self.warm_start else None
+        # A copy, as another thread may set parameters meanwhile.
         asked = with_loader(self, X)
+        check_params(asked)
+        earlier = getattr(asked, "fitted_", None) if asked.warm_start else None
         data = asked._check(X, y, sample_weight, earlier)
         data = with_validation_rows(asked, data, X_val, y_val, sample_weight_val)
         own = resolve(asked, len(data.X))
         context = self._init_callback_context(max_subtasks=own.max_epochs)
         with fit_task(self, context, X, y, sample_weight) as task, gradients_on():
             fit = own._train(data, own.max_epochs, earlier, task)
-            self.publish(finish(own, fit, data), data)
-        report_interrupt(fit, own.max_epochs, self.on_interrupt)
+            # One assignment, so that the old model is there until the new one is.
+            self.fitted_ = finish(own, fit, data)
+        report_interrupt(fit, own.max_epochs, own.on_interrupt)
         return self
 
+    @changes_estimator
     def partial_fit(
         self, X: Rows, y: Targets = None, sample_weight: Targets = None
     ) -> Self:
@@ -372,16 +377,16 @@ class PositiveOutputRegressor(
         -------
         self
         """
-        check_params(self)
-        if self.early_stopping:
-            raise ValueError("partial_fit does not support early_stopping=True.")
-        earlier = getattr(self, "fitted_", None)
         asked = with_loader(self, X)
+        check_params(asked)
+        if asked.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True.")
+        earlier = getattr(asked, "fitted_", None)
         data = asked._check(X, y, sample_weight, earlier)
         with gradients_on():
             fit = resolve(asked, len(data.X))._train(data, 1, earlier)
-        self.publish(fit, data)
-        report_interrupt(fit, 1, self.on_interrupt)
+        self.fitted_ = fit
+        report_interrupt(fit, 1, asked.on_interrupt)
         return self
 
     def _check(self, X, y, sample_weight, earlier: Fit | None) -> TrainingData:
@@ -404,19 +409,7 @@ class PositiveOutputRegressor(
         fit = evaluate(self, net, rows, data, done.n_iter, earlier, residuals=residuals)
         return replace(fit, interrupted=done.interrupted)
 
-    def publish(self, fit: Fit, data: TrainingData) -> None:
-        """Adopt a complete fit in one assignment.
-
-        Parameters
-        ----------
-        fit : Fit
-        data : TrainingData
-            The data of the fit.
-        """
-        # Names of columns of an earlier fit must not outlive it.
-        unseen = {k: v for k, v in vars(self).items() if k not in SEEN}
-        self.__dict__ = {**unseen, **data.seen, "fitted_": fit}
-
+    @partial(leaves_no_trace, brief=True)
     def predict(self, X: Rows) -> NDArray[np.floating]:
         """Predict with `module_`.
 
@@ -439,9 +432,11 @@ class PositiveOutputRegressor(
         # The check makes all tags, a noticeable part of a prediction of one row.
         if not hasattr(self, "fitted_"):
             check_is_fitted(self)
-        predictions = predict_rows(self.module_, check_inputs(self, X))
+        # Another thread may put a new model in its place.
+        own = stand_in(self)
+        predictions = predict_rows(own.module_, check_inputs(own, X))
         check_predictions(predictions)
-        return predictions.ravel() if self.fitted_.y_ndim == 1 else predictions
+        return predictions.ravel() if own.fitted_.y_ndim == 1 else predictions
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Get the parameters of the estimator and those of the net.
@@ -455,7 +450,8 @@ class PositiveOutputRegressor(
         -------
         dict
         """
-        return {**super().get_params(deep=deep), **self._net_params}
+        own = stand_in(self)
+        return super(PositiveOutputRegressor, own).get_params(deep) | own._net_params
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters of the estimator and of the net.
@@ -471,10 +467,13 @@ class PositiveOutputRegressor(
         """
         check_set_params(self, params)
         own = {name: value for name, value in params.items() if not is_net_param(name)}
-        super().set_params(**own)
-        net_params = {k: v for k, v in params.items() if k not in own}
+        before, twin = stand_in(self), stand_in(self)
+        super(PositiveOutputRegressor, twin).set_params(**own)
         # A new dict, because a shallow copy may share the present one.
-        self._net_params = {**self._net_params, **net_params}
+        net_params = {k: v for k, v in params.items() if k not in own}
+        twin._net_params = {**before._net_params, **net_params}
+        # All at once, so that a fit in another thread sees all of them or none.
+        vars(self).update(changed_vars(before, twin))
         return self
 
     @classmethod

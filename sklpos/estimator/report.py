@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sklpos.certificates.certificate import Certificate
-from sklpos.estimator.pipelines import knows_steps
+from sklpos.estimator.attributes import certificate_for
+from sklpos.estimator.pipelines import knows_steps, snapshot
 from sklpos.estimator.report_tables import (
     as_html,
     as_text,
@@ -27,6 +28,7 @@ from sklpos.estimator.row_summary import (
 from sklpos.estimator.target_steps import behind_targets
 from sklpos.nets.bounded import as_bounded_model
 from sklpos.nets.head import read_head
+from sklpos.nets.process import leaves_no_trace
 from sklpos.repair import Repair
 from sklpos.training.kkt import KKTResiduals
 
@@ -137,6 +139,7 @@ class Report:
         return f"<table>{rows}</table>{after}"
 
 
+@leaves_no_trace
 def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Report:
     """Report what holds for a fitted model, and what its repair cost.
 
@@ -170,16 +173,18 @@ def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Rep
     >>> found.guarantee_
     'everywhere'
     """
-    _, regressor, targets = behind_targets(model)
-    proof, subject = regressor.certificate_, regressor.fitted_.ending.subject
+    still = snapshot(model)
+    _, regressor, targets = behind_targets(still)
+    subject = regressor.fitted_.ending.subject
+    proof = certificate_for(behind_targets(model)[1], regressor.fitted_)
     whole = knows_steps(proof)
     # A copy, or another pipeline, may end in the same regressor.
-    if whole and model is not regressor and not targets.steps:
+    if whole and regressor is not still and not targets.steps:
         proof = proof.of(model)
     changes = proof.subject_.changes() if whole else subject.differences(regressor)
     if y is not None and X is None:
         raise ValueError("y needs X, the rows that it belongs to.")
-    bounds = bounds_of(model)
+    bounds = bounds_of(still)
     training = regressor.fitted_.training
     if training is not None:
         training = tuple(in_data_unit(found, targets) for found in training)
@@ -191,7 +196,7 @@ def report(model, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Rep
         guarantee_=regressor.strategy_.guarantee,
         promise_=_promise(regressor, proof, changes),
         training_=training,
-        rows_=None if X is None else summarise_rows(model, X, y),
+        rows_=None if X is None else summarise_rows(still, X, y),
         kkt_=regressor.kkt_,
         repair_=targets.repair(regressor.repair_),
         head_change_=None if changes else _head_change(regressor),

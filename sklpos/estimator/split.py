@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 
 from sklpos.estimator.checks import TrainingData
 from sklpos.estimator.parameters import net_params_for
+from sklpos.estimator.population import Population
 from sklpos.estimator.validation_rows import naming_validation_rows
 from sklpos.nets.any_rows import take_rows, tensor_rows
 from sklpos.nets.arrays import check_range
@@ -17,7 +16,12 @@ from sklpos.training.rows import RowDataset, TrainingRows
 
 
 def split_rows(
-    estimator, data: TrainingData, targets: TargetScale, dtype: torch.dtype, seed: int
+    estimator,
+    data: TrainingData,
+    targets: TargetScale,
+    dtype: torch.dtype,
+    seed: int,
+    everyone: Population | None = None,
 ) -> TrainingRows:
     """Standardise the targets, and hold rows out if early stopping has none.
 
@@ -29,6 +33,9 @@ def split_rows(
     dtype : torch.dtype
     seed : int
         Decides which rows are held out.
+    everyone : Population, optional
+        The rows of all processes, of which the held out ones are drawn; by default,
+        those of the data.
 
     Returns
     -------
@@ -41,15 +48,9 @@ def split_rows(
         train = _rows(data, y, ..., dtype, params)
         valid = _own_rows(data.valid, targets, dtype, params)
         return TrainingRows(train, valid, data.kept, own_valid=True)
-    if len(y) < 2:
-        raise ValueError("early_stopping=True needs at least 2 samples.")
-    train, valid = train_test_split(
-        np.arange(len(y)),
-        test_size=max(1, int(estimator.validation_fraction * len(y))),
-        # numpy's RandomState takes 32 bits.
-        random_state=derive_seed(seed, 3) % 2**32,
-    )
-    train.sort()
+    everyone = everyone or Population.of(data)
+    share = estimator.validation_fraction
+    train, valid = everyone.hold_out(share, derive_seed(seed, 3))
     return TrainingRows(
         _rows(data, y, train, dtype, params),
         _rows(data, y, valid, dtype, params),

@@ -10,7 +10,7 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import d2_pinball_score
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from sklpos.estimator.parameters import criterion_of
+from sklpos.estimator.parameters import criterion_of, stand_in
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.tensors import without_torch
 from sklpos.nets.warnings import warn_user
@@ -108,13 +108,15 @@ class ScoreMixin(RegressorMixin):
             loss that is explained, see ``sklearn.metrics.d2_pinball_score``.
         """
         check_is_fitted(self)
-        bounds = self.fitted_.ending.model.bounds
+        # Another thread may put a new model in its place.
+        own = stand_in(self)
+        bounds = own.fitted_.ending.model.bounds
         if bounds.n_ordered == 1:
-            return super().score(X, y, sample_weight)
-        columns = match_outputs(bounds, y).T, self.predict(X).T
+            return super(ScoreMixin, own).score(X, y, sample_weight)
+        columns = match_outputs(bounds, y).T, own.predict(X).T
         scores = [
             d2_pinball_score(own, found, alpha=level, sample_weight=sample_weight)
-            for level, own, found in zip(self.criterion_.levels, *columns, strict=True)
+            for level, own, found in zip(own.criterion_.levels, *columns, strict=True)
         ]
         return float(np.mean(scores))
 

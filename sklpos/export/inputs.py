@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklpos.export.flow import Flow, dtype_of, is_missing
 from sklpos.export.graph import INPUT, TEXT, Block, Graph, is_readable
 from sklpos.export.subject import Subject
+from sklpos.nets.hints import shown
 
 _DOUBLE = np.dtype(np.float64)
 
@@ -74,10 +75,12 @@ class Inputs:
         names = [str(name) for name in names]
         lacking = [name for name in names if X is not None and name not in X.columns]
         if lacking:
-            raise ValueError(f"X lacks the column {lacking[0]!r} of the training data.")
+            raise ValueError(
+                f"X lacks the column {shown(lacking[0])} of the training data."
+            )
         dtypes = [None if X is None else _readable(n, X[n]) for n in names]
         blocks = [
-            Block(name, 1, dtype, f"the column {name!r}")
+            Block(name, 1, dtype, f"the column {shown(name)}")
             for name, dtype in zip(names, dtypes, strict=True)
         ]
         numbers = {dtype for dtype in dtypes if dtype != TEXT}
@@ -130,7 +133,7 @@ def _readable(name: str, column: Any) -> np.dtype | None:
     try:
         return dtype_of(column)
     except ValueError as error:
-        what = "X" if name == "X" else f"the column {name!r} of X"
+        what = "X" if name == "X" else f"the column {shown(name)} of X"
         raise ValueError(f"{what} {error}.") from None
 
 

@@ -31,10 +31,12 @@ from sklpos.nets.bounded import BoundedModel, as_bounded_model
 from sklpos.nets.input_map import InputMap
 from sklpos.nets.modules import has_own_forward, layers_of
 from sklpos.nets.outputs import BoundedOutput
+from sklpos.nets.process import leaves_no_trace
 
 _IDLE = (nn.Identity, nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
+@leaves_no_trace
 def to_torch(model: Any) -> nn.Sequential:
     """Turn a model into a plain ``nn.Sequential`` in the unit of y.
 
@@ -76,6 +78,7 @@ def to_torch(model: Any) -> nn.Sequential:
     return _sequential(as_bounded_model(model))
 
 
+@leaves_no_trace
 def to_onnx(model: Any, path: str | PathLike[str], X: Any = None) -> Any:
     """Write a model, with what comes before it, as one ONNX file.
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklpos.nets.arrays import naming
+from sklpos.nets.hints import shown
 from sklpos.nets.values import as_plain
 
 
@@ -57,12 +58,12 @@ class Column:
         ndarray of shape (n_samples, n_own_features)
         """
         if self.categories is None:
-            where = f"{name}, column {self.name!r}"
+            where = f"{name}, column {shown(self.name)}"
             with naming(where):
                 numbers = np.asarray(as_plain(values, where), dtype=np.float64)
             if not np.isfinite(numbers).all():
                 raise ValueError(
-                    f"{name} contains NaN or infinity in column {self.name!r}."
+                    f"{name} contains NaN or infinity in column {shown(self.name)}."
                 )
             return numbers[:, None]
         known = self.categories[: len(self.categories) - self.unknown]
@@ -73,8 +74,8 @@ class Column:
         if new.any():
             value = values[new.argmax()]
             raise ValueError(
-                f"{name} has {value!r} in column {self.name!r}, which is no category "
-                "that the model knows."
+                f"{name} has {shown(value)} in column {shown(self.name)}, which is no "
+                "category that the model knows."
             )
         return found.astype(np.float64)
 
@@ -90,7 +91,7 @@ class Column:
         -------
         ndarray of shape (2, n_own_features)
         """
-        where = f"domain, column {self.name!r}"
+        where = f"domain, column {shown(self.name)}"
         if self.categories is None:
             with naming(where):
                 return np.array([[float(low)], [float(high)]])
@@ -99,8 +100,9 @@ class Column:
         values = np.array([low, high], dtype=object)
         if not _equal(values[:1], high)[0]:
             raise ValueError(
-                f"domain goes from {low!r} to {high!r} in column {self.name!r}; a "
-                "category must be the same in both corners, or None for any."
+                f"domain goes from {shown(low)} to {shown(high)} in column "
+                f"{shown(self.name)}; a category must be the same in both corners, or "
+                "None for any."
             )
         return self.encode(values, where)
 

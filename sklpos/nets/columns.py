@@ -268,5 +268,5 @@ def _values(X: Any, position: int, column: Column, name: str) -> NDArray:
     if isinstance(X, np.ndarray):
         return X[:, position]
     if column.name not in X:
-        raise ValueError(f"{name} has no column {column.name!r}.")
+        raise ValueError(f"{name} has no column {shown(column.name)}.")
     return np.asarray(X[column.name])

@@ -59,6 +59,54 @@ def shortened(text: str, width: int = _WIDTH) -> str:
     return f"{text[:half]}...{text[-half:]}"
 
 
+def in_one_line(error: BaseException, width: int) -> str:
+    """What an error says, in one line; with its type unless it is a ValueError.
+
+    Parameters
+    ----------
+    error : BaseException
+    width : int
+        Largest number of characters.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> in_one_line(KeyError("lr"), width=20)
+    "KeyError: 'lr'"
+    """
+    said = str(error).strip()
+    kind = "" if said and isinstance(error, ValueError) else type(error).__name__
+    return shortened(": ".join(filter(None, (kind, said))), width)
+
+
+def literal(text: str, width: int = 40) -> str:
+    r"""Text of a stranger as it can be printed, cut in the middle if it is long.
+
+    Line breaks, control characters, which move the cursor of a terminal, and half
+    characters, which no file can hold, are escaped.
+
+    Parameters
+    ----------
+    text : str
+    width : int, default=40
+        Largest number of characters.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> print(literal("\x1b[31mred, and a lot more", width=20))
+    \x1b[31m...lot more
+    """
+    escaped = (c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return shortened("".join(escaped), width)
+
+
 def nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name that is spelled most alike; None if none is.
 

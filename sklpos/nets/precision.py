@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -49,3 +50,49 @@ def full_precision() -> Iterator[None]:
     # By recursion, since the autocast of each device type is a context of its own.
     with torch.autocast(kind, enabled=False), full_precision():
         yield
+
+
+def autocast_state() -> dict[str, Any]:
+    """Everything that the autocast contexts of the present thread have set.
+
+    Returns
+    -------
+    dict
+    """
+    kinds = [
+        (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+        for kind in _DEVICE_TYPES
+    ]
+    return {
+        "kinds": kinds,
+        "caches": torch.is_autocast_cache_enabled(),
+        "nesting": _nesting(),
+    }
+
+
+def set_autocast_state(state: dict[str, Any]) -> None:
+    """Go back to a state, whatever contexts were left open since.
+
+    Parameters
+    ----------
+    state : dict
+        From `autocast_state`.
+    """
+    for kind, enabled, dtype in state["kinds"]:
+        if torch.is_autocast_enabled(kind) is not enabled:
+            torch.set_autocast_enabled(kind, enabled)
+        if torch.get_autocast_dtype(kind) is not dtype:
+            torch.set_autocast_dtype(kind, dtype)
+    torch.set_autocast_cache_enabled(state["caches"])
+    depth = _nesting()
+    for _ in range(depth - state["nesting"]):
+        torch.autocast_decrement_nesting()
+    # A context drops its copies of the weights only where it is the outermost one.
+    if depth > state["nesting"] == 0:
+        torch.clear_autocast_cache()
+
+
+def _nesting() -> int:
+    """Number of autocast contexts that are open."""
+    # torch tells it only where it counts. In one line, which no trace function cuts.
+    return torch.autocast_increment_nesting() + torch.autocast_decrement_nesting() >> 1

@@ -16,6 +16,7 @@ from scipy.sparse import issparse
 
 from sklpos.nets.any_rows import dense_rows
 from sklpos.nets.arrays import UNREADABLE, naming
+from sklpos.nets.hints import shown
 from sklpos.nets.tensors import without_torch
 
 # Names of the dtypes of numpy, pandas, polars and Arrow.
@@ -245,7 +246,7 @@ def _names(values: Any) -> list | None:
 
 
 def _label(name: Any) -> str:
-    return f"column {name!r}"
+    return f"column {shown(name)}"
 
 
 def _as_array(values: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sklpos.nets.hints import literal
+
 # The palette of Okabe & Ito (2008), which can be told apart with any kind of colour
 # vision, and in grey.
 BLUE = "#0072B2"
@@ -64,6 +66,29 @@ def style(given: dict, **defaults) -> dict:
     # matplotlib raises if it gets both an option and its alias.
     looks = [normalize_kwargs(look, Line2D) for look in (defaults, given)]
     return {**looks[0], **looks[1]}
+
+
+def as_label(name: str) -> str:
+    r"""Name as matplotlib shows it, letter by letter.
+
+    matplotlib reads text between dollars as mathematics, and leaves out entries of a
+    legend that are empty or begin with an underscore.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> as_label("$_$"), as_label("_x")
+    ('\\$_\\$', ' _x')
+    """
+    shown = literal(name).replace("$", r"\$")
+    return shown if shown[:1] not in ("", "_") else f" {shown}"
 
 
 def draw_bounds(

@@ -17,6 +17,7 @@ from sklpos.plotting.axes import (
     PURPLE,
     SKY,
     VERMILLION,
+    as_label,
     get_axes,
     style,
 )
@@ -188,7 +189,9 @@ class StrategyComparisonDisplay:
         for number, name in enumerate(dict.fromkeys(self.names)):
             mine = [other == name for other in self.names]
             marker, color = _LOOKS[number % len(_LOOKS)]
-            look = style(kwargs, marker=marker, color=color, ls="", label=name)
+            look = style(
+                kwargs, marker=marker, color=color, ls="", label=as_label(name)
+            )
             place = self.violation[mine], self.error[mine]
             (self.points_[name],) = self.ax_.plot(*place, **look)
         self._mark_best()
@@ -215,14 +218,14 @@ class StrategyComparisonDisplay:
         self.ax_.set_xlim(low, 1.06 * widest)
 
     def _annotate(self) -> None:
-        error, violation = self.labels
+        error, violation = (label.replace("_", " ") for label in self.labels)
         if violation.endswith("rate"):
             from matplotlib.ticker import PercentFormatter
 
             self.ax_.xaxis.set_major_formatter(PercentFormatter(1.0))
         self.ax_.set(
-            xlabel=f"{violation.replace('_', ' ')}, held-out rows (shaded: feasible)",
-            ylabel=f"{error.replace('_', ' ')}, held-out rows",
+            xlabel=f"{as_label(violation)}, held-out rows (shaded: feasible)",
+            ylabel=f"{as_label(error)}, held-out rows",
         )
         self.ax_.legend(
             frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sklpos.estimator.pipelines import snapshot
 from sklpos.estimator.row_summary import bounds_of, predict_twice
 from sklpos.nets.bounds import Bounds
 from sklpos.plotting.axes import BLUE, GREY, VERMILLION, draw_bounds, get_axes, style
@@ -94,6 +95,7 @@ class PositivityDisplay:
         -------
         PositivityDisplay
         """
+        estimator = snapshot(estimator)
         as_trained, repaired = predict_twice(estimator, X)
         after = as_trained if repaired is None else repaired
         bounds = bounds_of(estimator)

@@ -6,7 +6,6 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from sklpos.certificates.subject import Subject
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.head import read_head, write_head
+from sklpos.nets.lazy import lazy
 from sklpos.nets.rows import feature_source, obeys, rounding_margin
 from sklpos.repair.objective import HeadObjective
 from sklpos.repair.robust import Move, smallest_mix_into, smallest_shift_into
@@ -109,7 +109,7 @@ class DomainTask:
         self.region = self.domain.region()
         self.features = feature_bounds(network, self.region)
 
-    @cached_property
+    @lazy
     def objective(self) -> HeadObjective:
         """The distance between heads: of the training rows, X, or a sample."""
         if self.given is not None:
@@ -130,7 +130,7 @@ class DomainTask:
         points = region.sample(_SAMPLE, torch.Generator().manual_seed(0))
         return self.model.transform(points.flatten(0, 1)[:: points.shape[1]].numpy())
 
-    @cached_property
+    @lazy
     def rows(self) -> NDArray:
         """Features of the rows that must obey the bounds, (n_rows, d1)."""
         parts = [self.start[:0] if self.kept is None else self.kept]
@@ -138,7 +138,7 @@ class DomainTask:
             parts += self.features_of(self.X)()
         return np.vstack(parts)
 
-    @cached_property
+    @lazy
     def margin(self) -> NDArray:
         """Distance from the bounds that covers rounding, (n_outputs,)."""
         margin = 1e-9 * self.scale

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.head import read_head, write_head
 from sklpos.nets.hints import shown
+from sklpos.nets.process import leaves_no_trace
 from sklpos.nets.rows import RowChunks, feature_source, obeys, rounding_margin
 from sklpos.nets.shapes import without_matrix_outputs
 from sklpos.nets.units import TargetScale
@@ -50,6 +51,7 @@ class RepairedHead:
     margin: NDArray
 
 
+@leaves_no_trace
 def repair_head(
     module: nn.Module,
     rows: ArrayLike | Tensor | Iterable,
@@ -244,7 +246,7 @@ def repair_on_rows(
         return by_chance
     raise ValueError(
         f"{shown(model.bounds, 120)} do not survive the rounding of the predictions; "
-        "use a float64 module or standardise the rows."
+        "use a float64 module, or standardise X and y."
     )
 
 

@@ -22,7 +22,7 @@ def follow_best(net, name: str, callback: Callback, method_name: str) -> None:
     """
     if not getattr(callback, "load_best", False):
         return
-    constraints = _constraints(net)
+    constraints = constraints_of(net)
     if method_name == "on_epoch_end" and _keeps_this_epoch(net, callback):
         states = [copied(constraint.state_dict()) for constraint in constraints]
         # A new dict, because the undo state of the last epoch may hold the old one.
@@ -35,7 +35,17 @@ def follow_best(net, name: str, callback: Callback, method_name: str) -> None:
             constraint.load_state_dict(state)
 
 
-def _constraints(net) -> list[nn.Module]:
+def constraints_of(net) -> list[nn.Module]:
+    """The constraints of a net: on its rows and, if there is one, on a domain.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+
+    Returns
+    -------
+    list of nn.Module
+    """
     both = (net.constraint_, net.domain_constraint_)
     return [constraint for constraint in both if constraint is not None]
 

@@ -15,6 +15,7 @@ from sklpos.nets.head import head_input
 from sklpos.nets.hints import shown
 from sklpos.nets.warnings import warn_user
 from sklpos.training.decay import NoiseScaledDecay
+from sklpos.training.forms import check_form
 
 # In standard deviations of y: far more than a feasible problem was seen to need.
 _MAX_MULTIPLIER_PER_ROW = 1e3
@@ -45,6 +46,8 @@ class MultiplierAscent(Callback):
     50
     """
 
+    state_attributes_ = ("infeasible_rows_", "looks_")
+
     def __init__(self, window: int = 50):
         self.window = window
 
@@ -60,6 +63,30 @@ class MultiplierAscent(Callback):
         self.infeasible_rows_ = []
         self.looks_ = []
         return self
+
+    def check_state(self, net, state: dict) -> None:
+        """Raise unless a stored state fits the training rows of a net.
+
+        Parameters
+        ----------
+        net : ConstrainedNet
+        state : dict
+            By the names of ``state_attributes_``.
+
+        Raises
+        ------
+        ValueError
+        """
+        multiplier = getattr(net.constraint_.state, "multiplier", torch.empty(0))
+        look = np.empty(multiplier.shape), 0.0
+        for number, found in enumerate(state["looks_"]):
+            check_form(found, look, f"looks_[{number}]")
+        rows = range(len(multiplier))
+        for row in state["infeasible_rows_"]:
+            if type(row) is not int or row not in rows:
+                raise ValueError(
+                    f"infeasible_rows_ holds {shown(row)}, which is no row"
+                )
 
     def on_violation(self, net, violation: Tensor, index: Tensor) -> None:
         """Make the dual step of a batch.

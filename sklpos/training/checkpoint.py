@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
+from functools import partial
+from numbers import Integral
 
-import numpy as np
-import torch
 from skorch.callbacks import Callback
 
-from sklpos.nets.any_rows import stored_arrays
-from sklpos.training.schedule import NAME
-from sklpos.training.state import (
-    from_storable,
-    load_training_state,
-    to_storable,
-    training_state,
+from sklpos.nets.hints import literal, shortened
+from sklpos.training.archive import read_archive, write_archive
+from sklpos.training.callback_state import warn_of_forgetful
+from sklpos.training.files import OwnedFile, show_path
+from sklpos.training.pooled_state import (
+    on_first,
+    own_state,
+    pool_state,
+    pooled_problem,
+    raise_for_all,
 )
+from sklpos.training.problem import describe_problem
+from sklpos.training.saved import restored_state, storable_state
+from sklpos.training.state import load_training_state
+from sklpos.training.unsaved import unsaved_digests, warn_of_unsaved
+from sklpos.training.world import Alone
 
-#: Parameters of a net that may differ when its training resumes.
-_MAY_DIFFER = (
-    "callbacks",
-    "compile",
-    "constraint",
-    "device",
-    "domain_constraint",
-    "head",
-    "max_epochs",
-    "stochastic",
-    "targets",
-    "train_split",
-    "verbose",
-    "warm_start",
-)
+# They differ where something else does.
+_CONSEQUENCES = {"module", "optimizer"}
 
 
 class TrainingCheckpoint(Callback):
@@ -43,30 +36,43 @@ class TrainingCheckpoint(Callback):
     ends as if it had never stopped, bit for bit: weights, optimizer, multipliers,
     slack, the schedule of alpha, the order of the batches, early stopping, history. The
     file is written under another name and then renamed, so a kill at any moment leaves
-    a complete one. It stays when `fit` is over: delete it to start again, or, with
-    ``lr_schedule=None``, raise ``max_epochs`` to continue training.
+    a complete one, and others may read it at any time. While `fit` trains, an empty
+    file, ``<path>.lock``, keeps other fits away from it. It stays when `fit` is over:
+    delete it to start again, or, with ``lr_schedule=None``, raise ``max_epochs`` to
+    continue training.
 
     Parameters
     ----------
     path : str or os.PathLike
-        The file of one `fit`, in a folder that exists.
+        The file of one `fit`, in a folder that exists. A symbolic link is followed.
     every : int, default=1
         Epochs between two writes. Each file holds the whole history.
 
     Raises
     ------
     ValueError
-        When a `fit` begins: if the file belongs to another problem (rows, seed or
-        parameters other than those of callbacks, ``tol`` and ``n_iter_no_change``), has
-        more epochs than ``max_epochs`` or is not a checkpoint, or if the net was
-        trained before (``warm_start`` and `partial_fit`).
+        When a `fit` begins: if the file belongs to another problem (rows, seed, initial
+        weights, or parameters other than those of callbacks, ``tol`` and
+        ``n_iter_no_change``), has more epochs than ``max_epochs``, is damaged, was
+        written by another version of this package or of torch, or is no checkpoint, or
+        if the net was trained before (``warm_start`` and `partial_fit`). Also, before
+        the first epoch: if another `fit` trains with the file, or `path` is not that of
+        a file, leads to no folder or is read-only.
+    OSError
+        If the system refuses to read or to write the file, for instance as the disk is
+        full. The file of the last write, and a model fitted before, stay.
 
     Notes
     -----
-    ``random_state`` must be given. Of a callback, the attributes with a trailing
-    underscore are saved if they are numbers, strings, arrays or tensors, or have a
-    ``state_dict``; all others start again. The file is read by
-    ``torch.load(weights_only=True)``, which runs no code of the file.
+    In `fit_data_parallel`, the first process alone uses the file, which holds the state
+    of all; training resumes with as many processes.
+
+    ``random_state`` must be given. A callback of your own lists the attributes that it
+    remembers of training in ``state_attributes_``; those of numbers, strings, arrays
+    or tensors, or with a ``state_dict``, are saved, and all others start again. The
+    file sets nothing else, and no code of it runs: it is read by
+    ``torch.load(weights_only=True)`` after its checksum was found to hold, and types
+    and shapes are compared with those of the net before anything is changed.
 
     Examples
     --------
@@ -97,7 +103,8 @@ class TrainingCheckpoint(Callback):
         -------
         TrainingCheckpoint
         """
-        if not isinstance(self.every, int) or self.every < 1:
+        whole = isinstance(self.every, Integral) and not isinstance(self.every, bool)
+        if not whole or self.every < 1:
             raise ValueError(
                 f"every={self.every!r} of TrainingCheckpoint must be a whole number of "
                 "epochs, at least 1."
@@ -120,13 +127,18 @@ class TrainingCheckpoint(Callback):
                 "callbacks holds a TrainingCheckpoint, which guards one fit from its "
                 "start; with warm_start or partial_fit, store the estimator instead."
             )
+        warn_of_forgetful(net.callbacks_)
+        # What cannot be saved is refused before it has cost an epoch.
+        storable_state(net)
         # This hook comes after ``on_train_begin`` of all callbacks, which would reset
         # what is restored here.
-        self.problem_ = _problem(net, X)
-        saved = _read(self.path)
+        world = net.run_.world
+        self.problem_ = pooled_problem(world, describe_problem(net, X))
+        # The others need no file system, and know what the first one knows.
+        saved = on_first(world, partial(self._open, net))
         if saved is not None:
-            self._check(saved, net.max_epochs)
-            _resume(net, saved)
+            _resume(net, self.path, saved)
+        self.unsaved_ = unsaved_digests(net)
 
     def after_epoch_end(self, net, **kwargs) -> None:
         """Write the file after all other callbacks have seen the end of the epoch.
@@ -137,27 +149,51 @@ class TrainingCheckpoint(Callback):
         **kwargs : dict
             What skorch passes on; not used.
         """
+        if self.unsaved_ is not None:
+            warn_of_unsaved(self.unsaved_, unsaved_digests(net))
+            self.unsaved_ = None
         if len(net.history) % self.every == 0:
-            _write(self.path, {"problem": self.problem_, **_storable_state(net)})
+            world = net.run_.world
+            state = pool_state(world, storable_state(net))
+            on_first(world, partial(self._write, net, state))
 
-    def _check(self, saved: dict, max_epochs: int) -> None:
-        shown, other = os.fspath(self.path), saved["problem"]
-        names = sorted(other.keys() | self.problem_.keys())
-        differ = [name for name in names if other.get(name) != self.problem_.get(name)]
+    def _open(self, net) -> dict | None:
+        """The states of all processes, if there is a file of this training."""
+        saved = _read(self.path, self._own_file(net))
+        if saved is not None:
+            self._check(saved.pop("problem"), len(saved["history"]), net.max_epochs)
+        return saved
+
+    def _write(self, net, state: dict) -> None:
+        state = {"problem": self.problem_, **state}
+        net.run_.files[self].write(partial(write_archive, state))
+
+    def _own_file(self, net) -> OwnedFile:
+        file = OwnedFile(self.path)
+        # Ctrl-C may come while the lock is taken, and before the file is kept.
+        net.run_.resources.callback(file.release)
+        file.acquire()
+        net.run_.files[self] = file
+        return file
+
+    def _check(self, problem: dict, n_epochs: int, max_epochs: int) -> None:
+        shown, own = show_path(self.path), self.problem_
+        names = problem.keys() | own.keys()
+        differ = {name for name in names if problem.get(name) != own.get(name)}
         if differ:
             raise ValueError(
-                f"path={shown!r} is the checkpoint of another fit, which differs in "
-                f"{', '.join(differ)}; delete it, or give each fit its own path."
+                f"{shown} is the checkpoint of another fit, which differs in "
+                f"{shortened(', '.join(sorted(differ - _CONSEQUENCES or differ)))}; "
+                "delete it, or give each fit its own path."
             )
-        n_epochs = len(saved["history"])
         if n_epochs > max_epochs:
             raise ValueError(
-                f"path={shown!r} holds {n_epochs} epochs, more than "
+                f"{shown} holds {n_epochs} epochs, more than "
                 f"max_epochs={max_epochs}; delete it to start again."
             )
 
 
-def check_repeatable(net, random_state) -> None:
+def check_repeatable(net, random_state, world: Alone | None = None) -> None:
     """Raise ValueError for a checkpoint that no other process could resume from.
 
     Parameters
@@ -165,118 +201,50 @@ def check_repeatable(net, random_state) -> None:
     net : ConstrainedNet
     random_state : None, int or numpy.random.RandomState
         Parameter of the estimator.
+    world : Alone or Processes, optional
+        The processes that train the net; the seed of the first one counts.
     """
-    guarded = any(isinstance(cb, TrainingCheckpoint) for _, cb in net.callbacks_)
-    if guarded and random_state is None:
+    fresh = (world or Alone()).from_first(random_state is None)
+    guards = [name for name, cb in net.callbacks_ if isinstance(cb, TrainingCheckpoint)]
+    if len(guards) > 1:
+        raise ValueError(
+            f"callbacks holds {' and '.join(guards)}, but a fit resumes from one file; "
+            "pass one TrainingCheckpoint."
+        )
+    if guards and fresh:
         raise ValueError(
             "random_state=None draws different numbers in each process; pass an "
             "integer to a fit with a TrainingCheckpoint."
         )
 
 
-def _problem(net, rows) -> dict[str, str]:
-    """Describe what must stay the same when training resumes."""
-    params = net.get_params(deep=False)
-    public = params.keys() - {name for name in params if name.startswith("_")}
-    described = {
-        name: _describe(params[name]) for name in public.difference(_MAY_DIFFER)
-    }
-    described["random_state"] = described.pop("seed")
-    described["strategy"] = repr(net.strategy_)
-    # The learning rates of a schedule depend on the number of epochs.
-    if NAME in dict(net.callbacks_):
-        described["max_epochs"] = _describe(net.max_epochs)
-    return {**described, "data": _digest(net, rows)}
-
-
-def _describe(value) -> str:
-    """Description of a value that is the same in each process."""
-    if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    # Addresses of objects differ between processes.
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
-
-
-def _digest(net, rows) -> str:
-    targets, digest = net.targets, hashlib.blake2b(digest_size=16)
-    parts = [targets.shift, targets.scale, *targets.bounds.arrays]
-    for split in net.get_split_datasets(rows):
-        if split is not None:
-            parts += stored_arrays(split.X.numpy())
-            parts += [part.numpy() for part in (split.y, split.weight)]
-    for part in parts:
-        # Arrays of different shapes or dtypes may consist of the same bytes.
-        digest.update(repr((part.shape, part.dtype)).encode())
-        digest.update(np.ascontiguousarray(part))
-    return digest.hexdigest()
-
-
-def _storable_state(net) -> dict:
-    """The training state, as far as a file can hold it."""
-    state = training_state(net)
-    callbacks = {
-        name: _storable_attributes(callback, state["callbacks"][name])
-        for name, callback in net.callbacks_
-    }
-    return {**to_storable({**state, "callbacks": {}}), "callbacks": callbacks}
-
-
-def _storable_attributes(callback, attributes: dict) -> dict:
-    """Fitted attributes of a callback, as far as they can be stored."""
-    found = {}
-    for name, value in attributes.items():
-        # The checkpoint's own attributes describe the problem, which is in the file.
-        if name.endswith("_") and not isinstance(callback, TrainingCheckpoint):
-            try:
-                found[name] = to_storable(value)
-            except TypeError:
-                # An open file or a writer, for instance, begins again.
-                continue
-    return found
-
-
-def _resume(net, saved: dict) -> None:
+def _resume(net, path, saved: dict) -> None:
     """Put everything back, as it was when the file was written."""
-    # The file holds more than the state, and attributes that it could not hold keep
-    # their present values.
-    state = {name: saved[name] for name in training_state(net)}
-    now = training_state(net)["callbacks"]
-    learnt = from_storable(saved["callbacks"])
-    state["callbacks"] = {
-        name: {**attributes, **learnt.get(name, {})} for name, attributes in now.items()
-    }
-    state["history"] = from_storable(saved["history"])
+    world, error = net.run_.world, None
+    try:
+        state = restored_state(net, own_state(world, saved))
+    # Of arrays, a TypeError: numpy does not know every dtype of torch.
+    except (ValueError, TypeError) as caught:
+        error = _unusable(path, caught)
+    # Nobody trains on before all processes have found their part in order.
+    raise_for_all(world, error)
     load_training_state(net, state)
     net.run_.epochs_resumed = len(net.history)
 
 
-def _write(path, state: dict) -> None:
-    """Write another file, then rename it: a kill leaves the old one or the new one."""
-    beside = f"{os.fspath(path)}.part"
-    with open(beside, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        # Otherwise a power cut may leave an empty file under the new name.
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-
-
-def _read(path) -> dict | None:
+def _read(path, file: OwnedFile) -> dict | None:
     try:
-        # The machine that resumes may lack the device of the one that wrote.
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    # torch passes on any error of its parsers.
-    except Exception as error:
-        raise _not_a_checkpoint(path) from error
-    if not isinstance(saved, dict) or "problem" not in saved:
-        raise _not_a_checkpoint(path)
+        saved = file.read(read_archive)
+        for name, kind in {"problem": dict, "history": list}.items():
+            if saved is not None and not isinstance(saved.get(name), kind):
+                raise ValueError(f"it holds no {name}")
+    except ValueError as error:
+        raise _unusable(path, error) from error
     return saved
 
 
-def _not_a_checkpoint(path) -> ValueError:
+def _unusable(path, why) -> ValueError:
     return ValueError(
-        f"path={os.fspath(path)!r} was not written by TrainingCheckpoint; pass another "
-        "path, or delete the file."
+        f"{show_path(path)} cannot be used as a checkpoint: "
+        f"{literal(str(why).rstrip('.'), 110)}; restore a copy of it, or delete it."
     )

@@ -56,6 +56,8 @@ class NoiseScaledDecay(Callback):
     2.0
     """
 
+    state_attributes_ = ("noise_",)
+
     def __init__(self, strength: float = 4.0):
         self.strength = strength
 

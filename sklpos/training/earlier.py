@@ -109,6 +109,10 @@ def _row_summary(state: dict) -> dict:
 def _estimator(state: dict) -> dict:
     # Parameters that are new, with their defaults.
     state = {"upper_bound": None, "on_interrupt": "warn", **state}
+    names = state.keys() & {"n_features_in_", "feature_names_in_"}
+    if names:
+        seen = {name: state.pop(name) for name in names}
+        state["fitted_"] = replace(state["fitted_"], seen=seen)
     if "on_violated_y" in state:
         return state
     renamed = {"on_violated_y": state["on_negative_y"], "on_negative_y": "deprecated"}
@@ -116,6 +120,7 @@ def _estimator(state: dict) -> dict:
 
 
 def _fit(state: dict) -> dict:
+    state = {"seen": {}, **state}
     if "input_range" not in state:
         made = state["ending"]
         others = {name: value for name, value in state.items() if name != "ending"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,8 +18,7 @@ from sklpos.training.world import Alone
 #: Hooks of every batch. A step takes less than a millisecond, so calling the empty
 #: hooks of all callbacks would be a noticeable part of it.
 EACH_BATCH = ("on_batch_begin", "on_batch_end", "on_grad_computed")
-
-
+# What the record of an epoch needs of each step.
 _KEPT = ("violation", "losses", "term", "domain_violation", "domain_term")
 
 
@@ -69,11 +69,6 @@ class Listeners:
                 if getattr(method, "__func__", method) not in idle
             ]
         return self.known[hook]
-
-    @property
-    def watch_batches(self) -> bool:
-        """Whether a callback sees the batches, and may change what it sees."""
-        return any(self.of(hook) for hook in EACH_BATCH)
 
 
 @dataclass(eq=False)
@@ -215,3 +210,47 @@ class Epoch:
             objective=world.mean(self.objective),
             constraint=world.mean(self.constraint),
         )
+
+
+def close_training(net: Any, records: list[dict]) -> None:
+    """End the training steps of an epoch, and record their losses.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+    records : list of dict
+        Of the batches.
+
+    Raises
+    ------
+    DivergenceError
+        If a loss is not finite.
+    """
+    epoch = net.steps_.close().pooled(net.run_.world)
+    # The batches would stay in memory until the next epoch.
+    net.steps_ = EpochSteps()
+    net.epoch_ = epoch
+    values = epoch.losses.tolist(), epoch.sizes.tolist()
+    for record, loss, size in zip(records, *values, strict=True):
+        record["train_loss"] = loss
+        record["train_batch_size"] = size
+        if not math.isfinite(loss):
+            raise net.divergence(f"the loss became {loss} in")
+    # Those of batch norm, for instance, follow the rows of each process.
+    for part in (net.module_, net.criterion_):
+        net.run_.world.share(part.buffers())
+
+
+def close_validation(net: Any, records: list[dict]) -> None:
+    """Record how many rows of all processes are in each batch.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+    records : list of dict
+        Of the batches; their losses are those of all processes already.
+    """
+    sizes = torch.tensor([record["valid_batch_size"] for record in records])
+    sizes = sum(net.run_.world.gather(sizes)).tolist()
+    for record, size in zip(records, sizes, strict=True):
+        record["valid_batch_size"] = size

@@ -5,7 +5,9 @@ from __future__ import annotations
 from skorch.callbacks import Callback
 from skorch.exceptions import SkorchException
 
+from sklpos.nets.hints import in_one_line
 from sklpos.training.best import follow_best
+from sklpos.training.loading import MisfitError
 from sklpos.training.monitors import missing_column
 
 
@@ -32,17 +34,33 @@ def tell_callbacks(net, hook: str, **kwargs) -> KeyboardInterrupt | None:
     ------
     KeyboardInterrupt
         If the user pressed Ctrl-C, or a callback stops in the middle of an epoch.
+    ValueError
+        If only some of several processes are asked to stop.
     """
     stop = None
     for name, callback in net.callbacks_:
         try:
             _call(net, name, callback, hook, **kwargs)
         except KeyboardInterrupt as request:
-            if hook != "on_epoch_end" or net.run_.watch.pressed:
+            if hook != "on_epoch_end" or net.run_.pressed:
                 raise
             stop = stop or request
         follow_best(net, name, callback, hook)
+    if hook == "on_epoch_end":
+        _check_stop(net, stop is not None)
     return stop
+
+
+def _check_stop(net, stops: bool) -> None:
+    """Raise, in all processes, if only some of them end training after this epoch."""
+    everyone = net.run_.world.gather(stops)
+    if any(everyone) and not all(everyone):
+        ranks = [rank for rank, stop in enumerate(everyone) if stop]
+        raise ValueError(
+            f"callbacks end training after epoch {len(net.history)} in the processes "
+            f"{ranks} of {len(everyone)} only; let them look at numbers that are the "
+            "same in all processes, such as train_loss and valid_loss."
+        )
 
 
 def _call(net, name: str, callback: Callback, hook: str, **kwargs) -> None:
@@ -59,12 +77,11 @@ def _call(net, name: str, callback: Callback, hook: str, **kwargs) -> None:
             f"callbacks holds {name}, which reads the last epoch when training ends, "
             "but max_epochs=0 trains none; leave it out."
         ) from error
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error):
-            raise
+    except MisfitError as error:
         raise ValueError(
             f"callbacks holds {name}, which loads weights that do not fit the module; "
-            "use the module of that checkpoint, or another checkpoint."
+            "use the module of that checkpoint, or another checkpoint "
+            f"({in_one_line(error.__cause__, 100)})"
         ) from error
     except (KeyError, SkorchException) as error:
         if hook != "on_epoch_end" or "not found in history" not in str(error):

@@ -1,63 +1,10 @@
-"""Ctrl-C during training, told apart from callbacks that ask to stop."""
+"""What Ctrl-C during training means for its caller."""
 
 from __future__ import annotations
-
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from sklearn.exceptions import ConvergenceWarning
 
 from sklpos.nets.warnings import warn_user
-
-
-class InterruptWatch:
-    """Notes whether Ctrl-C was pressed.
-
-    The callbacks of skorch end training by a ``KeyboardInterrupt``, too, so the
-    exception alone does not tell.
-
-    Attributes
-    ----------
-    pressed : bool
-
-    Examples
-    --------
-    >>> watch = InterruptWatch()
-    >>> with watch.watching():
-    ...     total = sum(range(10))
-    >>> watch.pressed
-    False
-    """
-
-    def __init__(self):
-        self.pressed = False
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch for Ctrl-C in the main thread; no other thread receives it."""
-        own = threading.current_thread() is threading.main_thread()
-        previous = signal.getsignal(signal.SIGINT)
-        # The signal may be ignored, or belong to code that is not Python.
-        if not (own and callable(previous)):
-            yield
-            return
-
-        def note(number, frame):
-            try:
-                previous(number, frame)
-            except KeyboardInterrupt:
-                self.pressed = True
-                raise
-
-        try:
-            signal.signal(signal.SIGINT, note)
-            yield
-        finally:
-            # A callback may have put a handler of its own in this place.
-            if signal.getsignal(signal.SIGINT) is note:
-                signal.signal(signal.SIGINT, previous)
 
 
 def report_interrupt(outcome, n_epochs: int, on_interrupt: str) -> None:

@@ -2,79 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from skorch.helper import predefined_split
-from torch import nn
+from torch import Tensor
 
+from sklpos.nets.process import leaves_no_trace, n_interrupts
 from sklpos.training.backprop import Backprop
-from sklpos.training.epoch import EpochSteps
+from sklpos.training.epoch import (
+    EACH_BATCH,
+    EpochSteps,
+    close_training,
+    close_validation,
+)
 from sklpos.training.fast import ignores_loss
-from sklpos.training.interrupts import InterruptWatch
 from sklpos.training.loaders import BatchLoader
 from sklpos.training.monitors import check_validation_scores
-from sklpos.training.randomness import borrowed_generator, derive_seed
+from sklpos.training.randomness import (
+    borrowed_generator,
+    derive_seed,
+    give_back_all,
+)
 from sklpos.training.rows import RowDataset, TrainingRows
+from sklpos.training.run import Outcome, TrainingRun
 from sklpos.training.stacked import StackBackprop, find_passes
 from sklpos.training.state import load_training_state
 from sklpos.training.world import Alone
-
-
-@dataclass(eq=False)
-class TrainingRun:
-    """State that a net needs only while it trains.
-
-    Attributes
-    ----------
-    world : Alone or Processes
-    replica : nn.Module or None
-        The module, wrapped so that processes average its gradients.
-    undo : dict or None
-        The training state at the end of the last epoch, while the next one runs; empty
-        if it is not kept.
-    keeps_state : bool
-        False where an interrupted epoch need not be undone, as the net is dropped.
-    epochs_resumed : int
-        Number of epochs that were restored from a checkpoint.
-    epochs_run : int
-        Number of epochs that were finished, those of a checkpoint included.
-    watch : InterruptWatch
-    interrupted : bool
-        Whether Ctrl-C ended training, or an epoch was cut.
-    passes : Backprop, StackBackprop or None
-        Those of the last epoch that could do without a graph.
-    """
-
-    world: Alone = field(default_factory=Alone)
-    replica: nn.Module | None = None
-    undo: dict[str, Any] | None = None
-    keeps_state: bool = True
-    epochs_resumed: int = 0
-    epochs_run: int = 0
-    watch: InterruptWatch = field(default_factory=InterruptWatch)
-    interrupted: bool = False
-    passes: Backprop | StackBackprop | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a call of `train` ended.
-
-    Attributes
-    ----------
-    n_iter : int
-        Number of epochs run, those of a checkpoint included.
-    interrupted : bool
-        Whether Ctrl-C ended it, or a callback in the middle of an epoch.
-    """
-
-    n_iter: int
-    interrupted: bool
 
 
 def train(
@@ -104,12 +59,15 @@ def train(
     own = net.callbacks_
     if rows.valid is None and epochs:
         check_validation_scores(own)
-    net.train_split = predefined_split(rows.valid) if rows.valid else None
+    net.train_split = None
+    if rows.valid is not None:
+        net.train_split = predefined_split(world.validation.all_rows(rows.valid))
     net.callbacks_ = [*own, *callbacks]
     try:
-        replica = world.replicate(net.module_)
+        for part in (net.module_, net.criterion_):
+            world.share([*part.parameters(), *part.buffers()])
         # Before the first epoch there is nothing that the caller would keep.
-        net.run_ = TrainingRun(world, replica, keeps_state=epochs > 1)
+        net.run_ = TrainingRun(world, keeps_state=epochs > 1)
         net.partial_fit(rows.train, epochs=epochs)
         return Outcome(net.run_.epochs_run, net.run_.interrupted)
     finally:
@@ -129,6 +87,7 @@ def gradients_on() -> Iterator[None]:
         yield
 
 
+@leaves_no_trace
 def fit_epochs(net, X, y=None, epochs: int | None = None, **fit_params):
     """Train further, or resume from a checkpoint; Ctrl-C undoes the epoch it cuts.
 
@@ -155,18 +114,22 @@ def fit_epochs(net, X, y=None, epochs: int | None = None, **fit_params):
         If the loss or a weight is not finite.
     """
     net.constraint_best_ = {}
+    # The mask of an attention layer, for instance, is infinite on purpose.
+    masks = {name for name, value in net.module_.named_buffers() if not _finite(value)}
     net.notify("on_train_begin", X=X, y=y)
     # After ``on_train_begin``, in which a checkpoint may have restored epochs.
     start = len(net.history)
     run = net.run_
     epochs = net.max_epochs if epochs is None else epochs
+    run.n_interrupts = n_interrupts()
     try:
-        with gradients_on(), run.watch.watching():
+        with gradients_on():
             net.fit_loop(X, y, epochs=epochs - run.epochs_resumed, **fit_params)
     except KeyboardInterrupt:
-        run.interrupted = run.watch.pressed or run.undo is not None
+        give_back_all()
+        run.interrupted = run.pressed or run.undo is not None
         # Processes are interrupted in different epochs, and would not agree on one.
-        if run.interrupted and run.replica is not None:
+        if run.interrupted and run.world.grouped:
             raise
         # Nothing to undo if the interrupt came after the end of an epoch.
         if run.undo:
@@ -177,7 +140,7 @@ def fit_epochs(net, X, y=None, epochs: int | None = None, **fit_params):
     run.epochs_run = run.epochs_resumed + len(net.history) - start
     net.notify("on_train_end", X=X, y=y)
     net.constraint_best_ = {}
-    _check_weights(net)
+    _check_weights(net, masks)
     return net
 
 
@@ -193,7 +156,8 @@ def run_batches(net, iterator, training, prefix, step_fn, **fit_params) -> None:
     step_fn : callable
     **fit_params : object
     """
-    watched = net.watches_batches
+    # A callback of one process may look at losses that all of them have to average.
+    watched = any(net.run_.world.gather(any(map(net.listeners, EACH_BATCH))))
     net.steps_ = EpochSteps(
         passes=_plain_passes(net, iterator) if training and not watched else None,
         need_losses=watched or not ignores_loss(net.optimizer_),
@@ -213,7 +177,9 @@ def run_batches(net, iterator, training, prefix, step_fn, **fit_params) -> None:
         net.notify("on_batch_end", batch=batch, training=training, **step)
     net.history.record(f"{prefix}_batch_count", len(records) - before)
     if training:
-        _close_epoch(net, records)
+        close_training(net, records)
+    else:
+        close_validation(net, records[before:])
 
 
 def step_randomness(net) -> AbstractContextManager:
@@ -240,8 +206,8 @@ def step_randomness(net) -> AbstractContextManager:
 def _plain_passes(net, iterator) -> Backprop | StackBackprop | None:
     """Passes without a graph, or None if a graph is needed."""
     run = net.run_
-    # Processes average gradients in hooks of autograd; autocast is a part of it.
-    if run.replica is not None or net.autocast is not None:
+    # Autocast is a part of autograd.
+    if net.autocast is not None:
         return None
     # Looked for in each epoch, as a callback may have changed the module.
     run.passes = find_passes(net.module_, run.passes)
@@ -253,22 +219,15 @@ def _plain_passes(net, iterator) -> Backprop | StackBackprop | None:
     return run.passes
 
 
-def _close_epoch(net, records: list[dict]) -> None:
-    epoch = net.steps_.close().pooled(net.run_.world)
-    # The batches would stay in memory until the next epoch.
-    net.steps_ = EpochSteps()
-    net.epoch_ = epoch
-    values = epoch.losses.tolist(), epoch.sizes.tolist()
-    for record, loss, size in zip(records, *values, strict=True):
-        record["train_loss"] = loss
-        record["train_batch_size"] = size
-        if not math.isfinite(loss):
-            raise net.divergence(f"the loss became {loss} in")
-
-
-def _check_weights(net) -> None:
-    """Raise if the last step left weights that are not finite."""
+def _check_weights(net, masks: set[str]) -> None:
+    """Raise if the last step left weights or buffers that are not finite."""
     # Losses are computed before a step, so none of them shows the result of the last.
-    values = [*net.module_.parameters(), *net.module_.buffers()]
-    if not all(value.isfinite().all() for value in values):
+    buffers = dict(net.module_.named_buffers())
+    changing = [buffers[name] for name in buffers.keys() - masks]
+    if not all(map(_finite, [*net.module_.parameters(), *changing])):
         raise net.divergence("a weight is no longer a finite number after")
+
+
+def _finite(values: Tensor) -> bool:
+    # torch does not look into sparse tensors, which no step of training changes.
+    return values.layout is not torch.strided or bool(values.isfinite().all())

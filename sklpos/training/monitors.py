@@ -7,9 +7,11 @@ import re
 from skorch.callbacks import (
     BatchScoring,
     Callback,
+    Checkpoint,
     EpochScoring,
     LRScheduler,
     PassthroughScoring,
+    TrainEndCheckpoint,
 )
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -56,6 +58,32 @@ def check_validation_scores(callbacks: list[tuple[str, Callback]]) -> None:
             warn_user(
                 f"callbacks holds {name}, which scores validation rows, but there are "
                 f"none, so it is left out; {_MEND}, or give it on_train=True."
+            )
+
+
+def check_shared(callbacks: list[tuple[str, Callback]]) -> None:
+    """Refuse callbacks that would not do the same where several processes train a net.
+
+    Parameters
+    ----------
+    callbacks : list of (str, Callback)
+
+    Raises
+    ------
+    ValueError
+    """
+    for name, callback in callbacks:
+        if isinstance(callback, _SCORES):
+            raise ValueError(
+                f"callbacks holds {name}, which would score the rows of one process "
+                "only; leave it out, as train_loss and valid_loss are of the rows of "
+                "all processes, and score the model when it is fitted."
+            )
+        if isinstance(callback, (Checkpoint, TrainEndCheckpoint)):
+            raise ValueError(
+                f"callbacks holds {name}, whose files all processes would write at the "
+                "same time; pass a TrainingCheckpoint, or store the model when it is "
+                "fitted."
             )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from skorch import NeuralNetRegressor
 from skorch.callbacks import Callback
 from skorch.utils import is_dataset
 from torch import Tensor, nn
@@ -18,16 +17,18 @@ from sklpos.training.epoch import EACH_BATCH, EpochSteps, Listeners
 from sklpos.training.fast import drop_gradients, is_fused, step_optimizer
 from sklpos.training.hooks import tell_callbacks
 from sklpos.training.loaders import BatchLoader
-from sklpos.training.loop import TrainingRun, fit_epochs, run_batches, step_randomness
+from sklpos.training.loading import LoadingNet
+from sklpos.training.loop import fit_epochs, run_batches, step_randomness
 from sklpos.training.print_log import QuietPrintLog
 from sklpos.training.randomness import derive_seed
 from sklpos.training.rows import Batch, RowDataset
+from sklpos.training.run import TrainingRun
 from sklpos.training.state import training_state
 from sklpos.training.step import DivergenceError, compute_step, loss_per_output
 from sklpos.training.storage import PlainState, net_vars, take_net_vars
 
 
-class ConstrainedNet(PlainState, NeuralNetRegressor):
+class ConstrainedNet(PlainState, LoadingNet):
     """skorch net whose loss carries a strategy's constraint term.
 
     Works in scaled units. Between the forward pass and the loss it calls
@@ -294,7 +295,8 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
         # skorch's own method swallows Ctrl-C without undoing the epoch that it cuts.
         if not self.initialized_:
             self.initialize()
-        return fit_epochs(self, X, y, epochs, **fit_params)
+        with self.run_.resources:
+            return fit_epochs(self, X, y, epochs, **fit_params)
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Go through the batches once, see `run_batches`."""
@@ -329,6 +331,7 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
             with full_precision():
                 y_pred = self.infer(batch.X, **fit_params)
             loss = self.objective(y_pred, batch.y, batch.loss_weight)
+            loss = self.run_.world.mean(loss)
         return {"loss": loss, "y_pred": y_pred}
 
     def objective(self, y_pred: Tensor, y_true: Tensor, weight: Tensor) -> Tensor:
@@ -344,7 +347,9 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
         torch.Tensor
         """
         loss = loss_per_output(self, y_pred, y_true)
-        return (weight.to(loss.device) * loss).mean()
+        weighted = weight.to(loss.device) * loss
+        # One of several processes may have no row in the batch, which would be 0 / 0.
+        return weighted.mean() if len(weighted) else weighted.sum()
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Plain mean loss, without weights and constraint term."""
@@ -371,11 +376,6 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
 
     # Callbacks
 
-    @property
-    def watches_batches(self) -> bool:
-        """Whether a callback sees the batches, and may change what it sees."""
-        return self._listeners().watch_batches
-
     def listeners(self, hook: str) -> list:
         """Find methods of the net, then of its callbacks, that define a hook.
 
@@ -387,7 +387,9 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
         -------
         list of callable
         """
-        return self._listeners().of(hook)
+        if self.listeners_ is None:
+            self.listeners_ = Listeners(self, (ConstrainedNet, Callback))
+        return self.listeners_.of(hook)
 
     def notify(self, method_name, **cb_kwargs):
         """Call a hook of the net and its callbacks; in batches, only if it is defined.
@@ -426,15 +428,10 @@ class ConstrainedNet(PlainState, NeuralNetRegressor):
         ----------
         net : ConstrainedNet
             This net.
-        **kwargs : dict
+        **kwargs : object
             What skorch passes on; not used.
         """
         self.run_.undo = None
-
-    def _listeners(self) -> Listeners:
-        if self.listeners_ is None:
-            self.listeners_ = Listeners(self, (ConstrainedNet, Callback))
-        return self.listeners_
 
     def _set_training(self, training=True):
         """Switch the modes only if a callback has switched them during the epoch."""

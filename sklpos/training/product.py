@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sklpos.nets.mixing import plain_net
 from sklpos.nets.stack import Stack
@@ -32,9 +32,21 @@ def make_product(net) -> tuple[nn.Module, str | None]:
     if isinstance(module, Stack):
         module, head = plain_net(module), "head"
     else:
+        _detach_outputs(module)
         module = copy.deepcopy(module)
     if isinstance(net.strategy_, Architecture):
         module = net.strategy_.finalize(module, head, net.targets)
     else:
         net.targets.fold(module.get_submodule(head))
     return module.eval(), head
+
+
+def _detach_outputs(module: nn.Module) -> None:
+    """Detach what a module keeps of its last forward pass, such as attention weights.
+
+    torch copies no tensor that has a history.
+    """
+    for layer in module.modules():
+        for name, value in vars(layer).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                vars(layer)[name] = value.detach()

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
 from torch import nn
 
+from sklpos.nets.process import at_the_end
+
 # A process has one global generator, so only one thread may borrow it at a time.
 _LOCK = threading.RLock()
+# The loans that are open, from the first on: all of them of the thread that has the
+# lock.
+_LOANS: list[_Loan] = []
+# Seconds that a fork waits for the end of a loan, which is that of a training step.
+_PATIENCE = 10.0
 
 
 def draw_seed(random_state) -> int:
@@ -61,26 +69,28 @@ def make_generator(seed: int, *key: int) -> torch.Generator:
 def borrowed_generator(seed: int, device="cpu") -> Iterator[None]:
     """Seed torch's global generators inside the context, restore them after it.
 
+    At the latest, they are restored at the end of the public call, see
+    `leaves_no_trace`.
+
     Parameters
     ----------
     seed : int
     device : str or torch.device, default="cpu"
         The CPU's generator is always borrowed; a CUDA device's in addition.
     """
-    with _LOCK:
-        generators = [torch.default_generator]
-        if torch.device(device).type == "cuda":
-            index = torch.device(device).index or 0
-            generators.append(torch.cuda.default_generators[index])
-        states = [generator.get_state() for generator in generators]
-        try:
-            # Not ``torch.manual_seed``, which seeds the generators of all devices.
-            for generator in generators:
-                generator.manual_seed(seed)
-            yield
-        finally:
-            for generator, state in zip(generators, states, strict=True):
-                generator.set_state(state)
+    generators = [torch.default_generator]
+    if torch.device(device).type == "cuda":
+        index = torch.device(device).index or 0
+        generators.append(torch.cuda.default_generators[index])
+    loan = _Loan(generators)
+    try:
+        loan.take()
+        # Not ``torch.manual_seed``, which seeds the generators of all devices.
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        loan.give_back()
 
 
 def draws_random_numbers(module: nn.Module, X: torch.Tensor) -> bool:
@@ -102,3 +112,71 @@ def draws_random_numbers(module: nn.Module, X: torch.Tensor) -> bool:
         before = torch.get_rng_state()
         copy.deepcopy(module).train()(torch.cat([X, X]))
         return not torch.equal(before, torch.get_rng_state())
+
+
+class _Loan:
+    """Generators in the hands of a thread, with the states that they go back to."""
+
+    def __init__(self, generators: list[torch.Generator]):
+        self.generators = generators
+        self.thread = threading.get_ident()
+
+    def take(self) -> None:
+        # If Ctrl-C strikes between these lines, the end of the call releases the lock.
+        _LOCK.acquire()
+        self.states = [generator.get_state() for generator in self.generators]
+        _LOANS.append(self)
+
+    def give_back(self) -> None:
+        # One that Ctrl-C kept from closing in time was given back by then.
+        if self in _LOANS:
+            self.restore()
+            # Of this thread, and opened within this loan.
+            del _LOANS[_LOANS.index(self) :]
+            _LOCK.release()
+
+    def restore(self) -> None:
+        for generator, state in zip(self.generators, self.states, strict=True):
+            generator.set_state(state)
+
+
+@at_the_end
+def give_back_all() -> None:
+    """Take back what Ctrl-C kept this thread from giving back."""
+    for loan in _LOANS[:1]:
+        if loan.thread == threading.get_ident():
+            loan.restore()
+            _LOANS.clear()
+    # A thread that does not have the lock cannot release it.
+    with suppress(RuntimeError):
+        while True:
+            _LOCK.release()
+
+
+def _wait_for_loan() -> None:
+    # A thread that draws holds a lock of torch as well, which no child could release.
+    _LOCK.acquire(timeout=_PATIENCE)
+
+
+def _go_on() -> None:
+    # The wait may have been in vain.
+    with suppress(RuntimeError):
+        _LOCK.release()
+
+
+def _start_anew() -> None:
+    """In a forked child, take back what a thread borrowed that lives in the parent."""
+    global _LOCK
+    try:
+        _LOCK.release()
+    except RuntimeError:
+        for loan in _LOANS[:1]:
+            loan.restore()
+        _LOANS.clear()
+        _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_wait_for_loan, after_in_parent=_go_on, after_in_child=_start_anew
+    )

@@ -85,6 +85,11 @@ class RowDataset(Dataset):
     factor : torch.Tensor of shape (n_samples, n_outputs), optional
         Factor of each loss; the constraint knows the weight alone.
 
+    Attributes
+    ----------
+    weight_sum : float
+        Sum of the weights, before they were scaled.
+
     Examples
     --------
     >>> import torch
@@ -102,6 +107,7 @@ class RowDataset(Dataset):
         factor: Tensor | None = None,
     ):
         super().__init__(X, y)
+        self.weight_sum = float(weight.sum())
         self.weight = (weight / weight.mean())[:, None].to(y.dtype)
         self.factor = factor
 

@@ -44,7 +44,9 @@ def training_state(net) -> dict[str, Any]:
         "frozen": [name for name, weight in weights if not weight.requires_grad],
         "best": net.constraint_best_,
         "history": list(net.history),
-        "callbacks": {name: _attributes(callback) for name, callback in net.callbacks_},
+        "callbacks": {
+            name: attributes_of(callback) for name, callback in net.callbacks_
+        },
     }
 
 
@@ -93,7 +95,17 @@ def has_state(value: Any) -> bool:
     return hasattr(value, "load_state_dict") and not isinstance(value, type)
 
 
-def _attributes(callback: Callback) -> dict[str, Any]:
+def attributes_of(callback: Callback) -> dict[str, Any]:
+    """All attributes of a callback; of those with a ``state_dict``, a copy of that.
+
+    Parameters
+    ----------
+    callback : Callback
+
+    Returns
+    -------
+    dict
+    """
     return {
         name: copied(value.state_dict()) if has_state(value) else value
         for name, value in vars(callback).items()
@@ -211,7 +223,7 @@ def from_storable(tree):
     -------
     object
     """
-    if isinstance(tree, dict) and tree.keys() == {_ARRAY}:
+    if isinstance(tree, dict) and _is_array(tree):
         # An array without axes was a numpy scalar, which `[()]` makes of it again.
         return tree[_ARRAY].numpy()[()]
     if isinstance(tree, dict):
@@ -221,15 +233,25 @@ def from_storable(tree):
     return tree
 
 
+def _is_array(tree: dict) -> bool:
+    return tree.keys() == {_ARRAY} and isinstance(tree[_ARRAY], Tensor)
+
+
 def _copy_tensor(leaf):
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
+def _compact(tensor: Tensor) -> Tensor:
+    # A view would store all that it is a view of, or each of its numbers once.
+    alone = tensor.nbytes == tensor.untyped_storage().nbytes()
+    return tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
+
+
 def _to_storable(leaf):
     if isinstance(leaf, (np.ndarray, np.generic)):
-        return {_ARRAY: torch.as_tensor(np.asarray(leaf))}
+        return {_ARRAY: _compact(torch.as_tensor(np.asarray(leaf)))}
     if isinstance(leaf, Tensor):
-        return leaf.detach().cpu()
+        return _compact(leaf.detach().cpu())
     if isinstance(leaf, _SCALARS):
         return leaf
     raise TypeError(

@@ -75,6 +75,7 @@ def compute_step(net, batch: Batch, **fit_params) -> dict[str, Any]:
             _backward(net, y_pred, gradient)
             domain_violation.backward(slope)
         step |= {"domain_violation": known, "domain_term": term}
+    net.run_.world.average_gradients(net.module_, net.criterion_)
     if net.steps_.need_losses:
         step["loss"] = net.run_.world.mean(_loss(step, share))
     return step
@@ -113,16 +114,15 @@ def loss_per_output(net, y_pred: Tensor, y_true: Tensor) -> Tensor:
 
 
 def _forward(net, batch: Batch, **fit_params) -> Tensor:
-    if net.steps_.passes is None or fit_params or net.run_.replica is not None:
+    if net.steps_.passes is None or fit_params:
         return _forward_with_graph(net, batch, **fit_params)
     X, index = batch.X.to(net.device), batch.index.to(net.device)
     return net.steps_.passes.forward(X, index)
 
 
 def _forward_with_graph(net, batch: Batch, **fit_params) -> Tensor:
-    infer = net.run_.replica or net.infer
     with _precision(net):
-        y_pred = infer(batch.X, **fit_params)
+        y_pred = net.infer(batch.X, **fit_params)
     # The loss and the multipliers need the digits of the weights.
     return y_pred.to(batch.y.dtype)
 

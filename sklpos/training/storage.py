@@ -7,6 +7,8 @@ the file chooses but that of the optimizer, and no code that it brings with it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,13 +17,20 @@ from skorch.exceptions import DeviceWarning
 from skorch.history import History
 
 from sklpos.nets.copies import copy_module, copy_optimizer
+from sklpos.nets.hints import in_one_line
 from sklpos.nets.modules import uncompiled
 from sklpos.nets.placement import check_device
+from sklpos.nets.process import leaves_no_trace
 from sklpos.nets.warnings import warn_user
 from sklpos.training.copies import copy_callbacks
 from sklpos.training.earlier import upgraded
-from sklpos.training.packing import Packer, Unpacker
+from sklpos.training.net_schema import check_net
+from sklpos.training.optimizer_state import check_optimizer_state
+from sklpos.training.packing import Packer
+from sklpos.training.schema import check_attribute_names, check_value
 from sklpos.training.state import copied, load_state
+from sklpos.training.state_digest import state_digest
+from sklpos.training.unpacking import Unpacker
 from sklpos.version import __version__
 
 # State of a run, and lists of methods, which are made again when they are needed.
@@ -51,12 +60,21 @@ class PlainState:
     CPU.
     """
 
+    @leaves_no_trace
     def __getstate__(self) -> dict:
         state = self.plain_vars() if hasattr(self, "plain_vars") else vars(self)
-        return {"sklpos_version": __version__, "vars": Packer().pack_items(state)}
+        packed = Packer().pack_items(state)
+        return {
+            "sklpos_version": __version__,
+            "digest": state_digest(packed),
+            "vars": packed,
+        }
 
+    @leaves_no_trace
     def __setstate__(self, state: dict) -> None:
-        stored_by = state.get("sklpos_version", "of unknown version")
+        unpacker = Unpacker()
+        with _loading(self, unpacker):
+            stored_by = _read_version(state)
         if stored_by != __version__:
             warn_user(
                 VersionWarning(
@@ -65,13 +83,54 @@ class PlainState:
                     original_sklearn_version=stored_by,
                 )
             )
-        unpacker = Unpacker()
-        found = {name: unpacker(value) for name, value in state["vars"].items()}
-        found = upgraded(type(self), found)
-        if hasattr(self, "take_vars"):
-            self.take_vars(found)
-        else:
-            vars(self).update(found)
+        with _loading(self, unpacker):
+            found = upgraded(type(self), unpacker.unpack_items(state["vars"]))
+            check_attribute_names(type(self), found)
+            # Last, because what else is wrong tells more.
+            _check_digest(state)
+            if hasattr(self, "take_vars"):
+                self.take_vars(found)
+            else:
+                vars(self).update(found)
+            self._check_loaded()
+
+    def _check_loaded(self) -> None:
+        """Check that what was loaded fits together; ValueError if it does not."""
+
+
+@contextmanager
+def _loading(thing: PlainState, unpacker: Unpacker) -> Iterator[None]:
+    """Say in one sentence what is wrong with a file, whatever fails."""
+    try:
+        yield
+    # Warnings that a filter turns into errors are not about the file.
+    except Warning:
+        raise
+    except Exception as error:
+        place = unpacker.place
+        # The end of a place and the beginning of a message tell most.
+        place = place if len(place) <= 50 else f"...{place[-47:]}"
+        raise ValueError(
+            f"this {type(thing).__name__} cannot be loaded, because its file is "
+            "damaged, was changed or is of another version: "
+            f"{f'in {place}, ' if place else ''}{in_one_line(error, 130)}"
+        ) from error
+
+
+def _read_version(state: Any) -> str:
+    """The version that stored a state, or words that say that it is not known."""
+    check_value("state", state, dict)
+    check_value("vars", state.get("vars"), dict)
+    stored_by = state.get("sklpos_version", "of unknown version")
+    check_value("sklpos_version", stored_by, str)
+    return stored_by
+
+
+def _check_digest(state: dict) -> None:
+    """Find what was damaged or changed; files of earlier versions have no digest."""
+    digest = state.get("digest")
+    if digest is not None and digest != state_digest(state["vars"]):
+        raise ValueError("the content does not match the digest stored with it.")
 
 
 def net_vars(net) -> dict[str, Any]:
@@ -104,6 +163,7 @@ def take_net_vars(net, state: dict[str, Any]) -> None:
     state : dict
         From `net_vars`.
     """
+    check_net(state)
     vars(net).update(state, virtual_params_={}, listeners_=None)
     net.forget_run()
     if not net.initialized_:
@@ -119,6 +179,7 @@ def take_net_vars(net, state: dict[str, Any]) -> None:
     net.initialized_ = False
     net.renew_optimizer(net.optimizer)
     net.initialized_ = True
+    check_optimizer_state(net.optimizer_, state["optimizer_"])
     load_state(net.optimizer_, state["optimizer_"])
 
 

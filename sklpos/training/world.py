@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from skorch.dataset import Dataset
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
+from sklpos.training import collectives
 from sklpos.training.rows import Batch, RowDataset, spread_out
 
 
@@ -21,6 +24,50 @@ class Alone:
     >>> Alone().gather("own")
     ['own']
     """
+
+    #: Whether other processes may wait for this one.
+    grouped = False
+    #: Number of this process, and how many there are.
+    rank = 0
+    size = 1
+
+    @property
+    def validation(self) -> Alone:
+        """The same processes, with their validation rows."""
+        return self
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process has rank 0."""
+        return self.rank == 0
+
+    def from_first(self, own: object) -> Any:
+        """Take over an object of the first process.
+
+        Parameters
+        ----------
+        own : object
+            Of this process; only that of the first is used.
+
+        Returns
+        -------
+        object
+        """
+        return own
+
+    def to_first(self, own: object) -> list | None:
+        """Collect the objects of all processes in the first one.
+
+        Parameters
+        ----------
+        own : object
+
+        Returns
+        -------
+        list or None
+            By rank; None in all processes but the first.
+        """
+        return [own]
 
     def gather(self, own: object) -> list:
         """Share an object, and collect those of all processes, by rank.
@@ -48,18 +95,21 @@ class Alone:
         """
         return own
 
-    def replicate(self, module: nn.Module) -> nn.Module | None:
-        """Wrap a module so that its gradients are averaged; None for one process.
+    def average_gradients(self, *modules: nn.Module) -> None:
+        """Average the gradients of all weights over the processes, in place.
 
         Parameters
         ----------
-        module : nn.Module
-
-        Returns
-        -------
-        nn.Module or None
+        *modules : nn.Module
         """
-        return None
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes the values of the first one, in place.
+
+        Parameters
+        ----------
+        tensors : iterable of torch.Tensor
+        """
 
     def all_rows(self, rows: RowDataset) -> RowDataset | SharedRows:
         """View the rows of all processes; an index finds only those of this one.
@@ -98,9 +148,8 @@ class Alone:
 class Processes(Alone):
     """The processes of torch's default group, with their rows in the order of ranks.
 
-    Every process draws the same batches and computes on its own rows of them; torch's
-    ``DistributedDataParallel`` averages the gradients. A process holds the multipliers
-    and slack of its own rows.
+    Every process draws the same batches, computes on its own rows of them, and takes
+    the mean of all gradients. It holds the multipliers and slack of its own rows.
 
     Attributes
     ----------
@@ -111,16 +160,21 @@ class Processes(Alone):
     gain : float
         Mean sample weight of its rows, in units of the mean of all, times the number
         of processes.
+    validation : Processes or None
+        The same processes, with their validation rows, if there are any.
 
     Examples
     --------
     >>> Processes.from_totals([(3, 3.0), (1, 5.0)], rank=1)
-    Processes(first=3, n_samples=4, gain=5.0)
+    Processes(first=3, n_samples=4, gain=5.0, validation=None)
     """
 
     first: int
     n_samples: int
     gain: float
+    validation: Processes | None = None
+
+    grouped = True
 
     @classmethod
     def from_totals(cls, totals: list[tuple[int, float]], rank: int) -> Processes:
@@ -133,24 +187,62 @@ class Processes(Alone):
         rank : int
         """
         sizes, weights = zip(*totals, strict=True)
-        own_mean = weights[rank] / sizes[rank]
+        # A process may have no validation rows.
+        own_mean = weights[rank] / max(sizes[rank], 1)
         mean = sum(weights) / sum(sizes)
         return cls(sum(sizes[:rank]), sum(sizes), len(totals) * own_mean / mean)
 
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return dist.get_rank()
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return dist.get_world_size()
+
     def gather(self, own: object) -> list:
         """Share an object, and collect those of all processes, by rank."""
-        return gather(own)
+        return collectives.gather(own)
+
+    def from_first(self, own: object) -> Any:
+        """Take over an object of the first process."""
+        return collectives.from_first(own)
+
+    def to_first(self, own: object) -> list | None:
+        """Collect the objects of all processes in the first one."""
+        return collectives.to_first(own)
 
     def mean(self, own: Tensor) -> Tensor:
         """Mean of a tensor over the processes."""
-        # `all_reduce` works in place.
-        total = own.clone()
-        dist.all_reduce(total)
-        return total / dist.get_world_size()
+        return collectives.mean(own)
 
-    def replicate(self, module: nn.Module) -> nn.Module:
-        """Wrap a module so that its gradients are averaged."""
-        return DistributedDataParallel(module)
+    def average_gradients(self, *modules: nn.Module) -> None:
+        """Average the gradients of all weights over the processes, in place.
+
+        The weights are joined in the order of the modules in every step. torch's
+        ``DistributedDataParallel`` has another order in the first step, so that sums
+        over three processes or more would be rounded in another way in a training that
+        resumes.
+        """
+        weights = [w for part in modules for w in part.parameters() if w.requires_grad]
+        if not weights:
+            return
+        # A weight that no process used must stay without a gradient.
+        used = torch.tensor([float(weight.grad is not None) for weight in weights])
+        parts = [_flat_gradient(weight) for weight in weights]
+        joined = self.mean(torch.cat([*parts, used.to(parts[0])]))
+        sizes = [part.numel() for part in parts]
+        *means, used = joined.split([*sizes, len(weights)])
+        for weight, mean, share in zip(weights, means, used.tolist(), strict=True):
+            if share:
+                weight.grad = mean.view_as(weight).to(weight.dtype)
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes the values of the first one, in place."""
+        for tensor in tensors:
+            collectives.share(tensor.detach())
 
     def all_rows(self, rows: RowDataset) -> SharedRows:
         """View the rows of all processes; an index finds only those of this one."""
@@ -165,21 +257,9 @@ class Processes(Alone):
         return [np.concatenate(part) for part in parts]
 
 
-def gather(own: object) -> list:
-    """Share an object, and collect those of all processes, by rank.
-
-    Parameters
-    ----------
-    own : object
-        It is sent as a pickle.
-
-    Returns
-    -------
-    list
-    """
-    everyone = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, own)
-    return everyone
+def _flat_gradient(weight: Tensor) -> Tensor:
+    gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    return gradient.detach().to_dense().reshape(-1)
 
 
 class SharedRows(Dataset):
@@ -205,6 +285,7 @@ class SharedRows(Dataset):
     def __init__(self, rows: RowDataset, world: Processes):
         super().__init__(rows.X, rows.y, length=world.n_samples)
         self.rows = rows
+        self.weight = rows.weight
         self.world = world
 
     def __getitem__(self, index: Tensor) -> Batch:

@@ -74,12 +74,12 @@ FALSE = (40, 113, 256, 304, 312, 623)
 
 
 def test_no_bound_is_above_what_a_badly_scaled_net_attains():
-    check((*range(30), *FALSE))
+    check((*range(12), *FALSE))
 
 
 @pytest.mark.slow
-def test_no_bound_is_above_what_thousands_of_badly_scaled_nets_attain():
-    check(range(30, 2030))
+def test_no_bound_is_above_what_a_thousand_badly_scaled_nets_attain():
+    check(range(12, 1000))
 
 
 def test_a_certificate_of_a_badly_scaled_net_is_right():

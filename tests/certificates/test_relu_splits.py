@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from marks import mostly_slow
 from networks import descend, outputs, random_network
 from torch import nn
 
@@ -42,7 +43,9 @@ def units_of(module, domain):
     return Units(network, region, crown_bounds(network, region).hidden)
 
 
-@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+@pytest.mark.parametrize(
+    "activation", mostly_slow(["relu", "leaky_relu"], "leaky_relu")
+)
 @pytest.mark.parametrize("widths", [(3, 8, 1), (4, 6, 6, 1), (2, 4, 4, 4, 1)])
 def test_the_minimum_is_that_of_integer_programming(widths, activation):
     for seed, hull in enumerate([False, True, True]):
@@ -103,9 +106,9 @@ def domains(d, rng):
         yield domain, inside
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("scale", mostly_slow([1e-6, 1.0, 1e6], 1e6))
 @pytest.mark.parametrize(
-    "dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.float64]
+    "dtype", mostly_slow([torch.float32, torch.float64], torch.float64)
 )
 def test_nothing_is_found_below_what_is_proved(scale, dtype):
     rng = np.random.default_rng(0)
@@ -127,7 +130,7 @@ def test_nothing_is_found_below_what_is_proved(scale, dtype):
             scale=scale,
             method="relu_splits",
             tolerance=1e-3,
-            time_limit=0.5,
+            time_limit=0.2,
         )
         values = outputs(module, inside)
         assert (values >= found.proved_min_).all()
@@ -137,7 +140,7 @@ def test_nothing_is_found_below_what_is_proved(scale, dtype):
 
 
 def test_batch_norm_and_descent_do_not_break_it():
-    for seed in range(5):
+    for seed in range(2):
         module = random_network((5, 12, 12, 1), seed=seed)
         norm = nn.BatchNorm1d(12, dtype=torch.float64).eval()
         norm.running_mean.uniform_(-1, 1)

@@ -161,7 +161,7 @@ def extremes(module):
 @pytest.mark.parametrize("method", ["auto", "branch_and_bound", "relu_splits", "milp"])
 def test_the_verdict_of_both_sides_is_that_of_a_dense_grid(method):
     box = DOMAINS["box"]
-    for seed in range(3):
+    for seed in range(2):
         module = random_network((2, 8, 2), seed=seed)
         least, most = extremes(module)
         for below, above in ((0.1, 0.1), (-0.1, 0.1), (0.1, -0.1), (0.1, None)):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from marks import mostly_slow
 from sklearn.compose import ColumnTransformer, make_column_transformer
 from sklearn.decomposition import PCA, FastICA, IncrementalPCA, TruncatedSVD
 from sklearn.feature_selection import SelectKBest, VarianceThreshold, f_regression
@@ -227,7 +228,9 @@ def dense_sample(columns, rows, count=4000):
     return columns.decode(points)
 
 
-@pytest.mark.parametrize("step", COLUMNS[:5], ids=lambda step: type(step).__name__)
+@pytest.mark.parametrize(
+    "step", mostly_slow(COLUMNS[:5], *COLUMNS[:2]), ids=lambda step: type(step).__name__
+)
 @pytest.mark.parametrize("strategy", ["unconstrained", "nonnegative_weights"])
 def test_a_certificate_covers_numbers_and_categories(step, strategy):
     model = make_pipeline(step, make_net(strategy=strategy)).fit(FRAME, SALES)
@@ -245,7 +248,9 @@ def test_a_certificate_covers_numbers_and_categories(step, strategy):
     assert set(found.counterexample_frame_.columns) == set(FRAME.columns)
 
 
-@pytest.mark.parametrize("step", LINEAR[:3], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "step", mostly_slow(LINEAR[:3], LINEAR[0]), ids=lambda value: type(value).__name__
+)
 def test_a_projection_is_certified_in_the_unit_of_the_data(step):
     model = make_pipeline(step, make_net()).fit(X, y)
     found = sklpos.certify(model, "box", X=X, time_limit=5)
@@ -295,13 +300,14 @@ def test_a_repair_of_columns_holds_for_every_category():
     _, columns = read_steps([model[0]])
     sample = dense_sample(columns, columns.encode(FRAME))
     assert model.predict(sample).min() < 0
-    sklpos.enforce(model, domain="box", time_limit=1)
+    sklpos.enforce(model, domain="box", time_limit=20)
     assert model.predict(sample).min() >= 0
     assert sklpos.report(model).certificate_.status_ == "verified"
 
 
 def test_the_default_is_positive_for_every_row_of_a_frame():
-    model = make_pipeline(COLUMNS[2], PositiveOutputRegressor(random_state=0))
+    net = PositiveOutputRegressor(random_state=0, max_epochs=10)
+    model = make_pipeline(COLUMNS[2], net)
     model.fit(FRAME, SALES)
     assert sklpos.certify(model, "all")
     with warnings.catch_warnings():
@@ -371,6 +377,7 @@ def test_nothing_is_missing_where_an_imputer_is_proved():
     )
 
 
+@pytest.mark.slow
 def test_many_categories_stay_continuous_and_counterexamples_whole():
     many = pd.DataFrame({f"c{j}": rng.integers(0, 30, size=300) for j in range(4)})
     target = np.maximum((many["c0"] > 15) * 1.0 - (many["c1"] > 20), 0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from marks import mostly_slow
 from sklearn.base import clone
 from skorch.dataset import Dataset as SkorchDataset
 from skorch.helper import SliceDataset
@@ -73,7 +74,7 @@ def assert_same_fit(model, expected, X):
 
 
 @pytest.mark.parametrize("strategy", IN_MEMORY)
-@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("early_stopping", mostly_slow([False, True], True))
 def test_items_give_the_fit_of_arrays(data, small, storage, strategy, early_stopping):
     params = {"strategy": strategy, "early_stopping": early_stopping, "batch_size": 9}
     model = small(**params)

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from marks import mostly_slow
 from sklearn.metrics import r2_score
 from torch import nn
 
@@ -25,6 +26,7 @@ SIGNAL = np.column_stack([np.sin(2 * X[:, 0]) + X[:, 1] ** 2 - 1, X[:, 2] + 0.5]
 Y = np.clip(SIGNAL + 0.2 * RNG.normal(size=(300, 2)), 0, 1.5)
 WEIGHT = RNG.integers(1, 4, size=300).astype(float)
 REPAIRED = sorted(n for n, s in STRATEGIES.items() if s.guarantee != "everywhere")
+QUICK = "augmented_lagrangian", "certified", "slack"
 
 
 def make(**params):
@@ -76,7 +78,13 @@ class Cubic(nn.Module):
         (Stack, "nonnegative_weights", 0.02, 134),  # 400 steps of 3 batches
         (MLP, "augmented_lagrangian", 0.004, 100),
         (Cubic, "penalty", 0.03, 2),
-        (functools.partial(Stack, width=2), "nonnegative_weights", 0.02, 134),
+        pytest.param(
+            functools.partial(Stack, width=2),
+            "nonnegative_weights",
+            0.02,
+            134,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_auto_is_what_the_module_asks_for(module, strategy, lr, epochs):
@@ -110,6 +118,7 @@ def test_many_rows_take_as_many_steps(n, batch, epochs):
     assert (defaults.batch_size, defaults.max_epochs(n // batch)) == (batch, epochs)
 
 
+@pytest.mark.slow
 def test_a_step_is_a_batch():
     model = make(max_epochs="auto", batch_size=-1).fit(X[:10], Y[:10])
     assert model.n_iter_ == 400
@@ -145,7 +154,7 @@ def test_a_subclass_keeps_what_its_constructor_was_given():
     assert (model.n_iter_, model.net_.lr) == (3, 0.01)
 
 
-@pytest.mark.parametrize("lower_bound", [-20.0, -273.15, -1e6])
+@pytest.mark.parametrize("lower_bound", mostly_slow([-20.0, -273.15, -1e6], -1e6))
 def test_a_bound_may_be_far_away(lower_bound):
     celsius = 15 + 8 * SIGNAL[:, 0]
     params = {"lower_bound": lower_bound, "max_epochs": 60}
@@ -194,6 +203,7 @@ def test_outputs_may_have_different_sides():
     assert model.predict(X).mean(axis=0) == pytest.approx(targets.mean(axis=0))
 
 
+@pytest.mark.slow
 def test_both_bounds_cost_little():
     free, held = fitted(max_epochs=60), fitted(upper_bound=1.5, max_epochs=60)
     scores = [r2_score(Y, model.predict(X)) for model in (free, held)]
@@ -235,7 +245,7 @@ def test_a_criterion_sees_the_outputs_of_one_member():
 
 
 @pytest.mark.parametrize("upper_bound", [None, 1.5])
-@pytest.mark.parametrize("strategy", REPAIRED)
+@pytest.mark.parametrize("strategy", mostly_slow(REPAIRED, *QUICK))
 def test_every_strategy_is_repaired_on_a_stack(strategy, upper_bound):
     model = fitted(strategy, upper_bound)
     predictions = model.predict(X)
@@ -254,6 +264,7 @@ def test_activation_keeps_every_input_within_the_bounds(upper_bound):
     assert predictions.max() <= (upper_bound or np.inf)
 
 
+@pytest.mark.slow
 def test_activation_of_the_members_learns():
     assert r2_score(Y, fitted("activation", max_epochs=60).predict(X)) > 0.8
 
@@ -264,11 +275,10 @@ def test_certified_training_is_proved_on_a_stack():
     assert (certificate.proved_min_ >= 0).all()
 
 
-@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
-def test_a_weight_equals_repetition(strategy):
+def test_a_weight_equals_repetition(mostly_slow_strategy):
     some, weight = slice(0, 60), WEIGHT[:60].astype(int)
     rows = np.repeat(np.arange(60), weight)
-    params = {"strategy": strategy, "batch_size": -1, "max_epochs": 20}
+    params = {"strategy": mostly_slow_strategy, "batch_size": -1, "max_epochs": 20}
     weighted = make(**params).fit(X[some], Y[some], sample_weight=weight)
     repeated = make(**params).fit(X[rows], Y[rows])
     predictions = weighted.predict(X[some])

@@ -9,6 +9,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from marks import mostly_slow
 from properties import assert_same_bits, assert_same_training_state
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.pipeline import make_pipeline
@@ -28,6 +29,7 @@ import sklpos
 from sklpos.training.storage import PlainState
 
 LOADERS = [by_pickle, by_joblib, by_skops]
+UNLIKE = [by_pickle, by_skops]  # joblib pickles all but arrays
 
 
 def assert_goes_on_alike(one, other, data):
@@ -44,8 +46,10 @@ def assert_goes_on_alike(one, other, data):
 
 
 @pytest.mark.parametrize("load", LOADERS)
-def test_every_strategy_goes_on_as_if_it_had_stayed(small, data, strategy, load):
-    model = small(strategy=strategy, batch_size=16, module__dropout=0.2)
+def test_every_strategy_goes_on_as_if_it_had_stayed(
+    small, data, mostly_slow_strategy, load
+):
+    model = small(strategy=mostly_slow_strategy, batch_size=16, module__dropout=0.2)
     model.fit(data.X, data.Y, data.weight)
     loaded = load(model)
     assert_same_bits(loaded.predict(data.X_new), model.predict(data.X_new))
@@ -56,7 +60,7 @@ def test_every_strategy_goes_on_as_if_it_had_stayed(small, data, strategy, load)
     assert_goes_on_alike(loaded, model, data)
 
 
-@pytest.mark.parametrize("load", LOADERS)
+@pytest.mark.parametrize("load", mostly_slow(UNLIKE, by_pickle))
 @pytest.mark.parametrize(
     "params",
     [
@@ -178,6 +182,7 @@ for model in models:
 """
 
 
+@pytest.mark.slow
 def test_another_process_predicts_the_same(small, data, tmp_path):
     model = make_pipeline(StandardScaler(), small()).fit(data.X, data.Y)
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))

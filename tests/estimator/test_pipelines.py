@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from marks import mostly_slow
 from problems import make_data
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import TruncatedSVD
@@ -128,7 +129,7 @@ def test_a_domain_is_enforced_in_the_unit_of_the_data():
     assert sklpos.certify(model, "box")
 
 
-@pytest.mark.parametrize("adjust", ["head", "bias"])
+@pytest.mark.parametrize("adjust", mostly_slow(["head", "bias"], "bias"))
 def test_hulls_and_balls_are_enforced_in_the_unit_of_the_data(adjust):
     model = fitted(StandardScaler())
     with warnings.catch_warnings():

@@ -54,6 +54,7 @@ def steepest(model, n_steps=50):
     return np.diff(model.predict(inputs.detach().numpy()), axis=1)
 
 
+@pytest.mark.slow
 def test_the_share_of_new_targets_below_is_that_of_each_quantile(fitted):
     predictions = fitted.predict(X_TEST)
     assert predictions.shape == (3000, 3)
@@ -68,10 +69,10 @@ def test_the_share_of_new_targets_below_is_that_of_each_quantile(fitted):
     "params",
     [
         {},
-        {"dtype": "float32"},
-        {"lower_bound": None},
+        pytest.param({"dtype": "float32"}, marks=pytest.mark.slow),
+        pytest.param({"lower_bound": None}, marks=pytest.mark.slow),
         {"lower_bound": None, "upper_bound": 200.0},
-        {"upper_bound": 200.0},
+        pytest.param({"upper_bound": 200.0}, marks=pytest.mark.slow),
         {"module": MLP, "strategy": "nonnegative_weights"},
         {"module": MLP, "strategy": "activation"},
         {"strategy": "activation", "upper_bound": 200.0},
@@ -80,7 +81,7 @@ def test_the_share_of_new_targets_below_is_that_of_each_quantile(fitted):
     ids=str,
 )
 def test_quantiles_cross_nowhere(params):
-    model = quantiles(max_epochs=15, **params).fit(X, Y)
+    model = quantiles(max_epochs=5, **params).fit(X, Y)
     for size in (1e-3, 1.0, 10.0, 1e4, 1e8):
         predictions = model.predict(size * X_TEST)
         assert (np.diff(predictions, axis=1) >= 0).all()

@@ -38,7 +38,8 @@ def test_the_bound_bites_on_this_data(small, data, target):
 # Weights
 
 
-def test_weights_equal_repetition(small, fitted, data, strategy):
+def test_weights_equal_repetition(small, fitted, data, mostly_slow_strategy):
+    strategy = mostly_slow_strategy
     times = data.weight.astype(int)
     weighted = small(strategy=strategy).fit(data.X, data.Y, data.weight)
     X, Y = (np.repeat(part, times, axis=0) for part in (data.X, data.Y))
@@ -72,8 +73,8 @@ def test_a_row_of_weight_0_is_absent(small, data, strategy):
 # Units
 
 
-def test_the_unit_of_y_does_not_matter(small, data, strategy):
-    model = small(strategy=strategy, batch_size=16)
+def test_the_unit_of_y_does_not_matter(small, data, mostly_slow_strategy):
+    model = small(strategy=mostly_slow_strategy, batch_size=16)
     one = clone(model).fit(data.X, data.Y)
     expected = one.predict(data.X_new)
     for gain, offset in ((1e6, 0.0), (1e-6, 0.0), (1.0, 1000.0), (1e3, -273.15)):
@@ -84,8 +85,10 @@ def test_the_unit_of_y_does_not_matter(small, data, strategy):
         np.testing.assert_allclose(found, one.multipliers_, atol=1e-8)
 
 
-def test_outputs_of_different_scale_train_equally_well(small, data, strategy):
-    model = small(strategy=strategy, max_epochs=15)
+def test_outputs_of_different_scale_train_equally_well(
+    small, data, mostly_slow_strategy
+):
+    model = small(strategy=mostly_slow_strategy, max_epochs=15)
     expected = clone(model).fit(data.X, data.Y).predict(data.X)
     assert r2_score(data.Y, expected, multioutput="raw_values").min() > 0.3
     model.fit(data.X, data.Y * [1e6, 1.0])
@@ -128,9 +131,9 @@ def test_scale_y_false_trains_in_the_unit_of_y(small, data):
 # Early stopping
 
 
-def test_early_stopping(small, data, strategy):
+def test_early_stopping(small, data, mostly_slow_strategy):
     model = small(
-        strategy=strategy,
+        strategy=mostly_slow_strategy,
         early_stopping=True,
         validation_fraction=0.25,
         n_iter_no_change=3,
@@ -288,8 +291,8 @@ def test_unfitted_estimators_have_no_fitted_attributes():
         assert not hasattr(model, name)
 
 
-def test_training_lowers_the_loss(small, data, strategy):
-    model = small(strategy=strategy, max_epochs=40).fit(data.X, data.y)
+def test_training_lowers_the_loss(small, data, mostly_slow_strategy):
+    model = small(strategy=mostly_slow_strategy, max_epochs=40).fit(data.X, data.y)
     assert model.score(data.X, data.y) > 0.4
     assert model.score(data.X, data.y) == r2_score(data.y, model.predict(data.X))
 
@@ -385,6 +388,7 @@ def test_a_balance_that_costs_the_slope_warns(small):
     assert model.set_params(balance=False).fit(X, y).score(X, y) > balanced + 0.1
 
 
+@pytest.mark.slow
 def test_public_submodules_are_at_hand():
     code = "import sklpos; print(sklpos.export.to_onnx.__name__, dir(sklpos))"
     done = subprocess.run(

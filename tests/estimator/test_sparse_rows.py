@@ -85,8 +85,8 @@ def test_every_dtype_gives_the_dense_model(small, module, name):
 
 
 @pytest.mark.parametrize("module", [MLP, Stack])
-def test_every_strategy_gives_the_dense_model(small, strategy, module):
-    params = {"strategy": strategy, "module": module, "max_epochs": 2}
+def test_every_strategy_gives_the_dense_model(small, mostly_slow_strategy, module):
+    params = {"strategy": mostly_slow_strategy, "module": module, "max_epochs": 2}
     # Batches, and rows that are held out.
     params |= {"batch_size": 16, "early_stopping": True}
     with warnings.catch_warnings():

@@ -37,7 +37,7 @@ WEIGHT = RNG.integers(1, 4, size=300).astype(float)
 
 
 def make(**params) -> PositiveOutputRegressor:
-    return PositiveOutputRegressor(**{"max_epochs": 40, "random_state": 0, **params})
+    return PositiveOutputRegressor(**{"max_epochs": 20, "random_state": 0, **params})
 
 
 @functools.cache
@@ -124,7 +124,7 @@ def test_the_weighted_mean_is_exact(dtype, digits):
 def test_early_stopping_keeps_the_mean_of_all_rows():
     model = make(early_stopping=True).fit(X, Y)
     assert model.predict(X).mean(axis=0) == pytest.approx(Y.mean(axis=0))
-    assert 0 < model.n_iter_ <= 40
+    assert 0 < model.n_iter_ <= 20
 
 
 def test_balance_is_optional():
@@ -144,11 +144,12 @@ def test_a_mean_out_of_bounds_is_not_kept():
 
 
 def test_it_fits_what_falls_and_rises():
-    assert fitted().score(X, Y) > 0.9
+    model = make(max_epochs=40).fit(X, Y, sample_weight=WEIGHT)
+    assert model.score(X, Y) > 0.9
     new = RNG.normal(size=(500, 4))
     new[:, 3] = 0
     signal = np.maximum(np.sin(2 * new[:, 0]) + new[:, 1] ** 2 - 1, 0)
-    assert r2_score(signal, fitted().predict(new)[:, 0]) > 0.7
+    assert r2_score(signal, model.predict(new)[:, 0]) > 0.7
 
 
 def test_a_fit_is_repeatable():
@@ -368,7 +369,7 @@ def test_skops_asks_for_no_more_trust():
     loaded = io.loads(stored, trusted=unknown)
     assert np.array_equal(loaded.predict(X), fitted().predict(X))
     loaded.set_params(warm_start=True, max_epochs=1).fit(X, Y, sample_weight=WEIGHT)
-    assert len(loaded.history_) == 41
+    assert len(loaded.history_) == len(fitted().history_) + 1
 
 
 def test_it_is_exported(tmp_path):

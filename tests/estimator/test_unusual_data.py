@@ -42,8 +42,8 @@ def assert_is_fitted(model, X, y):
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_unusual_values_by_every_strategy(small, strategy, name):
-    assert_is_fitted(small(strategy=strategy, max_epochs=2), *VALUES[name])
+def test_unusual_values_by_every_strategy(small, mostly_slow_strategy, name):
+    assert_is_fitted(small(strategy=mostly_slow_strategy, max_epochs=2), *VALUES[name])
 
 
 @pytest.mark.parametrize("name", FORMS)

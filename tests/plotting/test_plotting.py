@@ -261,6 +261,33 @@ def results(violation, params):
     }
 
 
+ODD_NAMES = {
+    r"$\frac{x}$": r"\$\frac{x}\$",  # mathematics that matplotlib cannot read
+    "$a$": r"\$a\$",
+    "_x": " _x",
+    "": " ",
+    "a\nb\0": r"a\nb\x00",
+    "\x1b[31m": r"\x1b[31m",
+    "\ud800": r"\ud800",
+    "{0} %s <b>": "{0} %s <b>",
+    "x" * 5000: "x" * 18 + "..." + "x" * 18,
+}
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+def test_names_are_shown_letter_by_letter(name):
+    """Warnings are errors here, such as those of a letter that no font has."""
+    shown = ODD_NAMES[name]
+    params = [{"strategy": name}, {"strategy": "slack"}]
+    odd = {f"mean_test_{name}": -np.ones(2), **results([0.0, 0.1], params)}
+    display = StrategyComparisonDisplay.from_cv_results(odd, score=name, best_index=0)
+    display.figure_.canvas.draw()
+    legend = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert legend == [shown, "slack", "chosen"]
+    label = display.ax_.get_ylabel().removesuffix(", held-out rows")
+    assert label.strip() == shown.replace("_", " ").strip()
+
+
 @pytest.mark.parametrize("violation", [[0.0, 0.2], [0.0, 0.0], [np.nan, 0.1]])
 def test_the_feasible_set_is_seen_and_shaded_up_to_the_tolerance(violation):
     params = [{"strategy": "penalty"}, {"strategy": "slack"}]

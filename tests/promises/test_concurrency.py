@@ -24,7 +24,8 @@ def test_predict_from_8_threads(fitted, data, strategy):
         assert_same_bits(list(threads.map(model.predict, parts)), expected)
 
 
-def test_predict_while_others_fit(small, fitted, data, strategy):
+def test_predict_while_others_fit(small, fitted, data, mostly_slow_strategy):
+    strategy = mostly_slow_strategy
     model = fitted(strategy)
     params = {"strategy": strategy, "module__dropout": 0.2, "batch_size": 10}
 

@@ -12,8 +12,6 @@ import pytest
 from problems import make_data
 from sklearn.base import clone
 
-pytest.importorskip("distributed")
-
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "scale-out.md"
 
 pytestmark = [
@@ -26,6 +24,7 @@ pytestmark = [
 @pytest.fixture
 def page():
     """What the page defines."""
+    pytest.importorskip("distributed")
     code = re.search(r"```py\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)[1]
     names = {"__name__": "page"}
     exec(code, names)

@@ -39,13 +39,13 @@ def test_a_container_changes_nothing(small, data, expected, name):
     assert_same_bits(model.predict(wrap(data.X)), expected)
 
 
-@repeatable(30)
+@repeatable(15)
 @given(odd_values())
 def test_some_odd_values(case):
     check(case)
 
 
-@repeatable(30)
+@repeatable(15)
 @given(odd_containers())
 def test_some_odd_containers(case):
     check(case)

@@ -32,11 +32,7 @@ ANNEALED = {"optimizer": torch.optim.Adam, "lr": 0.1, "weight_decay": 0.0}
 
 DEFAULT = decaying(torch.optim.SGD, 0.1, 0.1, 1000)
 
-SMALL = [
-    problems.one_hot(),
-    problems.line(),
-    pytest.param(problems.constant(), marks=pytest.mark.slow),
-]
+SMALL = [problems.one_hot(), problems.line(), problems.constant()]
 TRAINING = [name for name, cls in STRATEGIES.items() if cls.guarantee == "training"]
 
 
@@ -65,6 +61,7 @@ def assert_optimal(model, problem):
     assert abs(difference).max() <= 1e-2 * largest
 
 
+@pytest.mark.slow  # `test_kkt_bounds.py` solves a problem of several outputs
 @pytest.mark.parametrize("problem", SMALL, ids=str)
 @pytest.mark.parametrize("name", TRAINING)
 def test_small_problems_are_solved_primal_and_dual(name, problem):
@@ -103,15 +100,12 @@ def bounds_of(problem):
     return problem.X.min(axis=0), problem.X.max(axis=0)
 
 
-CONVEX = [
-    problems.line(),
-    pytest.param(problems.constant(), marks=pytest.mark.slow),
-    pytest.param(problems.random_dense(0), marks=pytest.mark.slow),
-]
+CONVEX = [problems.line(), problems.constant(), problems.random_dense(0)]
 # The best weights are 0, where the bound has kinks: steps that decay to nothing.
 CORNERED = decaying(torch.optim.SGD, 0.02, 1e-3, 2000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", CONVEX, ids=str)
 def test_certified_linear_model_is_the_best_of_those_positive_over_the_box(problem):
     """Over a box the interval bound of a linear model is exact, and concave.
@@ -134,9 +128,8 @@ def test_certified_linear_model_is_the_best_of_those_positive_over_the_box(probl
     assert total == pytest.approx(2 * (prediction - problem.y).mean(), rel=2e-2)
 
 
-@pytest.mark.parametrize(
-    "alpha", [0.5, *(pytest.param(a, marks=pytest.mark.slow) for a in (1.0, 10.0))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 10.0])
 def test_penalty_settles_where_its_formula_says(alpha):
     problem = problems.constant()
     model = fit(problem, strategy="penalty", alpha=alpha, **DEFAULT)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from marks import mostly_slow
 from quadratic_programmes import PROGRAMMES, solve
 from scipy.optimize import minimize
 from torch import nn
@@ -48,7 +49,7 @@ def assert_optimal(model, X, Y, solution, multipliers, bounds):
     assert model.kkt_.stationarity < 1e-2
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("name", mostly_slow(TRAINING, "augmented_lagrangian", "slack"))
 def test_every_kind_of_bounds_is_solved_primal_and_dual(name):
     params = {"strategy": name, "repair": None, "max_epochs": 1000} | ANNEALED
     module = {"module": MLP, "module__hidden_layer_sizes": ()}
@@ -105,7 +106,7 @@ def test_the_oracle_of_a_range_agrees_with_a_general_solver():
 @pytest.mark.parametrize("name", TRAINING)
 def test_a_random_range_is_solved_primal_and_dual(name, seed):
     X, y, lower, upper = random_range(seed)
-    params = {"strategy": name, "repair": None, "max_epochs": 2000} | ANNEALED
+    params = {"strategy": name, "repair": None, "max_epochs": 1000} | ANNEALED
     params |= {"lower_bound": lower, "upper_bound": upper}
     module = {"module": MLP, "module__hidden_layer_sizes": ()}
     model = regressor(**params, **module).fit(X, y)
@@ -141,7 +142,7 @@ RANGES = [p for p in PROGRAMMES if p.name in ("HS21", "OSQP")]
 @pytest.mark.parametrize("name", TRAINING)
 def test_programmes_with_ranges(name, programme):
     """One of them has an equality: both bounds at the same place."""
-    epochs = 2000
+    epochs = 1000
     ranges = as_ranges(programme)
     rows = [row for row, _ in ranges]
     upper = [None if j is None else -programme.b[j] for _, j in ranges]
@@ -188,14 +189,17 @@ MIRRORED = [(0.0, None), ([0.0, None], [None, 0.9]), ([0.0, -0.3], [None, 0.9])]
 
 
 @pytest.mark.parametrize("sides", MIRRORED, ids=["lower", "each", "both"])
-def test_the_mirror_image_of_the_data_gives_that_of_the_model(data, strategy, sides):
+def test_the_mirror_image_of_the_data_gives_that_of_the_model(
+    data, mostly_slow_strategy, sides
+):
     """Steps, schedules, multipliers and the repair do not know which side is which."""
     torch.manual_seed(0)
+    strategy = mostly_slow_strategy
     net = nn.Sequential(nn.Linear(3, 8), nn.Sigmoid(), nn.Linear(8, 2)).double()
     lower, upper = sides
     if strategy == "nonnegative_weights" and sides is MIRRORED[-1]:
         pytest.skip("with both bounds, its cone starts at the lower one")
-    params = {"strategy": strategy, "max_epochs": 30, "lr": 0.02}
+    params = {"strategy": strategy, "max_epochs": 12, "lr": 0.02}
     if strategy == "certified":
         # Its ending is a proof, which is a search and would stop by the clock.
         params |= {"strategy": Certified(warm_up=5), "repair": None}
@@ -233,9 +237,10 @@ def minus(bound):
     ],
 )
 def test_the_unit_of_y_does_not_matter_with_both_bounds(
-    small, data, strategy, unit, zero
+    small, data, mostly_slow_strategy, unit, zero
 ):
     """Grams and tonnes, Celsius, Kelvin and Fahrenheit."""
+    strategy = mostly_slow_strategy
     params = {"strategy": strategy, "module__activation": "sigmoid", "max_epochs": 20}
     params |= {"on_violated_y": "ignore"}
     if strategy == "certified":

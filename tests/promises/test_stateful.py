@@ -181,7 +181,7 @@ def run(max_examples, steps):
 
 
 def test_some_lives():
-    run(12, 12)
+    run(6, 12)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from marks import mostly_slow
 from problems import make_data
 from torch import nn
 
@@ -58,7 +59,12 @@ def inside(domain, X, low, high, n=4000, seed=1):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "balance"), [("float32", True), ("float64", True), ("float64", False)]
+    ("dtype", "balance"),
+    [
+        ("float32", True),
+        pytest.param("float64", True, marks=pytest.mark.slow),
+        pytest.param("float64", False, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("domain", ["box", "hull", "own"])
 def test_the_bound_holds_on_the_domain(domain, dtype, balance):
@@ -137,7 +143,7 @@ def test_outputs_are_independent_and_free_ones_stay():
     assert (both.predict(points).min(axis=0) >= [0.0, -0.1]).all()
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", mostly_slow(range(2), 0))
 def test_without_time_the_rest_is_closed(seed):
     """10 features: branch and bound has no chance; nothing is promised that is not."""
     rng = np.random.default_rng(seed)

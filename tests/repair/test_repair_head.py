@@ -142,8 +142,10 @@ def test_bit_for_bit_what_the_estimator_does(data, dtype, outputs, weighted):
 # Loaders
 
 
-@pytest.mark.parametrize("batch_size", [1, 37, 500])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("batch_size", "dtype"),
+    [(1, torch.float64), (37, torch.float32), (500, torch.float64)],
+)
 def test_a_loader_is_as_good_as_an_array(batch_size, dtype):
     X = make_rows(dtype=dtype)
     y = make_targets(X)

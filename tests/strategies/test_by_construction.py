@@ -70,20 +70,22 @@ def test_an_output_activation_is_within_its_bounds_for_every_input(function, dty
         assert bounds.in_dtype(dtype).contain(ends.upper)[np.isfinite(ends.upper)].all()
 
 
-@pytest.mark.parametrize("bounds", [(-1e3, 1e3), (-4.0, 1e4), (-1e6, 8.0)])
-def test_far_bounds_do_not_spoil_the_fit(data, bounds):
+@pytest.mark.slow
+def test_far_bounds_do_not_spoil_the_fit(data):
     """A sigmoid that follows its input is as good as no activation."""
-    wide, free = (
+    free, *wide = (
         PositiveOutputRegressor(
             strategy="activation",
             lower_bound=lower,
             upper_bound=upper,
             max_epochs=60,
             random_state=0,
-        ).fit(data.X, data.y)
-        for lower, upper in (bounds, (None, None))
+        )
+        .fit(data.X, data.y)
+        .score(data.X, data.y)
+        for lower, upper in ((None, None), (-1e3, 1e3), (-4.0, 1e4), (-1e6, 8.0))
     )
-    assert wide.score(data.X, data.y) > free.score(data.X, data.y) - 0.1
+    assert min(wide) > free - 0.1
 
 
 @pytest.mark.parametrize("function", OUTPUT_ACTIVATIONS)
@@ -331,7 +333,7 @@ def test_a_fitted_model_is_within_its_bounds(
     small, data, everywhere_strategy, dtype, sides
 ):
     bounds = Bounds.read(*sides, n_outputs=2)
-    params = {"module__activation": "sigmoid", "dtype": dtype, "max_epochs": 30}
+    params = {"module__activation": "sigmoid", "dtype": dtype, "max_epochs": 10}
     model = small(
         strategy=everywhere_strategy,
         lower_bound=sides[0],
@@ -355,6 +357,7 @@ def test_the_members_of_a_stack_have_the_bounds_in_their_dtype():
     assert len(list(stack.output.parameters())) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["activation", "nonnegative_weights"])
 def test_a_range_costs_little_accuracy(name):
     """Shares between 0 and 1, many of them at an end."""
@@ -368,7 +371,7 @@ def test_a_range_costs_little_accuracy(name):
         module=MLP,
         module__hidden_layer_sizes=(30,),
         lr=0.02,
-        max_epochs=200,
+        max_epochs=150,
         random_state=0,
     )
     assert model.fit(X[:200], y[:200]).score(X[200:], y[200:]) > 0.97

@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from marks import mostly_slow
 from properties import assert_same_training_state
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -110,7 +111,9 @@ def test_outputs_of_their_own_bounds_and_a_free_one(data):
     assert model.multipliers_.shape == Y.shape
 
 
-@pytest.mark.parametrize("sides", [(0.0, None), (None, 1.0), (0.0, 1.0)])
+@pytest.mark.parametrize(
+    "sides", mostly_slow([(0.0, None), (None, 1.0), (0.0, 1.0)], (0.0, 1.0))
+)
 def test_training_pulls_the_whole_domain_within_its_bounds(data, sides):
     bounds = Bounds.read(*sides, n_outputs=1)
     params = {"lower_bound": sides[0], "upper_bound": sides[1], "max_epochs": 100}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from constraints import ROWS, STATEFUL, TERMS, Problem, make_constraint, make_problem
+from marks import mostly_slow
 from properties import assert_same_bits
 
 from sklpos import MLP, PositiveOutputRegressor, certify
@@ -90,7 +91,7 @@ def test_lbfgs(name):
         loss.backward()
         return loss
 
-    for _ in range(30):
+    for _ in range(12):
         problem.constraint.dual_step(problem.predict(problem.X), everything)
         optimizer.step(closure)
         problem.constraint.end_epoch()
@@ -117,7 +118,9 @@ def unconstrained_minimum():
     return float(problem.net(problem.X).detach().min())
 
 
-@pytest.mark.parametrize("name", ["exact_penalty", *STATEFUL])
+@pytest.mark.parametrize(
+    "name", mostly_slow(["exact_penalty", *STATEFUL], "augmented_lagrangian")
+)
 def test_train_repair_certify(name, unconstrained_minimum):
     problem = Problem(name).train(150)
     X, y = problem.X, problem.y

@@ -9,6 +9,7 @@ import pytest
 import torch
 from constraints import ROWS, STATEFUL, TERMS, Problem, make_constraint, make_problem
 from fake_device import runs_on_fake_device
+from marks import mostly_slow
 from properties import assert_same_bits
 from torch import nn
 
@@ -260,7 +261,7 @@ def fresh_compiler():
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", mostly_slow([False, True], True))
 def test_the_term_compiles_without_a_break(name, weighted):
     y, y_pred, weight = make_problem()
     given = torch.as_tensor(weight) if weighted else None

@@ -22,10 +22,9 @@ DROPOUT = {"module__dropout": 0.2}
 # Continuing
 
 
-@pytest.mark.parametrize("batch_size", [16, -1])
-@pytest.mark.parametrize("module", [{}, DROPOUT])
-def test_partial_fit_is_fit_in_slices(small, data, strategy, batch_size, module):
-    params = {"strategy": strategy, "batch_size": batch_size, **module}
+@pytest.mark.parametrize("params", [{"batch_size": 16, **DROPOUT}, {"batch_size": -1}])
+def test_partial_fit_is_fit_in_slices(small, data, mostly_slow_strategy, params):
+    params = {"strategy": mostly_slow_strategy, **params}
     # The end of a fit, which slices do not have, may change the head.
     whole = small(max_epochs=6, repair=None, balance=False, **params)
     whole.fit(data.X, data.Y, data.weight)
@@ -39,8 +38,8 @@ def test_partial_fit_is_fit_in_slices(small, data, strategy, batch_size, module)
 
 
 @pytest.mark.parametrize("repair", ["head", None])
-def test_warm_start_continues(small, data, strategy, repair):
-    params = {"strategy": strategy, "batch_size": 16, "repair": repair}
+def test_warm_start_continues(small, data, mostly_slow_strategy, repair):
+    params = {"strategy": mostly_slow_strategy, "batch_size": 16, "repair": repair}
     whole = small(max_epochs=7, **params).fit(data.X, data.Y)
     halves = small(max_epochs=4, warm_start=True, **params).fit(data.X, data.Y)
     halves.set_params(max_epochs=3).fit(data.X, data.Y)
@@ -48,7 +47,8 @@ def test_warm_start_continues(small, data, strategy, repair):
     assert_same_bits(whole.predict(data.X), halves.predict(data.X))
 
 
-def test_without_warm_start_fit_begins_anew(small, data, strategy):
+def test_without_warm_start_fit_begins_anew(small, data, mostly_slow_strategy):
+    strategy = mostly_slow_strategy
     model = small(strategy=strategy).fit(data.X[:20], data.Y[:20])
     model.fit(data.X, data.Y)
     assert_same_training_state(model, small(strategy=strategy).fit(data.X, data.Y))
@@ -136,9 +136,13 @@ def test_a_tiny_learning_rate_stops_the_weights(small, data):
 # Reproducibility
 
 
-@pytest.mark.parametrize("module", [{}, DROPOUT])
-def test_same_seed_same_bits(small, data, strategy, module):
-    params = {"strategy": strategy, "batch_size": 16, "max_epochs": 4, **module}
+def test_same_seed_same_bits(small, data, mostly_slow_strategy):
+    params = {
+        "strategy": mostly_slow_strategy,
+        "batch_size": 16,
+        "max_epochs": 4,
+        **DROPOUT,
+    }
     fits = []
     for seed in range(2):
         torch.manual_seed(seed)  # where the global generator stands must not matter
@@ -175,11 +179,9 @@ def test_fits_in_threads_are_independent(small, data, module):
 
 @pytest.mark.parametrize("random_state", [0, None])
 @pytest.mark.parametrize("module", [{}, DROPOUT])
-def test_global_generators_are_untouched(small, data, strategy, module, random_state):
-    model = small(
-        strategy=strategy, batch_size=16, random_state=random_state, max_epochs=2
-    )
-    model.set_params(**module)
+def test_global_generators_are_untouched(small, data, module, random_state):
+    """By any strategy: the calls of all other tests are watched, too."""
+    model = small(batch_size=16, random_state=random_state, max_epochs=2, **module)
     with untouched_random_state():
         model.fit(data.X, data.y)
         model.partial_fit(data.X, data.y)

@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from marks import mostly_slow
 from properties import assert_same_bits, assert_same_training_state, training_state
 from skorch.callbacks import Checkpoint
 from torch import nn
 from watching import assert_same_state, make_data, regressor, state_of
 
-from sklpos.strategies import STRATEGIES
 from sklpos.training.step import DivergenceError
 
 
@@ -24,10 +24,12 @@ by_each_way = pytest.mark.parametrize("duplicate", [by_pickle, copy.deepcopy])
 
 
 @by_each_way
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_a_copy_trains_on_like_the_original_and_apart_from_it(duplicate, name):
+def test_a_copy_trains_on_like_the_original_and_apart_from_it(
+    duplicate, mostly_slow_strategy
+):
     X, y = make_data()
-    model = regressor(strategy=name, module__dropout=0.2, warm_start=True).fit(X, y)
+    params = {"module__dropout": 0.2, "warm_start": True}
+    model = regressor(strategy=mostly_slow_strategy, **params).fit(X, y)
     twin, kept = duplicate(model), copy.deepcopy(training_state(model))
     assert_same_bits(training_state(twin), kept)
     assert twin.strategy_.state_ is twin.net_.constraint_.state
@@ -82,6 +84,7 @@ def compiled_and_not(**params):
 
 @needs_dynamo
 @its_own_warnings
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["augmented_lagrangian", "exact_penalty"])
 def test_compiled_module_trains_the_same(name):
     X, plain, fast = compiled_and_not(
@@ -109,7 +112,9 @@ def test_a_compiled_module_is_compiled_again_when_loaded():
 
 @needs_dynamo
 @its_own_warnings
-@pytest.mark.parametrize("name", ["augmented_lagrangian", "certified"])
+@pytest.mark.parametrize(
+    "name", mostly_slow(["augmented_lagrangian", "certified"], "augmented_lagrangian")
+)
 def test_a_compiled_module_trains_on(name):
     X, y = make_data()
     plain, fast = (

@@ -16,17 +16,16 @@ import torch
 import torch.distributed as dist
 from properties import assert_obeys, assert_same_bits, assert_same_training_state
 from sklearn.base import clone
-from skorch.callbacks import Callback, LRScheduler
+from skorch.callbacks import Callback, Checkpoint, EpochScoring, LRScheduler
 from torch import nn
 
 from sklpos import (
     MLP,
     STRATEGIES,
     PositiveOutputRegressor,
-    TrainingCheckpoint,
-    distributed,
 )
 from sklpos.distributed import fit_data_parallel
+from sklpos.estimator import pooled_repair
 from sklpos.nets.bounded import as_bounded_model
 from sklpos.strategies import Lagrangian
 from sklpos.training.loaders import BatchLoader
@@ -38,6 +37,20 @@ LOCAL = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 FIRST = 55  # rows of process 0; process 1 has 5, and sometimes none of a batch
 IN_ONE_PLACE = {name for name, s in STRATEGIES.items() if s.guarantee == "domain"}
 PLATEAU = LRScheduler("ReduceLROnPlateau", monitor="train_loss", patience=0)
+
+
+STOPS = {"early_stopping": True, "n_iter_no_change": 4, "lr": 0.1, "max_epochs": 200}
+
+
+class Weighed(nn.MSELoss):
+    """Learns a weight of each output."""
+
+    def __init__(self, reduction):
+        super().__init__(reduction=reduction)
+        self.weights = nn.Parameter(torch.ones(2))
+
+    def forward(self, y_pred, y_true):
+        return super().forward(y_pred, y_true) * self.weights + self.weights**2
 
 
 def make_module() -> nn.Module:
@@ -65,7 +78,18 @@ CASES = {
     "no balance": {"balance": False},
     "instance": {"module": make_module()},
     "decay by noise": {"weight_decay": "auto", "lr": 0.01},
+    "early stopping": {**STOPS, "validation_fraction": 0.2},
+    "few to validate on": {**STOPS, "validation_fraction": 0.04},
+    "own validation": {**STOPS, "n_iter_no_change": 2},
+    "weights in the criterion": {"criterion": Weighed},
 }
+
+
+class BatchNorm(nn.Sequential):
+    """Its running means follow the rows of the first process."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
 
 
 def make_model(params) -> PositiveOutputRegressor:
@@ -86,10 +110,20 @@ def make_data():
     return X, np.maximum(raw, 0), weight
 
 
+def validation_rows(name, rank=None) -> dict:
+    """Rows to validate on, of one process or of both."""
+    if name != "own validation":
+        return {}
+    own = {0: slice(3), 1: slice(3, None), None: slice(None)}[rank]
+    names = "X_val", "y_val", "sample_weight_val"
+    rows = (array[:20][own] for array in make_data())
+    return dict(zip(names, rows, strict=True))
+
+
 def fit_all_cases(rank, folder):
     """Run in each process: fit the own rows, write what came out."""
     torch.set_num_threads(1)
-    distributed._ROWS_PER_ROUND = 2  # so that the repair takes more than a round
+    pooled_repair._ROWS_PER_ROUND = 2  # so that the repair takes more than a round
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     own = slice(FIRST) if rank == 0 else slice(FIRST, None)
@@ -98,7 +132,10 @@ def fit_all_cases(rank, folder):
     for name, params in CASES.items():
         seed = 0 if rank == 0 else None  # that of process 0 holds
         model = make_model(params).set_params(random_state=seed)
-        fitted[name] = fit_data_parallel(model, *parts)
+        valid = validation_rows(name, rank)
+        fitted[name] = fit_data_parallel(model, *parts, **valid)
+    norm = make_model({"module": BatchNorm, "batch_size": -1})
+    fitted["batch norm"] = fit_data_parallel(norm, *parts)
     with open(f"{folder}/{rank}", "wb") as file:
         pickle.dump(fitted, file)
     dist.barrier()
@@ -114,7 +151,7 @@ def by_two(tmp_path_factory):
             patch.setenv(name, value)
         torch.multiprocessing.spawn(fit_all_cases, (str(folder),), nprocs=2)
     models = [pickle.loads((folder / rank).read_bytes()) for rank in "01"]
-    return {name: [part[name] for part in models] for name in CASES}
+    return {name: [part[name] for part in models] for name in models[0]}
 
 
 def assert_close(first, second, tolerance):
@@ -128,7 +165,7 @@ def assert_close(first, second, tolerance):
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_fit_what_one_does(by_two, name):
     X, Y, weight = make_data()
-    whole = make_model(CASES[name]).fit(X, Y, weight)
+    whole = make_model(CASES[name]).fit(X, Y, weight, **validation_rows(name))
     tolerance = 1e-5 if whole.dtype == "float32" else 1e-9
     for model in by_two[name]:
         pairs = zip(
@@ -155,7 +192,7 @@ def test_two_processes_fit_what_one_does(by_two, name):
 @pytest.mark.parametrize("name", CASES)
 def test_rows_of_both_processes_are_repaired(by_two, name):
     X, Y, weight = make_data()
-    whole = make_model(CASES[name]).fit(X, Y, weight)
+    whole = make_model(CASES[name]).fit(X, Y, weight, **validation_rows(name))
     models = by_two[name]
     assert_same_bits(*(dict(model.module_.state_dict()) for model in models))
     if whole.repair_ is None:
@@ -181,6 +218,14 @@ def test_a_process_has_the_multipliers_of_its_own_rows(by_two):
     assert other.net_.constraint_.multipliers.shape == (60 - FIRST, 2)
     assert own.multipliers_.any()
     assert other.multipliers_.any()
+
+
+@pytest.mark.slow
+def test_running_means_are_the_same_in_all_processes(by_two):
+    own, other = by_two["batch norm"]
+    state, its = (dict(m.net_.module_.state_dict()) for m in (own, other))
+    assert state["1.num_batches_tracked"] == 6
+    assert_same_bits(state, its)
 
 
 @pytest.mark.slow
@@ -234,7 +279,7 @@ def alone(monkeypatch):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("params", [{}, {"criterion": nn.L1Loss}], ids=str)
+@pytest.mark.parametrize("params", [{}, {"criterion": nn.L1Loss}, STOPS], ids=str)
 def test_a_group_of_one_fits_as_fit_does(alone, data, small, params):
     whole = small(batch_size=16, **params).fit(data.X, data.Y, data.weight)
     model = small(batch_size=16, **params)
@@ -275,9 +320,9 @@ def test_means_over_parts_are_the_mean_over_the_batch(batch_size):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"early_stopping": True}, "early_stopping=True is not supported"),
         ({"warm_start": True}, "warm_start=True is not supported"),
-        ({"callbacks": [TrainingCheckpoint("a")]}, "not support TrainingCheckpoint"),
+        ({"callbacks": [EpochScoring("r2", on_train=True)]}, "rows of one process"),
+        ({"callbacks": [Checkpoint("train_loss_best")]}, "write at the same time"),
         ({"strategy": "certified"}, "strategy='certified' needs a domain"),
     ],
 )

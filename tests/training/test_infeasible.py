@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from marks import mostly_slow
 from sklearn.exceptions import ConvergenceWarning
 from watching import States, assert_same_state, fitted, regressor, state_of
+
+#: Strategies whose multipliers grow without end.
+GROWING = mostly_slow(
+    ["augmented_lagrangian", "lagrangian", "slack"], "augmented_lagrangian"
+)
 
 
 def linear_without_bias(*callbacks, **params):
@@ -20,9 +26,13 @@ def linear_without_bias(*callbacks, **params):
     )
 
 
-@pytest.mark.parametrize("strategy", ["augmented_lagrangian", "lagrangian", "slack"])
+@pytest.mark.parametrize("strategy", GROWING)
 @pytest.mark.parametrize(
-    ("optimizer", "lr"), [(torch.optim.Adam, 0.01), (torch.optim.SGD, 1e-3)]
+    ("optimizer", "lr"),
+    [
+        (torch.optim.Adam, 0.01),
+        pytest.param(torch.optim.SGD, 1e-3, marks=pytest.mark.slow),
+    ],
 )
 def test_infeasible_problem_is_noticed(strategy, optimizer, lr):
     X = np.array([[1.0], [-1.0], [1e-3]])
@@ -56,7 +66,7 @@ def test_rows_are_named_by_output():
         model.fit(X, y)
 
 
-@pytest.mark.parametrize("strategy", ["augmented_lagrangian", "lagrangian", "slack"])
+@pytest.mark.parametrize("strategy", GROWING)
 @pytest.mark.parametrize(
     ("x", "bounds"),
     [
@@ -84,7 +94,7 @@ def feasible_problem(seed):
     return X, np.maximum(X @ rng.normal(size=4), 1.0)
 
 
-@pytest.mark.parametrize("strategy", ["augmented_lagrangian", "lagrangian", "slack"])
+@pytest.mark.parametrize("strategy", GROWING)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("lr", [1e-9, 1e-4])
 @pytest.mark.filterwarnings("ignore:training diverged")  # it has not begun

@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from marks import mostly_slow
 from properties import (
     assert_obeys,
     assert_same_bits,
@@ -96,7 +97,9 @@ def test_what_callbacks_learnt_in_a_failure_is_forgotten(small, data):
     assert vars(late) == kept
 
 
-@pytest.mark.parametrize("how", [{}, {"adjust": "bias"}, {"domain": "box"}])
+@pytest.mark.parametrize(
+    "how", mostly_slow([{}, {"adjust": "bias"}, {"domain": "box"}], {})
+)
 def test_an_interrupted_enforce_changes_nothing(small, data, monkeypatch, how):
     """Not even between the new head and the record of it, or inside of no_grad."""
     model = small().fit(data.X, data.Y).enforce(domain="box")
@@ -193,9 +196,9 @@ def interrupted(message="interrupted at epoch"):
 
 @pytest.mark.parametrize("hook", ["on_epoch_begin", "on_batch_end", "on_epoch_end"])
 def test_an_interrupt_leaves_the_model_of_the_last_finished_epoch(
-    small, data, strategy, hook
+    small, data, mostly_slow_strategy, hook
 ):
-    params = {"batch_size": 16, "warm_start": True, "strategy": strategy}
+    params = {"batch_size": 16, "warm_start": True, "strategy": mostly_slow_strategy}
     model = small(callbacks=[Interrupt(hook)], **params)
     with interrupted("interrupted at epoch 3 of 5; the model is that of epoch 2"):
         model.fit(data.X, data.Y)

@@ -7,6 +7,7 @@ from properties import assert_same_training_state
 from skorch.callbacks import Callback, LRScheduler
 
 from sklpos import TrainingCheckpoint
+from sklpos.training.epoch import EACH_BATCH
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_the_schedule_does_not_slow_the_steps_down(annealed, data):
 
     class Look(Callback):
         def on_epoch_end(self, net, **kwargs):
-            seen.append(net.watches_batches)
+            seen.append(any(map(net.listeners, EACH_BATCH)))
 
     annealed(callbacks=[Look()]).fit(data.X, data.y)
     assert seen == [False] * 6

@@ -52,14 +52,18 @@ def test_the_default_finds_the_unit_of_a_stream(stream):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", STREAMS)
-@pytest.mark.parametrize("upper_bound", [None, 1e7])
-@pytest.mark.parametrize("module", [{"module": MLP, "module__activation": "tanh"}, {}])
-def test_every_strategy_finds_the_unit(strategy, stream, module, upper_bound):
-    if strategy == "nonnegative_weights" and module:
-        module = {**module, "module__activation": "sigmoid"}
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"module": MLP, "module__activation": "tanh", "upper_bound": 1e7},
+        {"module": Stack},
+    ],
+)
+def test_every_strategy_finds_the_unit(strategy, stream, params):
+    if strategy == "nonnegative_weights" and "upper_bound" in params:
+        params = {**params, "module__activation": "sigmoid"}
     y_first, y = STREAMS[stream]
-    params = {"strategy": strategy, "upper_bound": upper_bound, **module}
-    model = streamed(y_first, y, n_calls=60, lr=0.02, **params)
+    model = streamed(y_first, y, n_calls=60, lr=0.02, strategy=strategy, **params)
     assert model.enforce(X).score(X, y) > 0.7
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from sklpos.certificates.bounds.activations import find_relaxation, known_activations
 from sklpos.certificates.bounds.relaxations import Relaxation
+from sklpos.nets.lazy import lazy
 from sklpos.nets.mixing import feature_layers, member_heads
 from sklpos.nets.stack import Stack
 
@@ -50,17 +50,17 @@ class Affine:
         """Map (..., n_in) to (..., n_out)."""
         return x @ self.weight.T + self.bias
 
-    @cached_property
+    @lazy
     def positive(self) -> Tensor:
         """The weights that are positive, and 0 elsewhere."""
         return self.weight.clamp(min=0)
 
-    @cached_property
+    @lazy
     def negative(self) -> Tensor:
         """The weights that are negative, and 0 elsewhere."""
         return self.weight.clamp(max=0)
 
-    @cached_property
+    @lazy
     def sizes(self) -> Tensor:
         """Absolute terms of the weights, to which rounding is relative."""
         return self.weight.abs() if self.weight_size is None else self.weight_size

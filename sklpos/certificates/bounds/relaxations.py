@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from sklpos.nets.lazy import lazy
 
 _NODES = 8  # on each side of the pivot
 _REFINEMENTS = 4
@@ -221,7 +222,7 @@ class _Slopes:
         self.x, self.y = x, y
         self.middle = _envelope_slope(x, y, (x[..., :1] + x[..., -1:]) / 2)
 
-    @cached_property
+    @lazy
     def _fall_and_rise(self) -> tuple[Tensor, Tensor]:
         ends = self.x[..., :1], self.x[..., -1:]
         return tuple(_envelope_slope(self.x, self.y, end) - self.middle for end in ends)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from numpy.typing import NDArray
 from scipy import spatial
 from torch import Tensor
+
+from sklpos.nets.lazy import lazy
 
 # Rows of a hull that are tried as directions.
 _MAX_DIRECTIONS = 1000
@@ -139,7 +140,7 @@ class ConvexHull:
     points: Tensor
     facets: Tensor | None = None
 
-    @cached_property
+    @lazy
     def origin(self) -> Tensor:
         """A point near the rows, so that differences from it keep their digits."""
         return (self.points.amin(0) + self.points.amax(0)) / 2

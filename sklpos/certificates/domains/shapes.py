@@ -16,7 +16,7 @@ from sklpos.certificates.domains.domain import Domain
 from sklpos.certificates.domains.regions import Region
 from sklpos.docstrings import complete_docstrings
 from sklpos.nets.floats import as_floats
-from sklpos.nets.hints import shown
+from sklpos.nets.hints import literal, shown
 
 _MAX_COMBINATIONS = 100_000
 
@@ -60,7 +60,10 @@ class Box(Domain):
         wrong = np.flatnonzero(low > high)
         if wrong.size:
             k = wrong[0]
-            raise ValueError(f"low > high for feature {k}: {low[k]} > {high[k]}.")
+            raise ValueError(
+                f"low > high for feature {k} of the domain: {low[k]} > {high[k]}; pass "
+                "the corner of the smallest values first."
+            )
         groups = tuple(_as_group(group, len(low)) for group in categorical)
         names = None if names is None else tuple(names)
         _set(self, low=low, high=high, categorical=groups, names=names)
@@ -112,7 +115,7 @@ class Box(Domain):
         grouped = {j for group in self.categorical if len(group) > 1 for j in group}
         labels = [""] * self.n_features
         if self.names is not None:
-            labels = [f"{name} " for name in self.names]
+            labels = [f"{literal(name)} " for name in self.names]
         sides = [
             f"{labels[j]}{self.low[j]:.4g} to {self.high[j]:.4g}"
             for j in range(self.n_features)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from sklpos.certificates.bounds.crown import Interval, backward
 from sklpos.certificates.bounds.network import Network
 from sklpos.certificates.bounds.rounding import bound_rounding
 from sklpos.certificates.domains.regions import Region
+from sklpos.nets.lazy import lazy
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,28 +92,28 @@ class Units:
     region: Region
     hidden: dict[int, Interval]
 
-    @cached_property
+    @lazy
     def sizes(self) -> dict[int, int]:
         """Number of units of each activation."""
         return {k: low.shape[1] for k, (low, _) in self.hidden.items()}
 
-    @cached_property
+    @lazy
     def layer(self) -> Tensor:
         """Number of the activation of each unit."""
         return torch.cat([torch.full((n,), k) for k, n in self.sizes.items()])
 
-    @cached_property
+    @lazy
     def negative_slope(self) -> Tensor:
         """Slope below 0 of each unit."""
         slopes = [self.network.layers[k].negative_slope for k in self.layer.tolist()]
         return torch.tensor(slopes, dtype=torch.float64)
 
-    @cached_property
+    @lazy
     def width(self) -> Tensor:
         """Range of what enters each unit, shape (n_parts, n_units)."""
         return torch.cat([high - low for low, high in self.hidden.values()], 1)
 
-    @cached_property
+    @lazy
     def rounding(self) -> Tensor:
         """Bound of the rounding of `low` and `high`, shape (n_parts, n_units)."""
         low, high = self.region.low, self.region.high
