@@ -12,8 +12,8 @@ class lazy(Generic[Value]):
     """Attribute that a method computes once, for all threads.
 
     That of ``functools`` has one lock for all objects before Python 3.12: threads wait
-    for each other, and a process that is forked meanwhile waits for ever. Here, threads
-    may compute it at the same time, but the first value counts for all of them.
+    for each other, and a process that is forked meanwhile never ends its wait. Here,
+    threads may compute it at the same time, but the first value counts for all.
 
     Parameters
     ----------

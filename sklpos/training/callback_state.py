@@ -54,11 +54,21 @@ def state_names(callback: Callback) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        Never the path of a file or anything else that is no result of training. It may
-        set some of them later.
+        Never a parameter, such as the path of a file. It may set some of them later.
+
+    Raises
+    ------
+    ValueError
+        If it declares one of its parameters.
     """
+    declared = tuple(getattr(callback, "state_attributes_", ()))
+    for name in declared and callback.get_params(deep=False).keys() & set(declared):
+        raise ValueError(
+            f"state_attributes_ of {type(callback).__name__} holds the parameter "
+            f"{name!r}; list attributes that training sets, as a file may set them."
+        )
     known = [names for cls, names in _OF_SKORCH.items() if isinstance(callback, cls)]
-    return sum(known, tuple(getattr(callback, "state_attributes_", ())))
+    return sum(known, declared)
 
 
 def with_state(callbacks: list[tuple[str, Callback]]) -> dict[str, Callback]:

@@ -242,6 +242,16 @@ def test_a_file_chooses_no_path(honest, tmp_path, name):
     assert victim.read_text(encoding="utf-8") == "precious"
 
 
+def test_no_callback_lets_a_file_choose_its_parameters(tmp_path):
+    class Elsewhere(TrainingCheckpoint):
+        state_attributes_ = ("path",)
+
+    guard = Elsewhere(tmp_path / "a")
+    with pytest.raises(ValueError, match="Elsewhere holds the parameter 'path'"):
+        make(tmp_path / "a", callbacks=[guard]).fit(X, Y)
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
