@@ -1,21 +1,24 @@
-"""``python -m benchmarks``: prints tables, writes the figures to a JSON file.
+"""``python -m benchmarks``: prints tables, and writes figures and pages.
 
-A run that is not quick makes ``RESULTS.md`` of all that the file has, beside it.
+The figures go to a JSON file. A run that is not quick makes ``RESULTS.md`` beside it,
+and the pages in ``results``, of all that the file has.
 """
 
 import argparse
 import json
 import os
 import platform
+import sys
 import time
+import traceback
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from benchmarks.report import markdown
-from benchmarks.sections import SECTIONS
+from benchmarks.registry import SECTIONS
+from benchmarks.report import pages
 
 PACKAGES = ("sklpos", "torch", "scikit-learn", "skorch", "numpy")
 PEERS = ("cooper-optim", "mdmm", "humancompatible-train")
@@ -36,14 +39,27 @@ def environment() -> dict[str, str]:
     return found
 
 
+def cpu_time() -> float:
+    """Seconds of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
 def run(name: str, quick: bool) -> dict:
-    """Measure one section."""
-    start, load = time.perf_counter(), round(os.getloadavg()[0], 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of fits that stop after a few epochs
-        tables = SECTIONS[name](quick)
-    print(f"\n[{name}: {time.perf_counter() - start:.0f} s]", flush=True)
-    return {"environment": environment(), "load": load, "tables": tables}
+    """Measure one section; if it fails, its error stands for its tables."""
+    result = {"environment": environment(), "load": os.getloadavg()[0]}
+    wall, cpu = time.perf_counter(), cpu_time()
+    tables, error = [], None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of fits that stop after a few epochs
+            text = json.dumps(SECTIONS[name].measure(quick), default=float)
+            tables = json.loads(text)
+    except Exception as failure:  # the other sections still run
+        traceback.print_exc()
+        error = f"{type(failure).__name__}: {failure}"
+    wall, cpu = time.perf_counter() - wall, cpu_time() - cpu
+    print(f"\n[{name}: {wall:.0f} s, {cpu:.0f} s of CPU]", flush=True)
+    return result | {"wall": wall, "cpu": cpu, "tables": tables, "error": error}
 
 
 def read_arguments() -> argparse.Namespace:
@@ -61,20 +77,32 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def write_pages(report: dict, folder: Path) -> None:
+    """Write the pages of a report."""
+    for name, text in pages(report).items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Run the sections asked for, and write each when it is done."""
     arguments = read_arguments()
     torch.set_num_threads(1)
     print(", ".join(f"{key} {value}" for key, value in environment().items()))
     print("1 thread, float32 unless it says otherwise")
-    path = arguments.output
-    report = json.loads(path.read_text()) if path.exists() else {}
+    path, start = arguments.output, time.perf_counter()
+    partial = len(set(arguments.section)) < len(SECTIONS)
+    report = json.loads(path.read_text()) if partial and path.exists() else {}
     for name in arguments.section:
         report[name] = run(name, arguments.quick)
         path.write_text(json.dumps(report, indent=1) + "\n")
     if not arguments.quick:
-        path.with_name("RESULTS.md").write_text(markdown(report) + "\n")
-    print(f"\nwritten to {path}")
+        write_pages(report, path.parent)
+    minutes = (time.perf_counter() - start) / 60
+    print(f"\nwritten to {path}, after {minutes:.1f} minutes")
+    if failed := [name for name in arguments.section if report[name]["error"]]:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """``python -m benchmarks.out_of_core``: a fit on a file that need not fit in memory.
 
 `partial_fit` goes through a memory-mapped file in chunks, and `enforce` repairs the
-head on all of its rows. What is measured is the anonymous memory of the process (of
-Linux), above what it held before the first chunk: pages of the file are a cache, which
-the system drops when it needs the memory.
+head of an `MLP` on all of its rows; the default module, `Stack`, needs no repair. What
+is measured is the anonymous memory of the process (of Linux), above what it held before
+the first chunk: pages of the file are a cache, which the system drops when it needs the
+memory.
 """
 
 import argparse
@@ -19,10 +20,14 @@ import torch
 from numpy.lib.format import open_memmap
 from sklearn.base import clone
 
-from sklpos import MLP, PositiveOutputRegressor
+from sklpos import MLP, PositiveOutputRegressor, Stack
 
 N_FEATURES = 10
 WRITTEN = 100_000  # rows at once
+MODULES = {
+    "MLP": {"module": MLP, "batch_size": 1_000},
+    "Stack": {"module": Stack},
+}
 
 
 class Peak:
@@ -72,12 +77,12 @@ def in_chunks(n_samples: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, n_samples, size)]
 
 
-def measure(folder: Path, chunk: int) -> dict:
+def measure(folder: Path, chunk: int, module: str) -> dict:
     """Train once on each chunk, then repair on all rows."""
     # "c": writeable, as torch wants it, but what is written never reaches the file
     X, y = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in "Xy")
-    params = {"batch_size": 1_000, "max_epochs": 1, "random_state": 0}
-    model = PositiveOutputRegressor(MLP, **params)
+    params = {"max_epochs": 1, "random_state": 0, **MODULES[module]}
+    model = PositiveOutputRegressor(**params)
     clone(model).fit(X[:1_000], y[:1_000])  # loads what is loaded at the first use
     gc.collect()
     held, start = [], time.perf_counter()
@@ -109,12 +114,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.out_of_core", description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--chunk", type=int, default=100_000)
+    parser.add_argument("--module", choices=MODULES, default="MLP")
     parser.add_argument("--output", type=Path, help="JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         write_rows(Path(folder), arguments.rows)
-        result = measure(Path(folder), arguments.chunk)
+        result = measure(Path(folder), arguments.chunk, arguments.module)
     for name, value in result.items():
         print(f"{name:30s}{value:14,.5g}")
     if arguments.output:

@@ -62,6 +62,7 @@ _SUBMODULES = (
     "metrics",
     "plotting",
     "repair",
+    "search",
     "strategies",
 )
 

@@ -29,6 +29,7 @@ pinned memory, and generators on the device.
 import functools
 import inspect
 import multiprocessing
+import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ from typing import Any
 
 import pytest
 import torch
+from device_traffic import COPIES, INDEXING, note, note_operation
 from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -46,16 +48,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 DEVICE = "fakegpu"
 HELPER_TIMEOUT = 300
 
+_FUSED = {"aten::_fused_adam_", "aten::_fused_adamw_"}
+# The process that made torch know the device; a fork of it may not use the device.
+_REGISTERED: list[int] = []
 _REGISTER = "_setup_privateuseone_for_python_backend"
 AVAILABLE = hasattr(backend_registration, _REGISTER)
-
-_MOVES = {"aten::_to_copy", "aten::copy_", "aten::_copy_from"}
-_INDEXING = {
-    "aten::index",
-    "aten::index_put",
-    "aten::index_put_",
-    "aten::_index_put_impl_",
-}
 
 
 class DeviceTensor(torch.Tensor):
@@ -96,7 +93,12 @@ class DeviceTensor(torch.Tensor):
 
     def tolist(self) -> list:
         """Return the numbers, which torch refuses to do for a subclass."""
+        note("read", "tolist")
         return self.hidden.tolist()
+
+    def pin_memory(self, device=None):
+        """Raise: only memory of the CPU can be pinned."""
+        raise RuntimeError(f"cannot pin a tensor of {self.device}, only dense CPU ones")
 
     @property
     def data(self) -> "DeviceTensor":
@@ -151,10 +153,15 @@ def _execute(func, args: tuple, kwargs: dict[str, Any]) -> Any:
     operands = _on_device(leaves)
     stays = _names_device(kwargs) if kwargs.get("device") else bool(operands)
     name = func._schema.name
-    if name not in _MOVES:
+    if name not in COPIES:
         _check_one_device(name, args, leaves)
     if stays:
         _check_generator(leaves)
+    _check_process()
+    _check_copy(name, operands, kwargs)
+    if name in _FUSED:
+        _check_strides(args)
+    note_operation(func, args, kwargs)
 
     cpu_args, cpu_kwargs = tree_map(_hidden, (args, _on_cpu(kwargs)))
     result = func(*cpu_args, **cpu_kwargs)
@@ -176,7 +183,7 @@ def _check_one_device(name: str, args: tuple, leaves: list) -> None:
         and leaf.dim() > 0
     ]
     # a tensor on the device may be indexed by one on the CPU, not the other way round
-    indexed_on_device = name in _INDEXING and isinstance(args[0], DeviceTensor)
+    indexed_on_device = name in INDEXING and isinstance(args[0], DeviceTensor)
     if cpu and _on_device(leaves) and not indexed_on_device:
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found "
@@ -189,6 +196,37 @@ def _check_generator(leaves: list) -> None:
         raise RuntimeError(
             f"Expected a '{DEVICE}' device type for generator but found 'cpu'"
         )
+
+
+def _check_process() -> None:
+    if os.getpid() != _REGISTERED[-1]:
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+
+def _check_copy(name: str, operands: list, kwargs: dict[str, Any]) -> None:
+    """Raise if a copy to the CPU does not wait: its numbers may be read too early."""
+    to_cpu = name == "aten::_to_copy" and operands and not _names_device(kwargs)
+    if to_cpu and kwargs.get("device") and kwargs.get("non_blocking"):
+        raise RuntimeError("a copy to the CPU must not be non_blocking")
+
+
+def _check_strides(args: tuple) -> None:
+    """Raise where the fused kernel of CUDA refuses what that of the CPU takes."""
+    lists = [part for part in args if isinstance(part, list | tuple) and part]
+    weights, gradients, *averages = lists
+    for weight, *others in zip(weights, gradients, *averages[:2], strict=True):
+        for other in others:
+            same = (weight.dtype, weight.shape) == (other.dtype, other.shape)
+            if not (same and _strides(weight) == _strides(other)):
+                raise RuntimeError(
+                    "params, grads, exp_avgs, and exp_avg_sqs must have same dtype, "
+                    "device, and layout"
+                )
+
+
+def _strides(tensor: torch.Tensor) -> list[int]:
+    sizes = zip(tensor.size(), tensor.stride(), strict=True)
+    return [stride for size, stride in sizes if size != 1]
 
 
 def _names_device(kwargs: dict[str, Any]) -> bool:
@@ -228,6 +266,7 @@ def _shell(leaf: Any, shells: dict[int, DeviceTensor]) -> Any:
 def _register() -> None:
     """Make torch know the device, for the rest of the process."""
     getattr(backend_registration, _REGISTER)(DEVICE)
+    _REGISTERED.append(os.getpid())
     with _DeviceMode():
         number = torch.ones(1).to(DEVICE).requires_grad_()
         try:
@@ -248,6 +287,13 @@ def fake_device() -> Iterator[str]:
     _register()
     with _DeviceMode(), _ConstructorMode():
         yield DEVICE
+
+
+def fork() -> int:
+    """Fork the helper process, whose autograd has threads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded")
+        return os.fork()
 
 
 needs_fake_device = pytest.mark.skipif(

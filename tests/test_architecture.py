@@ -28,7 +28,7 @@ ROOMS = [
     {"training"},
     {"metrics", "callbacks", "decay"},
     {"estimator"},
-    {"export", "distributed"},
+    {"export", "distributed", "search"},
     {"plotting"},
     {""},
 ]
@@ -100,6 +100,13 @@ def test_the_core_is_torch_alone():
     rooms = ("criteria", "nets", "certificates", "strategies", "repair")
     loaded = loaded_by(", ".join(f"sklpos.{room}" for room in rooms))
     assert not {name for name in loaded if name.startswith(("skorch", "sklearn."))}
+
+
+def test_the_estimator_loads_no_other_estimators():
+    """Those of scikit-learn would triple the time of the import."""
+    loaded = loaded_by("sklpos.estimator.regressor")
+    others = ("compose", "linear_model", "neighbors", "impute", "decomposition")
+    assert not loaded & {f"sklearn.{name}" for name in others}
 
 
 def test_programmes_are_numpy_and_scipy_alone():

@@ -6,6 +6,7 @@ import re
 INHERITED = {
     "get_metadata_routing",
     "get_params",
+    "predict",
     "score",
     "set_fit_request",
     "set_params",
@@ -16,9 +17,15 @@ INHERITED = {
 LABEL = re.compile(r":(?:ref|term):`([^`<]+?)(?:\s*<[^`>]+>)?`")
 
 
+def defined_in(member) -> str:
+    """Module of a function, a method or the getter of a property."""
+    getter = getattr(member, "fget", None) or member
+    return getattr(getter, "__module__", None) or "sklpos"
+
+
 def skip(app, what, name, member, skip, options):
     """Leave out members that another package defines; otherwise do not decide."""
-    module = getattr(member, "__module__", None) or "sklpos"
+    module = defined_in(member)
     if module.split(".")[0] == "sklpos":
         return None
     return not (module.startswith("sklearn.") and name in INHERITED)
@@ -27,7 +34,7 @@ def skip(app, what, name, member, skip, options):
 def without_labels(app, what, name, obj, options, lines):
     """Replace references to labels of other documentations by their text."""
     text = "\n".join(lines)
-    if (getattr(obj, "__module__", None) or "").startswith("sklearn."):
+    if defined_in(obj).startswith("sklearn."):
         lines[:] = LABEL.sub(r"\1", text).splitlines()
 
 

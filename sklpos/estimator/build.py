@@ -44,6 +44,7 @@ from sklpos.training.members import rows_for_members
 from sklpos.training.net import ConstrainedNet
 from sklpos.training.randomness import draw_seed, draws_random_numbers
 from sklpos.training.rows import TrainingRows
+from sklpos.training.stacked import find_passes
 from sklpos.training.storage import fork
 from sklpos.training.unit import change_unit
 
@@ -70,11 +71,14 @@ def start_net(
     if earlier is None:
         net, rows = new_net(estimator, data, draw_seed(estimator.random_state))
         check_repeatable(net, estimator.random_state)
-        return net, rows
-    check_built_in_params(estimator, earlier.built_in)
-    same_rows = rows_key(estimator, data) == earlier.key
-    how = {"same_rows": same_rows, "stream": stream}
-    return fork_net(estimator, earlier.net, data, **how)
+    else:
+        check_built_in_params(estimator, earlier.built_in)
+        same_rows = rows_key(estimator, data) == earlier.key
+        how = {"same_rows": same_rows, "stream": stream}
+        net, rows = fork_net(estimator, earlier.net, data, **how)
+    if estimator.callbacks:
+        rows = rows.with_own_weights()
+    return net, rows.to(net.device)
 
 
 def new_net(
@@ -131,7 +135,8 @@ def new_net(
         targets=targets,
         head=head,
         seed=seed,
-        stochastic=draws_random_numbers(module, example),
+        # Modules with passes of their own draw none, which saves a test run of a copy.
+        stochastic=not find_passes(module) and draws_random_numbers(module, example),
         autocast="bfloat16" if estimator.dtype == "bfloat16-mixed" else None,
         device=str(device),
         # The rows are split already, with the constraint on the training rows alone.

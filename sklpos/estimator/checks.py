@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from sklpos.estimator.datasets import check_items
 from sklpos.estimator.parameters import stand_in
 from sklpos.estimator.targets import read_targets
 from sklpos.estimator.violated_targets import on_violated_y, report_violated_targets
-from sklpos.nets.any_rows import Rows, stored_arrays, take_rows
+from sklpos.nets.any_rows import Rows, chunks_of, stored_arrays, take_rows
 from sklpos.nets.arrays import UNREADABLE, for_torch
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.items import ItemRows
@@ -44,11 +45,11 @@ class TrainingData:
     y : ndarray of shape (n_kept, n_outputs)
         float64, unit of y.
     weight : ndarray of shape (n_kept,)
-        Positive, largest 1.
+        Positive, largest 1; a single number in memory if no weights were passed in.
     bounds : Bounds
         Unit of y.
-    kept : ndarray of shape (n_kept,)
-        Their numbers among the rows passed in.
+    kept : ndarray of shape (n_kept,) or Ellipsis
+        Index that finds them among the rows passed in.
     n_samples : int
         Number of rows passed in.
     y_ndim : int
@@ -66,7 +67,7 @@ class TrainingData:
     y: np.ndarray
     weight: np.ndarray
     bounds: Bounds
-    kept: np.ndarray
+    kept: np.ndarray | EllipsisType
     n_samples: int
     y_ndim: int
     seen: dict[str, Any]
@@ -79,11 +80,21 @@ class TrainingData:
         digest = hashlib.blake2b(digest_size=16)
         sides = self.bounds.arrays
         parts = stored_arrays(self.X)
-        for array in (*parts, self.y, self.weight, *sides, self.kept):
+        for array in (*parts, self.y, self.weight, *sides, self.numbers()):
             # The bytes alone do not tell (2, 3) from (3, 2), nor ints from floats.
             digest.update(repr((array.shape, array.dtype)).encode())
-            digest.update(np.ascontiguousarray(array))
+            for chunk in chunks_of(array):
+                digest.update(np.ascontiguousarray(chunk))
         return digest.hexdigest()
+
+    def numbers(self) -> np.ndarray:
+        """Numbers of the rows among those passed in.
+
+        Returns
+        -------
+        ndarray of int of shape (n_kept,)
+        """
+        return np.arange(self.n_samples)[self.kept]
 
 
 # scikit-learn sums up first: infinities of both signs are inf - inf.
@@ -117,27 +128,26 @@ def check_training_data(estimator, X, y, sample_weight, *, reset: bool) -> Train
     # Several quantiles of a vector are a matrix.
     y_ndim = y.ndim if targets.size == y.size else 2
     y = targets
-    weight = np.ones(len(y)) if sample_weight is None else _weights(sample_weight, y)
-    if not weight.any():
-        raise ValueError("sample_weight is 0 in every row; at least one must be > 0.")
     n_samples = len(y)
-    kept = np.flatnonzero(weight)
+    weight, unit, kept = np.broadcast_to(1.0, n_samples), 1.0, ...
+    if sample_weight is not None:
+        weight, unit = _weights(sample_weight, y)
     # A row of weight 0 must count as one that is not there, in the guarantee too.
-    if len(kept) < n_samples:
+    if not weight.all():
+        kept = np.flatnonzero(weight)
         X, y, weight = take_rows(X, kept), y[kept], weight[kept]
     _warn_of_former_name(estimator)
     report_violated_targets(y, bounds, on_violated_y(estimator))
     return TrainingData(
         X=X,
         y=y,
-        # Only ratios matter; a largest weight of 1 keeps sums of weights finite.
-        weight=weight / weight.max(),
+        weight=weight,
         bounds=bounds,
         kept=kept,
         n_samples=n_samples,
         y_ndim=y_ndim,
         seen=seen,
-        unit=float(weight.max()),
+        unit=unit,
     )
 
 
@@ -170,10 +180,17 @@ def _check_rows(estimator, X, y, reset: bool) -> tuple[np.ndarray, np.ndarray, d
             raise
 
 
-def _weights(sample_weight, y) -> np.ndarray:
+def _weights(sample_weight, y) -> tuple[np.ndarray, float]:
+    """Weights of largest 1, and the largest one as it was passed in."""
     how = {"dtype": np.float64, "ensure_non_negative": True}
     with explaining(sample_weight, "sample_weight"):
-        return _check_sample_weight(as_plain(sample_weight, "sample_weight"), y, **how)
+        plain = as_plain(sample_weight, "sample_weight")
+        weight = _check_sample_weight(plain, y, **how)
+    unit = float(weight.max())
+    if unit == 0:
+        raise ValueError("sample_weight is 0 in every row; at least one must be > 0.")
+    # Only ratios matter; a largest weight of 1 keeps sums of weights finite.
+    return weight / unit, unit
 
 
 def _is_numeric(X, any_shape: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from sklpos.estimator.checks import TrainingData
 from sklpos.estimator.parameters import criterion_of
 from sklpos.estimator.validation_rows import naming_validation_rows
+from sklpos.nets.any_rows import slices_of
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.modules import uncompiled
 from sklpos.nets.units import Unit
@@ -195,15 +197,19 @@ def reference_losses(net, data: TrainingData) -> tuple[float, float]:
         if that is perfect, the second loss is that of predictions that are off by 1.
     """
     criterion = copy.deepcopy(uncompiled(net.criterion_)).cpu().double()
-    y = torch.as_tensor(net.targets.standardise(data.y))
-    weight = torch.as_tensor(data.weight / data.weight.sum())[:, None]
+    total = data.weight.sum()
 
-    def loss(y_pred: Tensor) -> float:
-        return float((weight * criterion(y_pred, y)).sum() / y.shape[1])
+    def loss(predict: Callable[[Tensor], Tensor]) -> float:
+        sums = 0.0
+        for rows in slices_of(data.y):
+            y = torch.as_tensor(net.targets.standardise(data.y[rows]))
+            share = torch.as_tensor(data.weight[rows] / total)[:, None]
+            sums += float((share * criterion(predict(y), y)).sum())
+        return sums / data.y.shape[1]
 
     start = torch.as_tensor(net.targets.start) if net.has_bias else torch.zeros(1)
-    perfect, constant = loss(y), loss(start.to(y).expand_as(y))
-    return perfect, constant if constant > perfect else loss(y + 1)
+    perfect, constant = loss(lambda y: y), loss(lambda y: start.to(y).expand_as(y))
+    return perfect, constant if constant > perfect else loss(lambda y: y + 1)
 
 
 def warn_of_divergence(loss: float, perfect: float, constant: float, lr: float) -> None:

@@ -20,7 +20,7 @@ from sklpos.estimator.first_pass import read_dataset
 from sklpos.estimator.parameters import net_params_for, stand_in
 from sklpos.nets.arrays import naming
 from sklpos.nets.items import ItemRows
-from sklpos.training.loaders import FETCHING
+from sklpos.training.fetching import FETCHING
 
 Estimator = TypeVar("Estimator")
 #: What `fit` takes as X.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def hold_on_rows(
     X: NDArray,
     plan: RepairPlan,
     *,
-    numbers: NDArray | None = None,
+    numbers: NDArray | EllipsisType = ...,
     n_samples: int | None = None,
     weights: NDArray | None = None,
     features: Callable[[], Iterable[NDArray]] | None = None,
@@ -129,7 +130,7 @@ def hold_on_rows(
     X : ndarray of shape (n_rows, n_features)
     plan : RepairPlan
     numbers : ndarray of shape (n_rows,), optional
-        Which samples these rows are; by default all of them, in order.
+        Index that finds these rows among all samples; by default, they are all.
     n_samples : int, optional
         Number of all samples.
     weights : ndarray of shape (n_rows,), optional
@@ -153,7 +154,6 @@ def hold_on_rows(
     )
     # Without training rows nobody expects a balance.
     warn_of_limits(found.head, balance=plan.balance and trained.objective is not None)
-    numbers = np.arange(len(X)) if numbers is None else numbers
     n_samples = len(X) if n_samples is None else n_samples
     return replace(
         trained,

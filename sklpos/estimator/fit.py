@@ -16,7 +16,7 @@ from sklpos.estimator.net_params import built_in_params
 from sklpos.estimator.new_inputs import check_predictions
 from sklpos.estimator.other_rows import quantiles_of, range_at_start
 from sklpos.estimator.repairs import Request, enforce_bound, finish_head
-from sklpos.estimator.row_summary import RowSummary, summarise_pair
+from sklpos.estimator.row_summary import RowSummary
 from sklpos.estimator.split import rows_key
 from sklpos.nets.bounded import BoundedModel, data_range, rows_of_extremes
 from sklpos.nets.lazy import lazy
@@ -171,10 +171,13 @@ def evaluate(
         net, rows.train, residuals=residuals
     )
     weigh_members(net, rows.train)
-    multiplier = mixed_by_members(net, multiplier)
-    # Rows of weight 0 and rows held out have no constraint, hence multiplier 0.
-    multipliers = np.zeros((data.n_samples, data.y.shape[1]))
-    multipliers[rows.index] = multiplier * net.targets.scale
+    multipliers = mixed_by_members(net, multiplier)
+    multipliers *= net.targets.scale
+    if rows.index is not ...:
+        # Rows of weight 0 and rows held out have no constraint, hence multiplier 0.
+        everyone = np.zeros((data.n_samples, data.y.shape[1]))
+        everyone[rows.index] = multipliers
+        multipliers = everyone
     input_range = data_range(data.X, None if earlier is None else earlier.input_range)
     start_range = input_range
     if earlier is not None:
@@ -214,7 +217,7 @@ def finish(estimator, fit: Fit, data: TrainingData) -> Fit:
         If rows are so large that sums of the net may overflow.
     """
     warn_of_divergence(fit.loss, *reference_losses(fit.net, data), estimator.lr)
-    trained = fit.ending.model
+    trained = trained_model(fit.net, fit.input_range)
     ending = finish_head(trained, data, repair_plan(estimator, fit.net))
     # `predict` would refuse such rows, so a fit must.
     ending.check_size(data.X)
@@ -222,15 +225,21 @@ def finish(estimator, fit: Fit, data: TrainingData) -> Fit:
     check_predictions(now, finite=True)
     extreme = rows_of_extremes(now, data.X)
     ending = replace(ending, model=replace(ending.model, extreme_rows=extreme))
-    pair = now, None
+    training = _summary(now, data), None
     if ending.repair is not None:
-        pair = predict_rows(trained.module, data.X), now
-    training = summarise_pair(pair, data.bounds, data.y, data.weight)
+        # One after the other, so that one set of predictions is in memory.
+        del now
+        before = predict_rows(trained.module, data.X)
+        training = _summary(before, data), training[0]
     if ending.repair is not None and ending.certificate is None:
         warn_of_balance(ending, *training)
     return replace(
         fit, finished=ending, training=training, quantiles=quantiles_of(data.X)
     )
+
+
+def _summary(predictions: NDArray, data: TrainingData) -> RowSummary:
+    return RowSummary.from_predictions(predictions, data.bounds, data.y, data.weight)
 
 
 def enforce(estimator, fit: Fit, request: Request) -> Fit:

@@ -12,7 +12,6 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from sklpos.certificates.subject import digests_of
-from sklpos.estimator.column_steps import read_steps
 from sklpos.estimator.new_inputs import check_inputs
 from sklpos.estimator.other_rows import warn_of_far_rows, warn_of_other_distribution
 from sklpos.estimator.parameters import stand_in
@@ -49,6 +48,9 @@ def read_model(model: BaseEstimator) -> BoundedModel:
     # Another thread may put a new fit in its place.
     regressor = stand_in(regressor)
     if steps:
+        # Imported with the first pipeline, as its transformers take long to import.
+        from sklpos.estimator.column_steps import read_steps
+
         inputs, columns = read_steps(steps)
     else:
         inputs, columns = None, _own_columns(regressor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -89,7 +90,8 @@ def _made_module(
         "n_outputs": data.y.shape[1],
         # What the net will see: rounding may make a constant of a feature.
         "X": plain_rows(X.astype(example.numpy().dtype, copy=False)),
-        "sample_weight": weight,
+        # Others than this package's may write to it.
+        "sample_weight": weight if estimator.module is Stack else np.array(weight),
     }
     return make_module(estimator.module, known, kwargs)
 

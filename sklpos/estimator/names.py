@@ -100,7 +100,7 @@ def is_net_param(name: str) -> bool:
     bool
     """
     # `compile` is both a parameter of skorch and the prefix of others.
-    return name.startswith(_STARTS) or name in (OPEN_NAME, "compile")
+    return name.startswith(_STARTS) or name in (OPEN_NAME, "compile", "cuda_graph")
 
 
 def without_prefix(params: Mapping[str, Any], prefix: str) -> dict[str, Any]:

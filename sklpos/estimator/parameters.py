@@ -73,6 +73,7 @@ NET_PARAMETERS: dict[str, list | str] = {
     "iterator_valid__shuffle": ["boolean"],
     "iterator_valid__drop_last": ["boolean"],
     "compile": ["boolean"],
+    "cuda_graph": ["boolean"],
 }
 LIVE = tuple(name for name, (_, when) in PARAMETERS.items() if when == "live")
 BUILT_IN = tuple(name for name, (_, when) in PARAMETERS.items() if when == "built in")

@@ -7,7 +7,6 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
@@ -54,7 +53,7 @@ def fitted_regressor(model) -> tuple[list, Any]:
     # It refuses what is no estimator, but does not say what would be right.
     if isinstance(regressor, BaseEstimator):
         check_is_fitted(regressor)
-    if isinstance(regressor, TransformedTargetRegressor):
+    if transforms_targets(regressor):
         raise ValueError(
             "a TransformedTargetRegressor predicts in another unit than its bounds "
             "are in; pass its regressor_, and read the result in the transformed unit."
@@ -65,6 +64,23 @@ def fitted_regressor(model) -> tuple[list, Any]:
             "search that ends in one."
         )
     return before, regressor
+
+
+def transforms_targets(model: Any) -> bool:
+    """Whether a model is a ``TransformedTargetRegressor``.
+
+    Parameters
+    ----------
+    model : object
+
+    Returns
+    -------
+    bool
+    """
+    # It comes with all linear models, which take as long to import as this package.
+    from sklearn.compose import TransformedTargetRegressor
+
+    return isinstance(model, TransformedTargetRegressor)
 
 
 def flat(steps: Iterable) -> Iterable:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from sklpos.estimator.begin import begin_fit
 from sklpos.estimator.build import start_net
 from sklpos.estimator.checks import (
     TrainingData,
@@ -25,6 +26,7 @@ from sklpos.estimator.guarantees import GuaranteeMixin
 from sklpos.estimator.names import check_names, check_set_params, is_net_param
 from sklpos.estimator.new_inputs import check_inputs, check_predictions
 from sklpos.estimator.parameters import changed_vars, check_params, resolve, stand_in
+from sklpos.estimator.prepared import may_be_prepared
 from sklpos.estimator.preview import preview
 from sklpos.estimator.sklearn_callbacks import (
     CallbackSupportMixin,
@@ -33,7 +35,6 @@ from sklpos.estimator.sklearn_callbacks import (
 )
 from sklpos.estimator.targets import ScoreMixin
 from sklpos.estimator.turns import changes_estimator
-from sklpos.estimator.validation_rows import with_validation_rows
 from sklpos.nets.misfit import takes_any_shape
 from sklpos.nets.process import leaves_no_trace
 from sklpos.nets.rows import predict_rows
@@ -162,7 +163,8 @@ class PositiveOutputRegressor(
     **net_params : object
         skorch's parameters: ``module__*``, ``optimizer__*``, ``criterion__*``,
         ``callbacks__*``, ``iterator_train__*``, ``iterator_valid__*``, ``dataset__*``,
-        ``compile`` and ``compile__*``.
+        ``compile``, ``compile__*`` and, on a GPU, ``cuda_graph=True``: training steps
+        are recorded as a CUDA graph, whose kernels start together.
 
     Attributes
     ----------
@@ -297,6 +299,7 @@ class PositiveOutputRegressor(
         self._net_params = dict(net_params)
 
     @changes_estimator
+    @may_be_prepared
     @with_callbacks
     def fit(
         self,
@@ -341,13 +344,8 @@ class PositiveOutputRegressor(
             If Ctrl-C comes before an epoch is finished or after training, when an
             earlier fit stays, and with ``on_interrupt="raise"``.
         """
-        # A copy, as another thread may set parameters meanwhile.
-        asked = with_loader(self, X)
-        check_params(asked)
-        earlier = getattr(asked, "fitted_", None) if asked.warm_start else None
-        data = asked._check(X, y, sample_weight, earlier)
-        data = with_validation_rows(asked, data, X_val, y_val, sample_weight_val)
-        own = resolve(asked, len(data.X))
+        valid = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
+        own, data, earlier = begin_fit(self, X, y, sample_weight, **valid)
         context = self._init_callback_context(max_subtasks=own.max_epochs)
         with fit_task(self, context, X, y, sample_weight) as task, gradients_on():
             fit = own._train(data, own.max_epochs, earlier, task)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
@@ -20,6 +19,7 @@ from sklpos.estimator.endings import (
     hold_on_rows,
     shift_on_rows,
 )
+from sklpos.nets.arrays import mean_over_rows
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.rows import feature_source
 from sklpos.nets.warnings import warn_user
@@ -128,7 +128,7 @@ def _repair_further(
 def _keep_head(model: BoundedModel, data: TrainingData, plan: RepairPlan) -> Ending:
     """End a fit whose model obeys its bounds by construction."""
     if plan.scales:
-        average = partial(np.average, axis=0, weights=data.weight)
+        average = partial(mean_over_rows, weight=data.weight)
         model = scale_to_mean(model, data.X, data.y, average)
     return Ending(model)
 

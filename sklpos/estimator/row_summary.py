@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklpos.estimator.new_inputs import check_inputs
 from sklpos.estimator.pipelines import transform
 from sklpos.estimator.target_steps import TargetSteps, behind_targets
 from sklpos.estimator.targets import match_outputs
-from sklpos.metrics import violation_rate
+from sklpos.nets.any_rows import slices_of
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.rows import predict_rows
 
@@ -90,22 +91,34 @@ class RowSummary:
         -------
         RowSummary
         """
-        predictions = np.asarray(predictions, dtype=np.float64)
-        return cls(
-            len(predictions),
-            violation_rate(predictions, bounds.lower, bounds.upper),
-            np.max(bounds.violation(predictions), axis=0, initial=0.0),
-            None if y is None else _root_mean_square(predictions - y, weight),
-            below_rate=float((predictions < bounds.lower).any(axis=1).mean()),
-            above_rate=float((predictions > bounds.upper).any(axis=1).mean()),
-        )
+        largest, counts = np.zeros(predictions.shape[1]), np.zeros(3)
+        for rows in slices_of(predictions):
+            own = predictions[rows].astype(np.float64)
+            worst = bounds.violation(own).max(axis=0)
+            largest = np.maximum(largest, worst)
+            sides = own < bounds.lower, own > bounds.upper
+            for number, marked in enumerate((~bounds.contain(own), *sides)):
+                counts[number] += marked.any(axis=1).sum()
+        outside, below, above = (counts / len(predictions)).tolist()
+        rmse = None if y is None else _root_mean_square_error(predictions, y, weight)
+        return cls(len(predictions), outside, largest, rmse, below, above)
 
 
-def _root_mean_square(errors: NDArray, weight: NDArray | None) -> NDArray:
-    largest = np.abs(errors).max(axis=0)
+def _root_mean_square_error(
+    predictions: NDArray, y: NDArray, weight: NDArray | None
+) -> NDArray:
+    if weight is None:
+        weight = np.broadcast_to(1.0, len(y))
+
+    def errors() -> Iterator[tuple[NDArray, NDArray]]:
+        for rows in slices_of(predictions):
+            yield predictions[rows] - y[rows].astype(np.float64), weight[rows]
+
+    largest = np.max([np.abs(own).max(axis=0) for own, _ in errors()], axis=0)
     # In units of the largest error, so that squares stay finite.
     unit = np.where(largest > 0, largest, 1.0)
-    return unit * np.sqrt(np.average((errors / unit) ** 2, axis=0, weights=weight))
+    squares = sum(share @ (own / unit) ** 2 for own, share in errors())
+    return unit * np.sqrt(squares / weight.sum())
 
 
 def predict_twice(model, X: ArrayLike) -> Pair:

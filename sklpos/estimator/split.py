@@ -8,8 +8,8 @@ from sklpos.estimator.checks import TrainingData
 from sklpos.estimator.parameters import net_params_for
 from sklpos.estimator.population import Population
 from sklpos.estimator.validation_rows import naming_validation_rows
-from sklpos.nets.any_rows import take_rows, tensor_rows
-from sklpos.nets.arrays import check_range
+from sklpos.nets.any_rows import slices_of, take_rows, tensor_rows
+from sklpos.nets.arrays import check_range, weight_tensor
 from sklpos.nets.units import TargetScale
 from sklpos.training.randomness import derive_seed
 from sklpos.training.rows import RowDataset, TrainingRows
@@ -41,20 +41,19 @@ def split_rows(
     -------
     TrainingRows
     """
-    y = targets.standardise(data.y)
     params = net_params_for(estimator, "dataset")
     if not _holds_out(estimator, data):
         # An index of `...` makes views, where row numbers would copy X.
-        train = _rows(data, y, ..., dtype, params)
+        train = _rows(data, targets, ..., dtype, params)
         valid = _own_rows(data.valid, targets, dtype, params)
         return TrainingRows(train, valid, data.kept, own_valid=True)
     everyone = everyone or Population.of(data)
     share = estimator.validation_fraction
     train, valid = everyone.hold_out(share, derive_seed(seed, 3))
     return TrainingRows(
-        _rows(data, y, train, dtype, params),
-        _rows(data, y, valid, dtype, params),
-        data.kept[train],
+        _rows(data, targets, train, dtype, params),
+        _rows(data, targets, valid, dtype, params),
+        data.numbers()[train],
     )
 
 
@@ -88,13 +87,14 @@ def _own_rows(
     with naming_validation_rows():
         check_range(valid.X, dtype)
         targets.check_target_magnitude(valid.y, dtype)
-    return _rows(valid, targets.standardise(valid.y), ..., dtype, params)
+    return _rows(valid, targets, ..., dtype, params)
 
 
-def _rows(data: TrainingData, y, index, dtype, params) -> RowDataset:
-    return RowDataset(
-        tensor_rows(take_rows(data.X, index), dtype),
-        torch.as_tensor(y[index], dtype=dtype),
-        torch.as_tensor(data.weight[index]),
-        **params,
-    )
+def _rows(data: TrainingData, targets, index, dtype, params) -> RowDataset:
+    y, weight = data.y[index], data.weight[index]
+    scaled = torch.empty(y.shape, dtype=dtype)
+    # In chunks, because they are in float64 before.
+    for rows in slices_of(y):
+        scaled[rows] = torch.as_tensor(targets.standardise(y[rows]))
+    X = tensor_rows(take_rows(data.X, index), dtype)
+    return RowDataset(X, scaled, weight_tensor(weight, len(y)), **params)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import TransformerMixin
-from sklearn.compose import TransformedTargetRegressor
 from sklearn.preprocessing import (
     FunctionTransformer,
     MaxAbsScaler,
@@ -19,7 +18,11 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
-from sklpos.estimator.pipelines import fitted_regressor, take_apart
+from sklpos.estimator.pipelines import (
+    fitted_regressor,
+    take_apart,
+    transforms_targets,
+)
 from sklpos.nets.bounds import Bounds
 from sklpos.repair import Repair
 
@@ -172,7 +175,7 @@ def behind_targets(model: Any) -> tuple[list, Any, TargetSteps]:
     """
     before, last = take_apart(model)
     steps: list = []
-    while isinstance(last, TransformedTargetRegressor) and hasattr(last, "regressor_"):
+    while transforms_targets(last) and hasattr(last, "regressor_"):
         steps.insert(0, _checked(last.transformer_))
         inside, last = take_apart(last.regressor_)
         before += inside

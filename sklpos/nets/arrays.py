@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.sparse import issparse
 
 from sklpos.nets.any_rows import Rows, chunks_of
@@ -137,3 +138,53 @@ def for_torch(X: Rows) -> Rows:
     if X.flags.writeable and X.dtype.isnative and min(X.strides) >= 0:
         return X
     return np.array(X, dtype=X.dtype.newbyteorder("="), order="C")
+
+
+def weight_tensor(weight: ArrayLike | None, n_rows: int) -> torch.Tensor:
+    """Weights of rows for torch; equal ones stay a single number.
+
+    Parameters
+    ----------
+    weight : array-like of shape (n_rows,) or None
+        None for equal weights, which ``numpy.broadcast_to`` may make, too.
+    n_rows : int
+
+    Returns
+    -------
+    torch.Tensor of shape (n_rows,)
+        float64.
+
+    Examples
+    --------
+    >>> weight_tensor(None, 3)
+    tensor([1., 1., 1.], dtype=torch.float64)
+    """
+    equal = np.broadcast_to(1.0, n_rows)
+    weight = np.asarray(equal if weight is None else weight, dtype=np.float64)
+    if weight.strides == (0,):
+        # Of a copy, as torch warns of memory that is read-only.
+        return torch.as_tensor(weight[:1].copy()).expand(n_rows)
+    return torch.as_tensor(weight)
+
+
+def mean_over_rows(values: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """Weighted mean of each column.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_rows, n_columns)
+    weight : ndarray of shape (n_rows,) or None
+        None for equal weights, which ``numpy.broadcast_to`` may make, too.
+
+    Returns
+    -------
+    ndarray of shape (n_columns,)
+
+    Examples
+    --------
+    >>> mean_over_rows(np.array([[1.0], [3.0]]), np.array([3.0, 1.0])).tolist()
+    [1.5]
+    """
+    # Products with equal weights would only take memory.
+    equal = weight is None or weight.strides == (0,)
+    return np.average(values, axis=0, weights=None if equal else weight)

@@ -117,12 +117,20 @@ def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
     if type(value) in _EMPTY and not value:
         return type(value)()
     if type(value) in (dict, OrderedDict):
-        return type(value)(copy_values(value, memo))
+        return _copy_dict(value, memo)
     if type(value) in (Tensor, nn.Parameter):
         return _copy_tensor(value, memo)
     if isinstance(value, nn.Module):
         return copy_module(value, memo)
     return copy.deepcopy(value, memo)
+
+
+def _copy_dict(value: dict, memo: dict[int, Any]) -> dict:
+    if id(value) not in memo:
+        # Known before it is filled, as it may contain itself.
+        twin = memo[id(value)] = type(value)()
+        twin.update(copy_values(value, memo))
+    return memo[id(value)]
 
 
 def _copy_tensor(value: Tensor, memo: dict[int, Any]) -> Tensor:

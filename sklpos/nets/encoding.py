@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,10 @@ _SMALLEST = 2.0**-100
 _TIE = 1e-9
 # Fewer intervals say little more than the feature itself.
 _FEWEST_INTERVALS = 4
+# Weights that are summed up at once.
+_BLOCK = 2**16
+# Values that are added up at once, 16 MB, and rows of which they are computed at once.
+_MAX_VALUES, _FEW_ROWS = 2**21, 128
 
 
 class Encoding(nn.Module):
@@ -35,7 +40,7 @@ class Encoding(nn.Module):
     knots : list of ndarray
         Ends of the intervals of each column, increasing.
     X : torch.Tensor of shape (n_samples, n_features)
-        Training rows; the encoding has mean 0 on them. float64.
+        Training rows; the encoding has mean 0 on them.
     weight : torch.Tensor of shape (n_samples,)
     shrinks : bool, default=False
         Whether columns of two values count less if one of them is rare.
@@ -78,7 +83,7 @@ class Encoding(nn.Module):
         self.register_buffer("offset", -low / width)
         self.register_buffer("height", torch.ones_like(low))
         self.register_buffer("centre", torch.zeros_like(low))
-        mean = weighted_mean(self, X, weight)
+        mean = weighted_mean(self, X, weight, width=max(len(self), 1))
         if shrinks:
             share = mean.clamp(0, 1)
             rare = 2 * (share * (1 - share)).sqrt()
@@ -100,7 +105,6 @@ class Encoding(nn.Module):
         Parameters
         ----------
         X : torch.Tensor or SparseTensor of shape (n_samples, n_features)
-            float64.
         weight : torch.Tensor of shape (n_samples,)
         n_intervals : int
             Largest number per column; few distinct values give fewer.
@@ -113,36 +117,35 @@ class Encoding(nn.Module):
         -------
         Encoding
         """
-        shares = weight.numpy() / float(weight.sum())
-        most = count_distinct(X.numpy(), most)
-        found = _knots_of_columns(X.numpy(), shares, n_intervals, most)
+        weights = weight.numpy()
+        most = count_distinct(X.numpy(), most) if n_intervals else 0
+        found = _knots_of_columns(X.numpy(), weights, n_intervals, most)
         sizes = np.array([len(own) - 1 for own in found])
         numbers = range(n_intervals + 1)
         fewer = max(n for n in numbers if np.minimum(sizes, n).sum() <= most)
         if fewer < n_intervals:
             fewer = fewer if fewer >= _FEWEST_INTERVALS else 0
-            found = _knots_of_columns(X.numpy(), shares, fewer, most)
+            found = _knots_of_columns(X.numpy(), weights, fewer, most)
         return cls(found, X, weight, shrinks=shrinks)
 
     def __len__(self) -> int:
         return len(self.column)
 
-    def forward(self, X: Tensor) -> Tensor:
+    def forward(self, X: Tensor, out: Tensor | None = None) -> Tensor:
         """Map (n_samples, n_features) to (n_samples, n_intervals)."""
-        position = torch.addcmul(
-            self.offset, X.index_select(1, self.column), self.slope
-        )
+        found = X.index_select(1, self.column)
+        position = torch.addcmul(self.offset, found, self.slope, out=out)
         # In place, because new memory takes longer than the arithmetic.
-        return position.clamp_(0, 1).mul_(self.height) - self.centre
+        return position.clamp_(0, 1).mul_(self.height).sub_(self.centre)
 
 
 def _knots_of_columns(
-    X: Rows, shares: NDArray, n_intervals: int, most: int
+    X: Rows, weights: NDArray, n_intervals: int, most: int
 ) -> list[NDArray]:
     """Knots of each column; a single one if more than `most` have an interval."""
     found = []
     for x in columns_of(X) if n_intervals else ():
-        found.append(quantile_knots(x, shares, n_intervals))
+        found.append(quantile_knots(x, weights, n_intervals))
         most -= len(found[-1]) > 1
         # Columns beyond the limit would get none whatever the others have.
         if most < 0:
@@ -150,10 +153,10 @@ def _knots_of_columns(
     else:
         if n_intervals:
             return found
-    return list(X.min(axis=0)[:, None])
+    return list(X.min(axis=0).astype(np.float64)[:, None])
 
 
-def quantile_knots(x: NDArray, shares: NDArray, n_intervals: int) -> NDArray:
+def quantile_knots(x: NDArray, weights: NDArray, n_intervals: int) -> NDArray:
     """Values of a column at equally spaced quantiles, not too close to each other.
 
     A row that occurs twice counts as one of twice the weight.
@@ -161,26 +164,30 @@ def quantile_knots(x: NDArray, shares: NDArray, n_intervals: int) -> NDArray:
     Parameters
     ----------
     x : ndarray of shape (n_samples,)
-    shares : ndarray of shape (n_samples,)
-        Weights; their sum is 1.
+    weights : ndarray of shape (n_samples,)
+        Positive.
     n_intervals : int
         0 yields a single knot.
 
     Returns
     -------
     ndarray of shape (n_knots,)
-        Increasing; at most ``n_intervals + 1``.
+        Increasing, float64; at most ``n_intervals + 1``.
 
     Examples
     --------
-    >>> quantile_knots(np.arange(101.0), np.full(101, 1 / 101), 4).tolist()
+    >>> quantile_knots(np.arange(101.0), np.ones(101), 4).tolist()
     [0.0, 25.0, 50.0, 75.0, 100.0]
     """
-    order = np.argsort(x, kind="stable")
-    reached = np.cumsum(shares[order])
     wanted = np.linspace(0, 1, n_intervals + 1) - _TIE
-    index = np.searchsorted(reached, wanted).clip(max=len(x) - 1)
-    first, *others = np.unique(x[order][index])
+    if (weights == weights[0]).all():
+        # Whatever the order of the rows, the same ranks reach the quantiles.
+        ranks = _ranks_at(wanted, weights)
+        at_quantiles = np.partition(x, ranks)[ranks]
+    else:
+        order = np.argsort(x, kind="stable")
+        at_quantiles = x[order[_ranks_at(wanted, weights, order)]]
+    first, *others = np.unique(at_quantiles.astype(np.float64))
     knots = [first]
     for knot in others:
         size = max(abs(knot), abs(knots[-1]))
@@ -189,27 +196,60 @@ def quantile_knots(x: NDArray, shares: NDArray, n_intervals: int) -> NDArray:
     return np.array(knots)
 
 
+def _ranks_at(wanted: NDArray, weights: NDArray, order: Any = ...) -> NDArray:
+    """First rank at which the sum of the shares of all rows so far reaches a level."""
+    total, reached = float(weights.sum()), 0.0
+    index = np.zeros(len(wanted), dtype=np.intp)
+    # Block by block, in the order in which one sum over all rows would add them.
+    for start in range(0, len(weights), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        sums = weights[block if order is ... else order[block]] / total
+        sums[0] += reached
+        np.cumsum(sums, out=sums)
+        index += np.searchsorted(sums, wanted)
+        reached = sums[-1]
+    return index.clip(max=len(weights) - 1)
+
+
 @torch.no_grad()
 def weighted_mean(
-    function: Callable[[Tensor], Tensor], X: TensorRows, weight: Tensor
+    function: Callable[[Tensor], Tensor],
+    X: TensorRows,
+    weight: Tensor,
+    width: int = 1,
 ) -> Tensor:
     """Weighted mean of a function of rows, computed in chunks.
 
     Parameters
     ----------
     function : callable
-        Maps (batch, n_features) to (batch, n_values).
+        Maps (batch, n_features) to (batch, n_values), both float64.
     X : torch.Tensor or SparseTensor of shape (n_samples, n_features)
     weight : torch.Tensor of shape (n_samples,)
+    width : int, default=1
+        Values per row that the function computes on its way.
 
     Returns
     -------
     torch.Tensor of shape (n_values,)
+        float64.
     """
-    shares = (weight / weight.sum()).to(X.dtype)
-    size = rows_per_pass(X)
-    parts = zip(X.split(size), shares.split(size), strict=True)
-    return sum(own @ function(rows) for rows, own in parts)
+    total = weight.sum()
+    size = min(rows_per_pass(X), max(_MAX_VALUES // width, 1))
+    parts = zip(X.split(size), weight.split(size), strict=True)
+    return sum((own / total).double() @ _values(function, rows) for rows, own in parts)
+
+
+def _values(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    # Of few at a time, as it takes more memory than its values. They are added up in
+    # one product, whose size decides how it rounds.
+    done, values = 0, torch.empty(0)
+    for part in rows.split(_FEW_ROWS):
+        found = function(part.double())
+        values = values if done else found.new_empty(len(rows), found.shape[1])
+        values[done : done + len(found)] = found
+        done += len(found)
+    return values
 
 
 def standardisation(X: TensorRows, weight: Tensor) -> dict[str, Tensor]:
@@ -226,7 +266,7 @@ def standardisation(X: TensorRows, weight: Tensor) -> dict[str, Tensor]:
         ``lowest``, ``centre`` and ``gain``, of shape (n_features,); the gain of a
         constant is 1. So is that of a feature that varies by less than 1e-30.
     """
-    lowest, highest = X.amin(0), X.amax(0)
+    lowest, highest = X.amin(0).double(), X.amax(0).double()
     centre = weighted_mean(lambda rows: rows, X, weight)
     # In shares of the range, because squares of large numbers overflow.
     reach = torch.where(highest > lowest, highest - lowest, 1.0)
@@ -256,4 +296,5 @@ def count_distinct(X: Rows, most: int) -> int:
     """
     # A part of many rows is nearly always enough, and takes a fraction of the time.
     part = count_rows(X, 4 * most)
-    return most if part >= most else min(most, count_rows(X))
+    enough = part >= most or len(X) <= 4 * most
+    return min(most, part if enough else count_rows(X))

@@ -58,7 +58,8 @@ class Members(nn.Module):
         # Weights of one sign add up. Training would spend its first steps on it.
         self.head.weight.copy_(held.effective()[0])
         self.start(mean)
-        self.head = NonnegativeBlocks(self.head, bounds, self.head.n_blocks)
+        held.start_from(self.head)
+        self.head = held
 
     @property
     def bias_decay(self) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+# Rows that are summed up at once.
+_BLOCK = 2**16
 # Rows whose moments are good enough to forget earlier ones.
 _ENOUGH = 100
 # Normal targets do not go as far: that would be 6.4 standard deviations.
@@ -60,17 +63,21 @@ class Moments:
         -------
         Moments
         """
-        share = weight / weight.sum()
-        y = _without_outliers(y, share) if robust else y
-        largest = np.abs(y).max(axis=0)
+        y = _without_outliers(y, weight / weight.sum()) if robust else y
+        low, high = y.min(axis=0), y.max(axis=0)
+        largest = np.maximum(-low, high)
         # Divided by the largest value, so that no square overflows or underflows.
         unit = np.where(largest > 0, largest, 1.0)
         # The mean of many equal numbers is rounded to another one, and their distance
         # from it would pass for a scale.
-        mean = np.clip(unit * (share @ (y / unit)), y.min(axis=0), y.max(axis=0))
+        mean = unit * _mean_of(lambda own: own / unit, y, weight)
+        mean = np.clip(mean, low, high)
         deviation, size = (
-            _without_rounding(np.sqrt(share @ ((y / unit - centre / unit) ** 2))) * unit
-            for centre in (mean, 0 * mean)
+            _without_rounding(np.sqrt(_mean_of(square, y, weight))) * unit
+            for square in (
+                lambda own: (own / unit - mean / unit) ** 2,
+                lambda own: (own / unit) ** 2,
+            )
         )
         return cls(len(y), mean, deviation, size, largest)
 
@@ -163,6 +170,14 @@ class RunningMoments:
         if present.number >= max(2 * self.before.number, _ENOUGH):
             return RunningMoments(present, robust=self.robust)
         return replace(self, present=present)
+
+
+def _mean_of(
+    function: Callable[[NDArray], NDArray], y: NDArray, weight: NDArray
+) -> NDArray:
+    total = weight.sum()
+    blocks = (slice(n, n + _BLOCK) for n in range(0, len(y), _BLOCK))
+    return sum((weight[own] / total) @ function(y[own]) for own in blocks)
 
 
 def _without_rounding(deviation: NDArray) -> NDArray:

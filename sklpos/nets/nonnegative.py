@@ -54,15 +54,15 @@ class NonnegativeLinear(nn.Linear):
 
     def __init__(self, linear: nn.Linear, bounds: Bounds):
         has_bias = linear.bias is not None
-        super().__init__(linear.in_features, linear.out_features, bias=has_bias)
-        self.to(linear.weight)
+        like = {"dtype": linear.weight.dtype, "device": linear.weight.device}
+        super().__init__(linear.in_features, linear.out_features, bias=has_bias, **like)
         if not has_bias:
             check_contains_zero(bounds)
         self.n_ordered = bounds.n_ordered
         for name, value in self.cones(bounds).items():
             self.register_buffer(name, value)
         self._note_kinds()
-        self._start_from(linear)
+        self.start_from(linear)
 
     def cones(self, bounds: Bounds) -> dict[str, Tensor]:
         """Buffers for bounds of the outputs.
@@ -89,10 +89,17 @@ class NonnegativeLinear(nn.Linear):
     def __setstate__(self, state: dict) -> None:
         # Files of earlier versions have neither an order nor flags.
         super().__setstate__({"n_ordered": 1, **state})
-        self._note_kinds()
+        if "all_bounded" not in state:
+            self._note_kinds()
 
     @torch.no_grad()
-    def _start_from(self, linear: nn.Linear) -> None:
+    def start_from(self, linear: nn.Linear) -> None:
+        """Take the weights of another layer, as they are made from one.
+
+        Parameters
+        ----------
+        linear : nn.Linear
+        """
         # `effective` takes the absolute weights: clamping negative weights to 0 would
         # start with half of the features switched off.
         self.weight.copy_(self.steps(linear.weight))

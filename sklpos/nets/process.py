@@ -10,12 +10,13 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from sklpos.nets.default_device import tensors_on_cpu
 from sklpos.nets.precision import autocast_state, set_autocast_state
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -66,7 +67,9 @@ def leaves_no_trace(function: Function, *, brief: bool = False) -> Function:
         try:
             try:
                 outermost.begin()
-                return function(*args, **kwargs)
+                # What takes microseconds makes no tensors without naming a device.
+                with nullcontext() if brief else tensors_on_cpu():
+                    return function(*args, **kwargs)
             except (KeyboardInterrupt, SystemExit) as error:
                 outermost.cut_by(error)
                 raise

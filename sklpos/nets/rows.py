@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from sklpos.nets.any_rows import Rows, chunks_of, rows_per_pass
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.chunks import Chunk, arrays, largest_sums
+from sklpos.nets.copies import copy_module
 from sklpos.nets.head import head_input
+from sklpos.nets.placement import has_float64, has_room
 from sklpos.nets.precision import full_precision
 from sklpos.nets.tensors import without_torch
 
 # Bytes of features that are kept in memory between the rounds of a repair.
 _MAX_CACHE = 2**25
+# Outputs of a layer that are in memory at once: 2 MB in float32.
+_MAX_UNITS = 2**19
 # Rows near the bound that are predicted one by one.
 _MAX_SINGLES = 256
 
@@ -48,7 +52,10 @@ def predict_rows(module: nn.Module, X: Rows, rows: int | None = None) -> np.ndar
     """
     if not isinstance(X, np.ndarray):
         return np.concatenate([_outputs(module, chunk) for chunk in chunks_of(X)])
-    rows = rows or rows_per_pass(X)
+    # Looking at the layers would take a noticeable part of a prediction of one row.
+    if len(X) == 1:
+        return _outputs(module, X)
+    rows = rows or rows_per_forward(module, X)
     first = _outputs(module, X[:rows])
     if len(X) <= rows:
         return first
@@ -62,6 +69,36 @@ def predict_rows(module: nn.Module, X: Rows, rows: int | None = None) -> np.ndar
     return predictions
 
 
+def rows_per_forward(module: nn.Module, X: Any) -> int:
+    """Number of rows that go through a module at once.
+
+    Parameters
+    ----------
+    module : nn.Module
+    X : array, tensor or SparseRows of shape (n_samples, ...)
+
+    Returns
+    -------
+    int
+        Fewer than `rows_per_pass` where layers are wide.
+
+    Examples
+    --------
+    >>> rows_per_forward(nn.Linear(10, 4096), np.empty((3, 10)))
+    128
+    """
+    linear = (part for part in module.modules() if isinstance(part, nn.Linear))
+    width = max((max(part.weight.shape) for part in linear), default=1)
+    return min(rows_per_pass(X), max(_MAX_UNITS // width, 1))
+
+
+def _parts(module: nn.Module, rows: Rows | RowChunks) -> Iterator[NDArray]:
+    if not isinstance(rows, np.ndarray):
+        return chunks_of(rows)
+    size = rows_per_forward(module, rows)
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
 def _outputs(module, X) -> np.ndarray:
     # The module's own dtype and device: a guarantee is about what it really predicts.
     weight = next(module.parameters())
@@ -69,32 +106,42 @@ def _outputs(module, X) -> np.ndarray:
     if torch.is_autocast_enabled(weight.device.type):
         with full_precision():
             return _outputs(module, X)
-    with torch.inference_mode():
-        inputs = torch.as_tensor(X, dtype=weight.dtype, device=weight.device)
-        outputs = without_torch(module(inputs))
+    outputs = without_torch(_forward(module, X))
     # A bare module may return a vector.
     return outputs[:, None] if outputs.ndim == 1 else outputs
 
 
-def _hidden(module, head: str, rows) -> Iterator[np.ndarray]:
+@torch.inference_mode()
+def _forward(module, X) -> Tensor:
+    weight = next(module.parameters())
+    return module(torch.as_tensor(X, dtype=weight.dtype, device=weight.device))
+
+
+def _hidden(module, head: str, rows) -> Iterator[Tensor]:
     with head_input(module, head) as seen:
-        for chunk in chunks_of(rows):
-            _outputs(module, chunk)
+        for chunk in _parts(module, rows):
+            with full_precision():
+                _forward(module, chunk)
             # Popped, so that one chunk is held at a time.
-            yield without_torch(seen.pop())
+            yield seen.pop()
 
 
-def _features(hidden: np.ndarray, has_bias: bool) -> np.ndarray:
+def _features(hidden: Tensor, has_bias: bool) -> Chunk:
     n_rows, width = hidden.shape
+    shape = n_rows, width + has_bias
     # The bias is the weight of a last feature that is always 1.
-    features = np.ones((n_rows, width + has_bias))
+    if hidden.is_cpu:
+        features = np.ones(shape)
+        hidden = without_torch(hidden)
+    else:
+        features = hidden.new_ones(shape, dtype=torch.float64)
     features[:, :width] = hidden
     return features
 
 
 def feature_source(
     module: nn.Module, head: str, rows: NDArray | RowChunks
-) -> Callable[[], Iterator[np.ndarray]]:
+) -> Callable[[], Iterator[Chunk]]:
     """Make a function that iterates over the head's features in chunks.
 
     Parameters
@@ -108,22 +155,29 @@ def feature_source(
     -------
     callable
         Returns an iterator over float64 arrays (rows, n_hidden), with a last column of
-        ones if the head has a bias. Small sets of features are kept in memory, in the
-        dtype of the module; others are computed anew in each iteration.
+        ones if the head has a bias; over tensors on an accelerator that has float64.
+        Small sets of features are kept in memory, in the dtype of the module; others
+        are computed anew in each iteration.
     """
     linear = module.get_submodule(head)
     has_bias = linear.bias is not None
-    row = linear.weight[:1]
-    if len(rows) * row.numel() * row.element_size() <= _MAX_CACHE:
-        held = list(_hidden(module, head, rows))
+    device = linear.weight.device
+    place = device if has_float64(device) else torch.device("cpu")
+
+    def computed() -> Iterator[Tensor]:
+        return (part.to(place) for part in _hidden(module, head, rows))
+
+    size = len(rows) * linear.weight[:1].nbytes
+    if size <= _MAX_CACHE or (place.type != "cpu" and has_room(place, size)):
+        held = list(computed())
         return lambda: (_features(hidden, has_bias) for hidden in held)
-    return lambda: (_features(part, has_bias) for part in _hidden(module, head, rows))
+    return lambda: (_features(hidden, has_bias) for hidden in computed())
 
 
 def rounding_margin(
     module: nn.Module,
     rows: NDArray | RowChunks,
-    features: Callable[[], Iterator[np.ndarray]],
+    features: Callable[[], Iterator[Chunk]],
     coef: NDArray,
     *,
     bounds: Bounds,
@@ -150,8 +204,8 @@ def rounding_margin(
         Unit of y.
     """
     dtype = next(module.parameters()).dtype
-    sizes = [np.max(np.abs(part) @ np.abs(coef).T, axis=0) for part in features()]
-    largest = np.max(sizes, axis=0)
+    sizes = [largest_sums(part, np.abs(coef)) for part in features()]
+    largest = np.max(arrays(sizes), axis=0)
     # A bound beyond all predictions is no reason to keep far away from the other one.
     near = Bounds(
         np.where(bounds.lower >= -largest, bounds.lower, -np.inf),
@@ -164,7 +218,7 @@ def rounding_margin(
     if dtype != torch.float64:
         # Hidden layers round as well, which the size of the last sum does not show;
         # on the CPU, as some accelerators have no float64.
-        exact = copy.deepcopy(module).cpu().double()
+        exact = copy_module(module, {}).cpu().double()
         some = _spread(rows)
         rounding = np.abs(_outputs(module, some) - _outputs(exact, some))
         # The factor is for the rows that were not measured.
@@ -206,7 +260,7 @@ def obeys(
     bool
     """
     left = _MAX_SINGLES
-    for chunk in chunks_of(rows):
+    for chunk in _parts(module, rows):
         predictions = _outputs(module, chunk)
         if not bounds.contain(predictions).all():
             return False

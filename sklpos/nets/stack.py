@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from sklpos.nets.any_rows import TensorRows, tensor_rows
+from sklpos.nets.any_rows import TensorRows, float_rows
+from sklpos.nets.arrays import weight_tensor
 from sklpos.nets.bounds import Bounds
 from sklpos.nets.encoding import Encoding, standardisation, weighted_mean
 from sklpos.nets.members import Members
@@ -82,7 +82,7 @@ class Stack(nn.Module):
 
     Examples
     --------
-    >>> stack = Stack(1, 1, X=np.linspace(-1, 1, 50).reshape(-1, 1))
+    >>> stack = Stack(1, 1, X=torch.linspace(-1, 1, 50)[:, None])
     >>> stack(torch.zeros(5, 1, dtype=torch.float64)).shape  # 12 members
     torch.Size([5, 12])
     """
@@ -99,12 +99,11 @@ class Stack(nn.Module):
         max_intervals: int = 1024,
     ):
         super().__init__()
-        X = tensor_rows(X, torch.float64)
+        X = float_rows(X)
         recipe = Recipe.of(len(X)).changed(
             width=width, n_folds=n_folds, kinds=kinds, max_intervals=max_intervals
         )
-        weight = np.ones(len(X)) if sample_weight is None else sample_weight
-        weight = torch.as_tensor(weight).to(X.dtype)
+        weight = weight_tensor(sample_weight, len(X))
         for name, values in standardisation(X, weight).items():
             self.register_buffer(name, values)
         self.n_outputs = n_outputs
@@ -115,7 +114,7 @@ class Stack(nn.Module):
         self.reach = 1.0
         self._encode(X, weight, recipe)
         self._add_members(X, weight, recipe)
-        equal = torch.ones(n_outputs, len(self.kinds), dtype=X.dtype) / len(self.kinds)
+        equal = weight.new_ones(n_outputs, len(self.kinds)) / len(self.kinds)
         self.register_buffer("shares", equal)
 
     def _encode(self, X: TensorRows, weight: Tensor, recipe: Recipe) -> None:
@@ -128,12 +127,13 @@ class Stack(nn.Module):
         ).double()
 
     def _add_members(self, X: TensorRows, weight: Tensor, recipe: Recipe) -> None:
-        sizes = [seen.shape[1] for seen in self.inputs(X[:1])]
+        sizes = [own.shape[1] for own in self.inputs(X[:1].double())]
+        width = sum(sizes)
         self.kinds = nn.ModuleList(
             Members(sizes[source], recipe.width, recipe.n_folds, self.n_outputs)
             for source in self.sources
         ).double()
-        mean = weighted_mean(lambda rows: torch.cat(self._units(rows), 1), X, weight)
+        mean = weighted_mean(lambda X: torch.cat(self._units(X), 1), X, weight, width)
         for kind, own in zip(self.kinds, mean.chunk(len(self.kinds)), strict=True):
             kind.mean.copy_(own)
 

@@ -194,9 +194,10 @@ class TargetScale:
         # Squares of 1e150 still fit into float64, in which the scale is computed.
         limit = min(1e150, torch.finfo(dtype).max / 1e3)
         smallest = self.scale.min()
-        if np.abs(y).max() > limit or smallest < 1 / limit:
+        size = max(y.max(), -y.min())
+        if size > limit or smallest < 1 / limit:
             raise ValueError(
-                f"y has a size of {np.abs(y).max():.3g} and a standard deviation of "
+                f"y has a size of {size:.3g} and a standard deviation of "
                 f"{smallest:.3g}, but {dtype} asks for numbers between "
                 f"{1 / limit:.0e} and {limit:.0e}; change the unit of y."
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,9 +22,11 @@ from sklpos.certificates.search.attack import local_minima
 from sklpos.certificates.subject import Subject
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.copies import copy_module
 from sklpos.nets.head import read_head, write_head
 from sklpos.nets.lazy import lazy
 from sklpos.nets.rows import feature_source, obeys, rounding_margin
+from sklpos.nets.tensors import without_torch
 from sklpos.repair.objective import HeadObjective
 from sklpos.repair.robust import Move, smallest_mix_into, smallest_shift_into
 
@@ -94,7 +95,7 @@ class DomainTask:
 
     def __post_init__(self):
         self.begun = time.monotonic()
-        self.module = copy.deepcopy(self.model.module)
+        self.module = copy_module(self.model.module, {})
         self.model = replace(self.model, module=self.module)
         self.head = self.module.get_submodule(self.model.head)
         self.start = read_head(self.head)
@@ -135,7 +136,7 @@ class DomainTask:
         """Features of the rows that must obey the bounds, (n_rows, d1)."""
         parts = [self.start[:0] if self.kept is None else self.kept]
         if self.X is not None:
-            parts += self.features_of(self.X)()
+            parts += map(without_torch, self.features_of(self.X)())
         return np.vstack(parts)
 
     @lazy

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.bounds import Bounds
-from sklpos.nets.head import read_head, write_head
+from sklpos.nets.copies import copy_module
+from sklpos.nets.head import head_input, read_head, write_head
+from sklpos.nets.precision import full_precision
 from sklpos.nets.rows import predict_rows
+from sklpos.nets.tensors import without_torch
 from sklpos.nets.within import keep_within
 from sklpos.repair.summary import warn_of_lost_balance
 
@@ -22,6 +27,8 @@ _N_CORRECTIONS = 3
 _ROUNDED = 1e-15
 _MAX_FACTOR = 10.0
 _ROUNDING = 1e-12
+# Bytes of features that are kept.
+_MAX_KEPT = 2**22
 
 
 def scale_to_mean(
@@ -51,14 +58,15 @@ def scale_to_mean(
     -------
     BoundedModel
     """
-    module = copy.deepcopy(model.module)
+    module = copy_module(model.module, {})
     head = module.get_submodule(model.head)
+    predict = _predictor(module, model.head, X)
     mean = average(y)
     target = model.bounds.clip(mean)
     # The mean of targets that are all on a bound may be rounded to beyond it.
     kept = np.isclose(mean, target, rtol=_ROUNDING, atol=0)
     for number in range(_N_CORRECTIONS):
-        mean = average(predict_rows(module, X).astype(np.float64))
+        mean = average(predict().astype(np.float64))
         start = _start(mean, target, model.bounds, has_bias=head.bias is not None)
         factor, shift = _factor_and_shift(mean - start, target - start, model.bounds)
         if number and np.allclose(factor, 1, rtol=_ROUNDED, atol=0) and not shift.any():
@@ -76,6 +84,22 @@ def scale_to_mean(
         keep_within(head, model.bounds)
     warn_of_lost_balance(kept)
     return replace(model, module=module)
+
+
+def _predictor(module: nn.Module, head: str, X: NDArray) -> Callable[[], NDArray]:
+    """Predicts rows anew while nothing but the head changes."""
+    linear = module.get_submodule(head)
+    if len(X) * linear.weight[:1].nbytes > _MAX_KEPT:
+        return partial(predict_rows, module, X)
+    with head_input(module, head) as seen:
+        predict_rows(module, X)
+
+    @torch.inference_mode()
+    @full_precision()
+    def predict() -> NDArray:
+        return np.concatenate([without_torch(linear(part)) for part in seen])
+
+    return predict
 
 
 def _start(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from sklpos.nets.bounded import BoundedModel
+from sklpos.nets.copies import copy_module
 from sklpos.nets.head import read_head, write_head
 from sklpos.nets.hints import shown
 from sklpos.nets.process import leaves_no_trace
@@ -198,7 +198,7 @@ def repair_on_rows(
     ValueError
         If the bounds do not survive the rounding of the predictions.
     """
-    module = copy.deepcopy(model.module)
+    module = copy_module(model.module, {})
     linear = module.get_submodule(model.head)
     # They enter the head, so they stay valid while its weights change below.
     features = features or feature_source(module, model.head, rows)

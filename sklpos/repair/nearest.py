@@ -38,10 +38,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cholesky, solve_triangular
 
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.chunks import Chunk, screened
 from sklpos.repair.objective import HeadObjective
 from sklpos.repair.programme import HeadProgramme
 
-Rows = Callable[[], Iterable[NDArray]]
+Rows = Callable[[], Iterable[Chunk]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -179,8 +180,8 @@ def nearest_feasible_head(
         # One pass serves all outputs: the features are what is expensive.
         n_rows = _offer_rows(pending, chain([kept], rows()), first=-len(kept))
         pending = [programme for programme in pending if not programme.advance()]
-    share = np.ones(n_rows) if weights is None else np.asarray(weights)
-    share = np.append(share / share.sum(), np.full(len(kept), 1 / n_rows))
+    weights = np.broadcast_to(1.0, n_rows) if weights is None else np.asarray(weights)
+    share = _share_of(weights)
     repaired = _in_unit_of_y(programmes, coef, objective, scale, share, kept, n_rounds)
     return replace(repaired, coef=_exact_constants(repaired.coef, objective, bounds))
 
@@ -203,12 +204,22 @@ def _whitener(metric: NDArray) -> NDArray:
 def _offer_rows(programmes, chunks, first):
     """Show all rows to all programmes in one pass, and count them."""
     heads = np.array([programme.head for programme in programmes])
+    lower, upper = np.array([programme.limits for programme in programmes]).T
     for chunk in chunks:
-        predictions = chunk @ heads.T
+        rows, features, predictions = screened(chunk, heads, lower, upper)
         for programme, prediction in zip(programmes, predictions.T, strict=True):
-            programme.offer(first, chunk, prediction)
+            programme.offer(first + rows, features, prediction)
         first += len(chunk)
     return first
+
+
+def _share_of(weights: NDArray) -> Callable[[NDArray], NDArray]:
+    """Shares of rows in the sum of the weights, by their numbers."""
+    total = weights.sum()
+    # Negative numbers are kept rows, which have the mean weight.
+    return lambda rows: np.where(
+        rows < 0, 1 / len(weights), weights[np.maximum(rows, 0)] / total
+    )
 
 
 def _in_unit_of_y(programmes, coef, objective, scale, share, kept, n_rounds):
@@ -221,7 +232,7 @@ def _in_unit_of_y(programmes, coef, objective, scale, share, kept, n_rounds):
         coef=np.where(head == start, coef, head * scale[:, None]),
         cuts=cuts,
         multipliers=tuple(
-            unit * value / share[cut]
+            unit * value / share(cut)
             for unit, value, cut in zip(scale, values, cuts, strict=True)
         ),
         feasible=np.array([p.feasible for p in programmes]),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sklpos.nets.arrays import mean_over_rows
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.chunks import Chunk, arrays, weighted_sums
 
 #: Variance of the jitter of a feature, in units of its own. Without it, a head with as
 #: many weights as rows can be near on these and far off on all others: on such data it
@@ -65,7 +68,7 @@ class HeadObjective:
     @classmethod
     def from_rows(
         cls,
-        chunks: Iterable[NDArray],
+        chunks: Iterable[Chunk],
         targets: ArrayLike | None = None,
         weights: ArrayLike | None = None,
         *,
@@ -75,7 +78,7 @@ class HeadObjective:
 
         Parameters
         ----------
-        chunks : iterable of ndarray of shape (b, d1)
+        chunks : iterable of ndarray or torch.Tensor of shape (b, d1)
             Features in row order, the constant 1 last if there is a bias.
         targets : array-like of shape (n_samples, n_outputs), optional
             Without targets there is no balance.
@@ -84,9 +87,7 @@ class HeadObjective:
         has_bias : bool, default=True
             Whether the last feature is the constant 1.
         """
-        gram = 0.0
-        features = 0.0
-        products = 0.0
+        sums: list[Any] = [0.0, 0.0, 0.0]
         total = 0.0
         start = 0
         unit = None if targets is None else _largest(targets)
@@ -94,22 +95,23 @@ class HeadObjective:
             stop = start + len(chunk)
             weight = np.ones(len(chunk))
             if weights is not None:
-                weight = np.asarray(weights[start:stop], dtype=np.float64)
-            gram = gram + (chunk.T * weight) @ chunk
-            features = features + weight @ chunk
+                weight = np.array(weights[start:stop], dtype=np.float64)
+            scaled = None
             if targets is not None:
                 scaled = np.asarray(targets[start:stop], dtype=np.float64) / unit
-                products = products + (scaled.T * weight) @ chunk
+            parts = weighted_sums(chunk, weight, scaled)
+            sums = [known + own for known, own in zip(sums, parts, strict=False)]
             total = total + weight.sum()
             start = stop
-        own = cls(gram / total, features / total, has_bias=has_bias)
+        gram, features, *products = (part / total for part in arrays(sums))
+        own = cls(gram, features, has_bias=has_bias)
         if targets is None:
             return own
-        square = np.average((targets / unit) ** 2, axis=0, weights=weights)
+        square = mean_over_rows((targets / unit) ** 2, weights)
         return replace(
             own,
             mean_target=_mean_within(targets, weights),
-            targets=TargetMoments(unit, products / total, square),
+            targets=TargetMoments(unit, *products, square),
         )
 
     def towards(self, asked: Bounds, held: Bounds) -> HeadObjective:
@@ -192,5 +194,5 @@ def _mean_within(targets: ArrayLike, weights: ArrayLike | None) -> NDArray:
     The mean of many 0.3 is rounded to another number, which may be just outside of
     bounds that all targets obey.
     """
-    mean = np.average(targets, axis=0, weights=weights)
+    mean = mean_over_rows(targets, weights)
     return np.clip(mean, np.min(targets, axis=0), np.max(targets, axis=0))

@@ -129,8 +129,16 @@ class HeadProgramme:
         """Smallest largest violation a head can reach; 0 if one is feasible."""
         return 0.0 if self.feasible else max(self.allowance - self.margin, 0.0)
 
-    def offer(self, first: int, features: NDArray, prediction: NDArray) -> None:
-        """Remember the worst violated rows of a chunk that starts at row `first`."""
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Predictions between these are of no interest to `offer`."""
+        lower, upper = self.required
+        # Rounding must not hide a row.
+        least = (1 - 1e-9) * (self.allowance + self.tolerance)
+        return lower - least, upper + least
+
+    def offer(self, rows: NDArray, features: NDArray, prediction: NDArray) -> None:
+        """Remember the worst violated ones of some rows, which are in order."""
         lower, upper = self.required
         below, above = lower - prediction, prediction - upper
         violation = np.maximum(below, above) - self.allowance
@@ -140,7 +148,7 @@ class HeadProgramme:
         worst = worst[violation[worst] - zero * self.margin > self.tolerance]
         sign = np.where(below[worst] >= above[worst], 1.0, -1.0)
         pushes = sign[:, None] * features[worst]
-        chunk = violation[worst], first + worst, sign, pushes
+        chunk = violation[worst], rows[worst], sign, pushes
         merged = [np.concatenate(pair) for pair in zip(self.offers, chunk, strict=True)]
         # Ties go to the lower row number, so that the chunks have no influence.
         order = np.lexsort((merged[1], -merged[0]))[:CUTS_PER_ROUND]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import nn
 from sklpos.certificates.risk import bound_risk, smallest_shift
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.bounds import Bounds
+from sklpos.nets.copies import copy_module
 from sklpos.nets.head import read_head, write_head
 from sklpos.nets.rows import obeys, predict_rows
 
@@ -63,7 +63,7 @@ def shift_bias(
         If the head has no bias, if the predictions vary more than the bounds allow, or
         if the holdout is too small for any shift.
     """
-    module = copy.deepcopy(model.module)
+    module = copy_module(model.module, {})
     linear = module.get_submodule(model.head)
     if linear.bias is None:
         raise ValueError("adjust='bias' needs a head with a bias; use adjust='head'.")

@@ -100,8 +100,8 @@ def summarise(repair: HeadRepair, margin, rows, n_samples: int, promise: str) ->
     ----------
     repair : HeadRepair
     margin : ndarray of shape (n_outputs,)
-    rows : ndarray of shape (n_rows,)
-        Sample number of each row that was repaired.
+    rows : ndarray of shape (n_rows,) or Ellipsis
+        Index that finds the rows that were repaired among all samples.
     n_samples : int
     promise : str
 
@@ -110,11 +110,12 @@ def summarise(repair: HeadRepair, margin, rows, n_samples: int, promise: str) ->
     Repair
     """
     multipliers = np.zeros((n_samples, len(repair.coef)))
+    numbers = np.arange(n_samples)[rows]
     for j, (cuts, values) in enumerate(
         zip(repair.cuts, repair.multipliers, strict=True)
     ):
         # Negative numbers are rows of earlier repairs, which are no samples here.
-        multipliers[rows[cuts[cuts >= 0]], j] = values[cuts >= 0]
+        multipliers[numbers[cuts[cuts >= 0]], j] = values[cuts >= 0]
     return Repair(
         multipliers_=multipliers,
         n_cuts_=np.array([len(cuts) for cuts in repair.cuts]),

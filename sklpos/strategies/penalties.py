@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -183,7 +184,7 @@ class ExactPenalty(ConstraintStrategy):
         beyond = torch.where(share == 1, violation, 0.0).amax()
         state.held_back.copy_(torch.maximum(state.held_back, beyond))
         step = torch.where(violation > 0, 1.0, self.release) * violation / self.width
-        moved = (share + self.dual_lr * step).clamp_(0, 1)
+        moved = (share + self.dual_lr * step).clamp(0, 1)
         # The share of a row far inside has no effect; keep it ready for a violation.
         near = violation > -self.width
         state.share[index] = torch.where(near, moved, share)
@@ -191,12 +192,11 @@ class ExactPenalty(ConstraintStrategy):
     def on_epoch_end(self, max_violation: float) -> None:
         """Double alpha if it was too small in every epoch of the window."""
         state = self.state_
-        smallest = min(float(state.smallest_violation), float(state.held_back))
+        smallest = torch.minimum(state.smallest_violation, state.held_back)
         state.held_back.zero_()
         state.n_epochs.add_(1)
         # Alpha never comes down again, so one noisy epoch must not double it: the
         # smallest violation of a window decides.
-        if int(state.n_epochs) % self.patience == 0:
-            raise_if_stalled(state, smallest, self.tolerance, 2.0)
-            smallest = float("inf")
-        state.smallest_violation.fill_(smallest)
+        due = state.n_epochs % self.patience == 0
+        raise_if_stalled(state, smallest, self.tolerance, 2.0, due=due)
+        state.smallest_violation.copy_(torch.where(due, inf, smallest))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -32,16 +35,17 @@ class ConstraintSummary:
     alpha: float
 
     @classmethod
-    def of(
-        cls, violation: Tensor, multiplier: Tensor, n_bounded: int, alpha: float
+    def of_batches(
+        cls, figures: Iterable[NDArray], n_seen: int, alpha: float
     ) -> ConstraintSummary:
-        """Summary of rows that are all at hand.
+        """Summary of the batches of an epoch.
 
         Parameters
         ----------
-        violation, multiplier : torch.Tensor of shape (n_seen, n_columns)
-        n_bounded : int
-            Number of bounded outputs.
+        figures : iterable of ndarray of shape (n_batches,)
+            The four of `batch_figures`.
+        n_seen : int
+            Number of predictions of bounded outputs.
         alpha : float
 
         Returns
@@ -49,16 +53,41 @@ class ConstraintSummary:
         ConstraintSummary
             Zeros if there are none.
         """
-        if violation.numel() == 0:
+        if n_seen == 0:
             return cls(0.0, 0.0, 0.0, 0.0, alpha)
-        n_seen = len(violation) * n_bounded
+        violation, n_violated, multiplier, total = figures
         return cls(
-            max_violation=max(float(violation.amax()), 0.0),
-            violation_rate=int((violation > 0).sum()) / n_seen,
-            max_multiplier=float(multiplier.amax()),
-            mean_multiplier=float(multiplier.sum() / n_seen),
+            max_violation=max(float(violation.max()), 0.0),
+            violation_rate=float(n_violated.sum(dtype=np.float64)) / n_seen,
+            max_multiplier=float(multiplier.max()),
+            mean_multiplier=float(total.sum(dtype=np.float64)) / n_seen,
             alpha=alpha,
         )
+
+
+def batch_figures(violation: Tensor, multiplier: Tensor) -> list[Tensor]:
+    """What `ConstraintSummary.of_batches` needs of batches of equal size.
+
+    Parameters
+    ----------
+    violation, multiplier : torch.Tensor of shape (n_batches, batch, n_columns)
+
+    Returns
+    -------
+    list of torch.Tensor of shape (n_batches,)
+        Largest violation, number of violations, largest multiplier and sum of the
+        multipliers of each batch, where they are.
+    """
+    if violation.numel() == 0:  # which has no maximum
+        zero = violation.new_zeros(len(violation))
+        return [zero, zero, zero - inf, zero]
+    own = (1, 2)
+    return [
+        violation.amax(own),
+        (violation > 0).sum(own, dtype=violation.dtype),
+        multiplier.amax(own),
+        multiplier.sum(own),
+    ]
 
 
 class EpochRecord(nn.Module):

@@ -70,24 +70,6 @@ class StrategyConstraint(nn.Module):
             violation = violation.detach()
         self.strategy.dual_step(violation, index)
 
-    def summarise(self, violation: Tensor, index: Tensor) -> ConstraintSummary:
-        """Summarise what the batches of an epoch saw.
-
-        Parameters
-        ----------
-        violation : torch.Tensor of shape (n_seen, n_columns)
-        index : torch.Tensor of shape (n_seen,)
-
-        Returns
-        -------
-        ConstraintSummary
-        """
-        multiplier = violation
-        if violation.numel():
-            multiplier = self.strategy.multipliers(violation, index)
-        alpha, n_bounded = float(self.state.alpha), self.columns.n_bounded
-        return ConstraintSummary.of(violation, multiplier, n_bounded, alpha)
-
     def for_rows(self, y: Tensor, *, alpha: float) -> Self:
         """The same constraint on other rows, from the start.
 

@@ -25,10 +25,6 @@ _HOOKS = (
 )
 
 
-def _through_linear(layer: nn.Linear, gradient: Tensor, output: Tensor) -> Tensor:
-    return gradient @ layer.weight
-
-
 def _through_identity(layer: nn.Identity, gradient: Tensor, output: Tensor) -> Tensor:
     return gradient
 
@@ -45,14 +41,15 @@ def _through_sigmoid(layer: nn.Sigmoid, gradient: Tensor, output: Tensor) -> Ten
     return _ATEN.sigmoid_backward.default(gradient, output)
 
 
-# Gradient of the loss with respect to what enters a layer, from that of its output.
+# Gradient of the loss with respect to what enters an activation, from that of its
+# output.
 _BACKWARD = {
-    nn.Linear: _through_linear,
     nn.Identity: _through_identity,
     nn.ReLU: _through_relu,
     nn.Tanh: _through_tanh,
     nn.Sigmoid: _through_sigmoid,
 }
+_KNOWN = {nn.Linear, *_BACKWARD}
 
 
 class Backprop:
@@ -83,6 +80,13 @@ class Backprop:
 
     def __init__(self, layers: list[nn.Module]):
         self.layers = layers
+        # Kept, because looking them up in modules takes a noticeable part of a step.
+        self.weights = [
+            (layer.weight, layer.bias) if type(layer) is nn.Linear else (None, None)
+            for layer in layers
+        ]
+        # The same numbers, of which autograd builds no graph.
+        self.numbers = [tuple(map(_without_graph, pair)) for pair in self.weights]
 
     @classmethod
     def of(cls, module: nn.Module) -> Backprop | None:
@@ -95,7 +99,7 @@ class Backprop:
         """
         layers = _in_a_row(module)
         # Exact types, because a subclass may compute something else.
-        known = all(type(layer) in _BACKWARD for layer in layers)
+        known = all(type(layer) in _KNOWN for layer in layers)
         return cls(layers) if known and not is_watched(module) else None
 
     def keep_rows(self, X: TensorRows) -> None:
@@ -106,7 +110,6 @@ class Backprop:
         X : torch.Tensor or SparseTensor of shape (n_samples, n_features)
         """
 
-    @torch.no_grad()
     def forward(self, X: Tensor, index: Tensor | None = None) -> Tensor:
         """Outputs for a batch; keeps what `backward` needs.
 
@@ -121,11 +124,14 @@ class Backprop:
         torch.Tensor of shape (batch, n_outputs)
         """
         self._values = [X]
-        for layer in self.layers:
-            self._values.append(layer.forward(self._values[-1]))
-        return self._values[-1]
+        for layer, (weight, bias) in zip(self.layers, self.numbers, strict=True):
+            if weight is None:
+                X = layer.forward(X)
+            else:
+                X = nn.functional.linear(X, weight, bias)
+            self._values.append(X)
+        return X
 
-    @torch.no_grad()
     def backward(self, gradient: Tensor) -> None:
         """Add to the ``grad`` of all weights.
 
@@ -135,13 +141,16 @@ class Backprop:
             Of the loss, with respect to the outputs.
         """
         *inputs, output = self._values
-        for layer, source in zip(self.layers[::-1], inputs[::-1], strict=True):
-            if type(layer) is nn.Linear:
-                accumulate(layer.weight, gradient.t() @ source)
-                accumulate(layer.bias, gradient.sum(0))
-            # The gradient with respect to X is not needed.
-            if source is not inputs[0]:
+        parts = self.layers[::-1], self.weights[::-1], inputs[::-1]
+        for layer, (weight, bias), source in zip(*parts, strict=True):
+            if weight is None:
                 gradient = _BACKWARD[type(layer)](layer, gradient, output)
+            else:
+                accumulate(weight, torch.mm(gradient.t(), source))
+                accumulate(bias, gradient.sum(0))
+                # That with respect to X is not needed.
+                if source is not inputs[0]:
+                    gradient = torch.mm(gradient, weight.detach())
             output = source
 
 
@@ -169,14 +178,24 @@ def is_watched(module: nn.Module) -> bool:
     of_all = any(getattr(nn.modules.module, f"_global{hooks}") for hooks in _HOOKS)
     if of_all or autocast_types():
         return True
-    if any(vars(part)[hooks] for part in module.modules() for hooks in _HOOKS):
+    return any(map(_is_part_watched, module.modules()))
+
+
+def _is_part_watched(part: nn.Module) -> bool:
+    own = vars(part)
+    if any(own[hooks] for hooks in _HOOKS):
         return True
     return any(
         not weight.requires_grad
         or weight._backward_hooks
         or weight._post_accumulate_grad_hooks
-        for weight in module.parameters()
+        for weight in own["_parameters"].values()
+        if weight is not None
     )
+
+
+def _without_graph(weight: Tensor | None) -> Tensor | None:
+    return None if weight is None else weight.detach()
 
 
 def accumulate(weight: Tensor | None, gradient: Tensor) -> None:

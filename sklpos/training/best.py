@@ -5,7 +5,7 @@ from __future__ import annotations
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping
 from torch import nn
 
-from sklpos.training.state import copied
+from sklpos.training.trees import copied
 
 
 def follow_best(net, name: str, callback: Callback, method_name: str) -> None:

@@ -130,11 +130,11 @@ class MultiplierAscent(Callback):
         if not len(net.constraint_.columns):
             return
         # All processes must run the same schedule, so each needs the largest of all.
-        largest = max(net.run_.world.gather(net.epoch_.largest()))
+        largest = max(net.run_.world.gather(net.epoch_.summary.max_violation))
         _check_multipliers(net)
         net.constraint_.schedule(largest)
         if net.domain_constraint_ is not None:
-            net.domain_constraint_.schedule(net.epoch_.largest("domain_violation"))
+            net.domain_constraint_.schedule(net.epoch_.domain_violation)
         if len(net.history) % self.window == 0 and not self.infeasible_rows_:
             self._look_for_infeasible_rows(net, dataset_train, largest)
 
@@ -160,13 +160,11 @@ class MultiplierAscent(Callback):
 
 def _check_multipliers(net) -> None:
     """Raise if the multipliers exploded."""
-    multiplier = getattr(net.constraint_.state, "multiplier", None)
-    if multiplier is None or multiplier.numel() == 0:
-        return
-    largest = float(multiplier.abs().amax()) / float(net.targets.spread.max())
+    n_rows = len(getattr(net.constraint_.state, "multiplier", ()))
+    largest = net.epoch_.largest_multiplier / float(net.targets.spread.max())
     # The pull of all other rows is about what one row may have to withstand, so the
     # limit grows with their number. ``not <`` is true for NaN as well.
-    if not largest < _MAX_MULTIPLIER_PER_ROW * max(len(multiplier), 1000):
+    if not largest < _MAX_MULTIPLIER_PER_ROW * max(n_rows, 1000):
         raise net.divergence(
             f"the multipliers grew to {largest:.3g} standard deviations of y in",
             "the strategy's dual_lr, ",
@@ -248,12 +246,10 @@ class ConstraintHistory(Callback):
             What skorch passes on; not used.
         """
         epoch = net.epoch_
-        for name in ("objective", "constraint"):
-            net.history.record(name, epoch.mean(name))
-        summary = net.constraint_.summarise(epoch.violation, epoch.index)
-        own = len(epoch.index), vars(summary)
-        for name, value in _pooled(net.run_.world.gather(own)).items():
-            net.history.record(name, value)
+        means = {name: epoch.mean(name) for name in ("objective", "constraint")}
+        own = epoch.n_rows, vars(epoch.summary)
+        # Asked for once, as skorch copies the whole history to look one record up.
+        net.history[-1].update(means, **_pooled(net.run_.world.gather(own)))
 
 
 def _pooled(parts: list[tuple[int, dict]]) -> dict[str, float]:

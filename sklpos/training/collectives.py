@@ -103,11 +103,25 @@ def mean(own: Tensor) -> Tensor:
     -------
     torch.Tensor
     """
-    # `all_reduce` works in place.
-    total = own.clone()
+    return average(own.clone())
+
+
+def average(own: Tensor) -> Tensor:
+    """Replace a tensor by its mean over the processes.
+
+    Parameters
+    ----------
+    own : torch.Tensor
+        Changed in place.
+
+    Returns
+    -------
+    torch.Tensor
+        The same tensor.
+    """
     with naming_losses():
-        dist.all_reduce(total, group=_group_for(total))
-    return total / dist.get_world_size()
+        dist.all_reduce(own, group=_group_for(own))
+    return own.div_(dist.get_world_size())
 
 
 def share(tensor: Tensor) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.neighbors import NearestNeighbors
 from skorch.callbacks import Callback
 from torch import nn
+
+from sklpos.nets.any_rows import row_ranks
 
 _NEIGHBOURS = 3
 # The search for neighbours takes time in proportion to rows**2 * n_features, so it sees
@@ -108,8 +109,9 @@ class NoiseScaledDecay(Callback):
     def _scale(self, net) -> None:
         # There cannot be more noise than the variance of y.
         loss = 1.0
-        if net.history and "objective" in net.history[-1]:
-            loss = net.history[-1]["objective"] / _variance(net)
+        last = net.history[-1] if net.history else {}
+        if "objective" in last:
+            loss = last["objective"] / _variance(net)
         # Decay limits the size of weights, so it is less where they have to reach far.
         strength = self.strength / max(float(net.targets.spread.max()), 1.0)
         for group in net.optimizer_.param_groups:
@@ -119,7 +121,7 @@ class NoiseScaledDecay(Callback):
 
 def _variance(net) -> float:
     """Variance of the targets, which is 1 unless they keep their own unit."""
-    return float(np.mean(net.targets.spread**2))
+    return float((net.targets.spread**2).mean())
 
 
 def _tell_noise(rows, module: nn.Module) -> bool:
@@ -165,23 +167,28 @@ def neighbour_loss(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
     >>> round(neighbour_loss(X, y, np.ones(400)), 2)
     0.01
     """
+    # Imported by the first fit that needs it: it takes a fifth as long as the package.
+    from sklearn.neighbors import NearestNeighbors
+
     X = X.reshape(len(X), -1)
     # A repeated row would be its own neighbour, and the noise would look like 0.
     rows = np.hstack([X, y]).astype(np.float64)
-    rows, which = np.unique(rows, axis=0, return_inverse=True)
-    if len(rows) == 1:
+    which = row_ranks(rows)
+    distinct = np.empty((which.max() + 1, rows.shape[1]))
+    distinct[which] = rows
+    if len(distinct) == 1:
         return np.inf
-    X, y = rows[:, : X.shape[1]], rows[:, X.shape[1] :]
+    X, y = distinct[:, : X.shape[1]], distinct[:, X.shape[1] :]
     # Brought to unit size first, as the squares of huge columns overflow in `std`.
     size = np.abs(X).max(axis=0)
     X = X / np.where(size > 0, size, 1.0)
     spread = X.std(axis=0)
     X = X / np.where(spread > 0, spread, 1.0)
-    n_neighbours = min(_NEIGHBOURS, len(rows) - 1)
+    n_neighbours = min(_NEIGHBOURS, len(distinct) - 1)
     search = NearestNeighbors(n_neighbors=n_neighbours, algorithm="brute").fit(X)
     near = y[search.kneighbors(return_distance=False)].mean(axis=1)
     # An estimate that overflows to infinity is fine: the decay is capped at noise 1.
     with np.errstate(over="ignore"):
         loss = ((y - near) ** 2).mean(axis=1)
-        loss = np.average(loss, weights=np.bincount(which.ravel(), weight))
+        loss = np.average(loss, weights=np.bincount(which, weight))
     return float(loss * n_neighbours / (n_neighbours + 1))

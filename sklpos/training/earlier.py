@@ -144,6 +144,10 @@ def _ending(state: dict) -> dict:
     return {**state, "certificate": certificate, "subject": subject}
 
 
+def _constrained_net(state: dict) -> dict:
+    return {"autocast": None, "cuda_graph": False, **state}
+
+
 _UPGRADES = {
     "sklpos.estimator.endings.Ending": _ending,
     "sklpos.estimator.fit.Fit": _fit,
@@ -152,7 +156,7 @@ _UPGRADES = {
     "sklpos.nets.outputs.BoundedOutput": _bounded_output,
     "sklpos.nets.nonnegative.NonnegativeLinear": _nonnegative_linear,
     "sklpos.strategies.columns.OutputColumns": _columns,
-    "sklpos.training.net.ConstrainedNet": lambda state: {"autocast": None, **state},
+    "sklpos.training.net.ConstrainedNet": _constrained_net,
     "sklpos.estimator.row_summary.RowSummary": _row_summary,
     "sklpos.estimator.regressor.PositiveOutputRegressor": _estimator,
 }

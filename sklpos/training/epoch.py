@@ -1,25 +1,35 @@
-"""An epoch: who listens to its batches, and the results of its steps."""
+"""An epoch: who listens to its batches, and the results of its steps.
+
+Nothing is read from the device while an epoch runs. Its figures stay there, a column
+per batch, and come to the CPU together when it is over.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sklpos.nets.placement import fetched
+from sklpos.strategies.record import ConstraintSummary
 from sklpos.training.backprop import Backprop
+from sklpos.training.fast import AdamGroup
+from sklpos.training.figures import Epoch, figures_of, largest_multiplier
 from sklpos.training.rows import Batch
 from sklpos.training.stacked import StackBackprop
-from sklpos.training.world import Alone
 
 #: Hooks of every batch. A step takes less than a millisecond, so calling the empty
 #: hooks of all callbacks would be a noticeable part of it.
 EACH_BATCH = ("on_batch_begin", "on_batch_end", "on_grad_computed")
-# What the record of an epoch needs of each step.
+# What the figures of a batch are made of.
 _KEPT = ("violation", "losses", "term", "domain_violation", "domain_term")
+# Rows of steps that wait until figures are made of many of them at once.
+_MOST_WAITING = 2**13
 
 
 class Listeners:
@@ -85,130 +95,91 @@ class EpochSteps:
         Whether the batch still needs its dual step; LBFGS evaluates a batch many times.
     may_repeat : bool
         Whether a row may be in a batch several times.
-    done : list of dict
-        What is kept of each step.
+    groups : list of AdamGroup or None
+        See `sklpos.training.fast.step_optimizer`.
+    waiting : list of dict
+        Steps on batches of one size, of which no figures have been made yet.
+    figures : list of torch.Tensor of shape (n_figures, n_batches)
+        See `figures_of`.
+    sizes : list of int
+        Rows of each batch.
     """
 
     passes: Backprop | StackBackprop | None = None
     need_losses: bool = True
     dual_step_due: bool = False
     may_repeat: bool = False
-    done: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[AdamGroup] | None = None
+    waiting: list[dict[str, Any]] = field(default_factory=list)
+    figures: list[Tensor] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
 
-    def add(self, batch: Batch, step: dict[str, Any]) -> None:
+    def add(self, net: Any, batch: Batch, step: dict[str, Any]) -> None:
         """Keep what the record of the epoch is made of.
 
         Parameters
         ----------
+        net : ConstrainedNet
         batch : Batch
         step : dict
             See `sklpos.training.step.compute_step`.
         """
+        size = len(batch)
+        if self.waiting and self._is_full(size):
+            self._make_figures(net)
         # Not the inputs, nor the predictions with the graph behind them: the rows of a
         # whole epoch would be held in memory once more.
         kept = {name: step[name] for name in _KEPT}
-        self.done.append({"index": batch.index, "weight": batch.weight, **kept})
+        self.waiting.append({"index": batch.index, "weight": batch.weight, **kept})
+        self.sizes.append(size)
 
-    def close(self) -> Epoch:
-        """Join the batches of an epoch that is over.
-
-        Losses are averaged here, for all batches at once: in each step, where they are
-        rarely needed, the sums would cost as much as the loss itself.
-
-        Returns
-        -------
-        Epoch
-        """
-        steps = self.done
-        joined = {
-            name: torch.cat([step[name] for step in steps])
-            for name in ("index", "weight", "violation", "losses", "term")
-        }
-        weight, violation = joined["weight"], joined["violation"]
-        sizes = torch.tensor([len(step["index"]) for step in steps]).to(weight.device)
-        n_outputs = joined["losses"].shape[1]
-        constraint = _batch_means(weight * joined["term"], sizes, n_outputs)
-        # Empty, but of the right dtype and on the right device.
-        domain_violation = violation[:0]
-        if steps[0]["domain_term"] is not None:
-            constraint += torch.stack([step["domain_term"] for step in steps])
-            domain_violation = torch.cat([step["domain_violation"] for step in steps])
-        return Epoch(
-            index=joined["index"],
-            violation=violation,
-            domain_violation=domain_violation,
-            sizes=sizes,
-            objective=_batch_means(weight * joined["losses"], sizes, n_outputs),
-            constraint=constraint,
-        )
-
-
-def _batch_means(rows: Tensor, sizes: Tensor, n_outputs: int) -> Tensor:
-    """Means over the rows and outputs of each batch, shape (n_batches,)."""
-    number = torch.repeat_interleave(sizes)
-    # A process may have no row in a batch, which would be 0 / 0.
-    sums = rows.new_zeros(len(sizes)).index_add_(0, number, rows.sum(1))
-    return sums / (n_outputs * sizes.clamp(min=1))
-
-
-@dataclass(frozen=True, eq=False)
-class Epoch:
-    """What the training steps of an epoch saw, as the weights moved.
-
-    Attributes
-    ----------
-    index : torch.Tensor of shape (n_rows,)
-        Row numbers, in the order of training.
-    violation : torch.Tensor of shape (n_rows, n_columns)
-    domain_violation : torch.Tensor
-        Those of whole domains; empty where the strategy looks at none.
-    sizes : torch.Tensor of shape (n_batches,)
-    objective, constraint : torch.Tensor of shape (n_batches,)
-        Means over each batch; their sum is its loss.
-    """
-
-    index: Tensor
-    violation: Tensor
-    domain_violation: Tensor
-    sizes: Tensor
-    objective: Tensor
-    constraint: Tensor
-
-    @property
-    def losses(self) -> Tensor:
-        """Loss of each batch, shape (n_batches,)."""
-        return self.objective + self.constraint
-
-    def mean(self, name: str) -> float:
-        """Mean of ``objective`` or ``constraint`` over the epoch's rows."""
-        # On the CPU first, because not every device has float64.
-        values = getattr(self, name).cpu().double()
-        share = self.sizes.cpu().double() / self.sizes.sum().cpu()
-        return float(share @ values)
-
-    def largest(self, name: str = "violation") -> float:
-        """Largest ``violation`` or ``domain_violation``, at least 0."""
-        values = getattr(self, name)
-        return max(float(values.amax()), 0.0) if values.numel() else 0.0
-
-    def pooled(self, world: Alone) -> Epoch:
-        """Sizes and losses of the batches of all processes.
+    def add_figures(self, figures: Tensor, size: int) -> None:
+        """Keep the figures of a batch.
 
         Parameters
         ----------
-        world : Alone or Processes
+        figures : torch.Tensor of shape (n_figures, 1)
+        size : int
+            Number of its rows.
+        """
+        self.figures.append(figures)
+        self.sizes.append(size)
+
+    def _is_full(self, size: int) -> bool:
+        # Batches of equal size are summed up together, without a mask.
+        other_size = size != len(self.waiting[0]["index"])
+        return other_size or (len(self.waiting) + 1) * size > _MOST_WAITING
+
+    def _make_figures(self, net: Any) -> None:
+        self.figures.append(figures_of(net, self.waiting))
+        self.waiting = []
+
+    def close(self, net: Any) -> Epoch:
+        """Sum up an epoch that is over, with the only read of it from the device.
+
+        Parameters
+        ----------
+        net : ConstrainedNet
 
         Returns
         -------
         Epoch
-            With the violations of this process.
         """
-        sizes = sum(world.gather(self.sizes.cpu())).to(self.sizes.device)
-        return replace(
-            self,
-            sizes=sizes,
-            objective=world.mean(self.objective),
-            constraint=world.mean(self.constraint),
+        if self.waiting:
+            self._make_figures(net)
+        known = torch.cat(self.figures, dim=1), net.constraint_.state.alpha
+        figures, alpha, largest = fetched(*known, largest_multiplier(net))
+        objective, constraint, domain, *columns = figures.numpy()
+        n_rows = sum(self.sizes)
+        n_seen = n_rows * net.constraint_.columns.n_bounded
+        return Epoch(
+            sizes=np.array(self.sizes),
+            objective=objective,
+            constraint=constraint,
+            summary=ConstraintSummary.of_batches(columns, n_seen, float(alpha)),
+            n_rows=n_rows,
+            domain_violation=max(float(domain.max()), 0.0),
+            largest_multiplier=float(largest),
         )
 
 
@@ -226,30 +197,53 @@ def close_training(net: Any, records: list[dict]) -> None:
     DivergenceError
         If a loss is not finite.
     """
-    epoch = net.steps_.close().pooled(net.run_.world)
+    epoch = net.steps_.close(net).pooled(net.run_.world)
     # The batches would stay in memory until the next epoch.
     net.steps_ = EpochSteps()
     net.epoch_ = epoch
+    record_losses(net, epoch, records)
+    # Those of batch norm, for instance, follow the rows of each process.
+    for part in (net.module_, net.criterion_):
+        net.run_.world.share(part.buffers())
+
+
+def record_losses(net: Any, epoch: Epoch, records: list[dict]) -> None:
+    """Record the loss and the size of each batch.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+    epoch : Epoch
+    records : list of dict
+        Of the batches.
+
+    Raises
+    ------
+    DivergenceError
+        If a loss is not finite.
+    """
     values = epoch.losses.tolist(), epoch.sizes.tolist()
     for record, loss, size in zip(records, *values, strict=True):
         record["train_loss"] = loss
         record["train_batch_size"] = size
         if not math.isfinite(loss):
             raise net.divergence(f"the loss became {loss} in")
-    # Those of batch norm, for instance, follow the rows of each process.
-    for part in (net.module_, net.criterion_):
-        net.run_.world.share(part.buffers())
 
 
 def close_validation(net: Any, records: list[dict]) -> None:
-    """Record how many rows of all processes are in each batch.
+    """Record the losses, and how many rows of all processes are in each batch.
 
     Parameters
     ----------
     net : ConstrainedNet
     records : list of dict
-        Of the batches; their losses are those of all processes already.
+        Of the batches; their losses are those of all processes already. Those that
+        nobody looked at yet are tensors.
     """
+    unseen = [row for row in records if isinstance(row["valid_loss"], Tensor)]
+    losses = fetched(*(row["valid_loss"] for row in unseen))
+    for record, loss in zip(unseen, losses, strict=True):
+        record["valid_loss"] = float(loss)
     sizes = torch.tensor([record["valid_batch_size"] for record in records])
     sizes = sum(net.run_.world.gather(sizes)).tolist()
     for record, size in zip(records, sizes, strict=True):

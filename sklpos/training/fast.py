@@ -10,8 +10,12 @@ gradients 1.1 times.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Adam, AdamW
 from torch.optim.optimizer import (
     _global_optimizer_post_hooks,
@@ -45,7 +49,62 @@ def is_fused(optimizer: Callable, device: str, params: Iterable[str]) -> bool:
     return known and torch.device(device).type in ("cpu", "cuda")
 
 
-def step_optimizer(optimizer: torch.optim.Optimizer, closure: Callable) -> None:
+@dataclass(frozen=True, eq=False)
+class AdamGroup:
+    """Weights of a parameter group, and what fused Adam remembers of each.
+
+    Attributes
+    ----------
+    settings : dict
+        The parameter group of the optimizer.
+    weights, averages, squares, steps : list of torch.Tensor
+    numbers : list of torch.Tensor
+        Those of the weights, which a kernel may change outside of ``no_grad``.
+    """
+
+    settings: dict[str, Any]
+    weights: list[Tensor]
+    averages: list[Tensor]
+    squares: list[Tensor]
+    steps: list[Tensor]
+    numbers: list[Tensor]
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer, settings: dict) -> AdamGroup:
+        """Look up the state of all weights of a group.
+
+        Parameters
+        ----------
+        optimizer : torch.optim.Optimizer
+        settings : dict
+            The parameter group.
+
+        Returns
+        -------
+        AdamGroup
+        """
+        states = [optimizer.state[weight] for weight in settings["params"]]
+        names = "exp_avg", "exp_avg_sq", "step"
+        columns = [[state[name] for state in states] for name in names]
+        numbers = [weight.detach() for weight in settings["params"]]
+        return cls(settings, settings["params"], *columns, numbers)
+
+    def with_gradients(self) -> AdamGroup:
+        """The same without weights that have no gradient."""
+        chosen = [weight.grad is not None for weight in self.weights]
+        if all(chosen):
+            return self
+        _, *columns = vars(self).values()
+        return AdamGroup(
+            self.settings, *(list(compress(column, chosen)) for column in columns)
+        )
+
+
+def step_optimizer(
+    optimizer: torch.optim.Optimizer,
+    closure: Callable,
+    known: list[AdamGroup] | None = None,
+) -> None:
     """Make a step; for fused Adam and AdamW, call their kernel directly.
 
     Parameters
@@ -54,15 +113,18 @@ def step_optimizer(optimizer: torch.optim.Optimizer, closure: Callable) -> None:
         Its weights have one dtype and are on one device.
     closure : callable
         Computes the gradients.
+    known : list of AdamGroup, optional
+        Groups of an earlier step, since which nothing but steps has changed the
+        optimizer; if it is empty, those of this step are added.
     """
-    if not _is_plain(optimizer):
+    groups = known or _plain_groups(optimizer)
+    if not groups:
         optimizer.step(closure)
         return
-    # Outside of `no_grad`, as the closure computes gradients.
     closure()
-    with torch.no_grad():
-        for group in optimizer.param_groups:
-            _step_group(optimizer, group)
+    _step_groups(_KERNELS[type(optimizer)], groups)
+    if known is not None and not known:
+        known += groups
 
 
 def ignores_loss(optimizer: torch.optim.Optimizer) -> bool:
@@ -79,8 +141,8 @@ def ignores_loss(optimizer: torch.optim.Optimizer) -> bool:
     return type(optimizer) in _KERNELS
 
 
-def _is_plain(optimizer) -> bool:
-    """Whether ``step()`` would do nothing but call the kernel."""
+def _plain_groups(optimizer) -> list[AdamGroup]:
+    """Groups of which ``step()`` does nothing but call the kernel; empty if it does."""
     hooks = (
         _global_optimizer_pre_hooks,
         _global_optimizer_post_hooks,
@@ -88,11 +150,13 @@ def _is_plain(optimizer) -> bool:
         optimizer._optimizer_step_post_hooks,
         _is_overridden(optimizer),
     )
-    return (
+    plain = (
         type(optimizer) in _KERNELS
         and not any(hooks)
         and all(_is_ready(optimizer, group) for group in optimizer.param_groups)
     )
+    groups = optimizer.param_groups if plain else []
+    return [AdamGroup.of(optimizer, group) for group in groups]
 
 
 def _is_overridden(optimizer) -> bool:
@@ -116,29 +180,39 @@ def _is_ready(optimizer, group: dict) -> bool:
     )
 
 
-def _step_group(optimizer, group: dict) -> None:
-    weights = [weight for weight in group["params"] if weight.grad is not None]
-    if not weights:
+def _step_groups(kernel: Callable, groups: list[AdamGroup]) -> None:
+    groups = [group.with_gradients() for group in groups]
+    steps = [step for group in groups for step in group.steps]
+    if not steps:
         return
-    states = [optimizer.state[weight] for weight in weights]
-    steps = [state["step"] for state in states]
     # Before the kernel, whose bias correction needs the number of this step.
-    # On the CPU, torch would make a tensor of a number for each of the weights.
-    torch._foreach_add_(steps, _ONE if steps[0].is_cpu else 1)
-    _KERNELS[type(optimizer)](
-        weights,
-        [weight.grad for weight in weights],
-        [state["exp_avg"] for state in states],
-        [state["exp_avg_sq"] for state in states],
+    if steps[0].is_cpu:
+        # torch would make a tensor of the number for each of the weights.
+        for step in steps:
+            step.add_(_ONE)
+    else:
+        torch._foreach_add_(steps, 1)
+    for group in groups:
+        if group.weights:
+            _step_group(kernel, group)
+
+
+def _step_group(kernel: Callable, group: AdamGroup) -> None:
+    settings = group.settings
+    kernel(
+        group.numbers,
+        [weight.grad for weight in group.weights],
+        group.averages,
+        group.squares,
         [],  # largest averages, for `amsgrad` only
-        steps,
-        lr=group["lr"],
-        beta1=float(group["betas"][0]),
-        beta2=float(group["betas"][1]),
-        weight_decay=group["weight_decay"],
-        eps=group["eps"],
+        group.steps,
+        lr=settings["lr"],
+        beta1=float(settings["betas"][0]),
+        beta2=float(settings["betas"][1]),
+        weight_decay=settings["weight_decay"],
+        eps=settings["eps"],
         amsgrad=False,
-        maximize=group["maximize"],
+        maximize=settings["maximize"],
     )
 
 

@@ -39,6 +39,8 @@ def tell_callbacks(net, hook: str, **kwargs) -> KeyboardInterrupt | None:
     """
     stop = None
     for name, callback in net.callbacks_:
+        if _is_idle(callback, hook):
+            continue
         try:
             _call(net, name, callback, hook, **kwargs)
         except KeyboardInterrupt as request:
@@ -49,6 +51,29 @@ def tell_callbacks(net, hook: str, **kwargs) -> KeyboardInterrupt | None:
     if hook == "on_epoch_end":
         _check_stop(net, stop is not None)
     return stop
+
+
+def tell_callbacks_after(net, hook: str, **kwargs) -> None:
+    """Call what follows a hook, such as ``after_epoch_end``, where it is defined.
+
+    Parameters
+    ----------
+    net : ConstrainedNet
+    hook : str
+    **kwargs : object
+        Arguments of the hook.
+    """
+    name = hook.replace("on_", "after_", 1)
+    for _, callback in net.callbacks_:
+        # skorch's base class has no such hooks.
+        if (method := getattr(callback, name, None)) is not None:
+            method(net, **kwargs)
+
+
+def _is_idle(callback: Callback, hook: str) -> bool:
+    """Whether a hook is the one of skorch's base class, which does nothing."""
+    method = getattr(callback, hook)
+    return getattr(method, "__func__", None) is getattr(Callback, hook)
 
 
 def _check_stop(net, stops: bool) -> None:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.optimize import nnls
+from torch import Tensor
 
-from sklpos.nets.any_rows import row_ranks, rows_per_pass, take_rows
+from sklpos.nets.any_rows import row_ranks, take_rows
 from sklpos.nets.head import head_input
+from sklpos.nets.placement import fetched, has_float64
 from sklpos.nets.precision import full_precision
+from sklpos.nets.rows import rows_per_forward
 from sklpos.nets.stack import Stack
 from sklpos.training.loaders import BatchLoader
 from sklpos.training.step import DivergenceError
@@ -72,83 +75,100 @@ def evaluate_training_state(net, rows, *, residuals: bool = True):
         If the objective is not a finite number.
     """
     net.module_.eval()
-    violation, multiplier, objective = _pass(net, rows)
+    estimated = net.strategy_.estimates_multipliers
+    # One pass does it all, unless the multipliers follow from the violations of all.
+    weights = _weights(net) if residuals and not estimated else []
+    violation, multiplier, objective, gradient = _pass(net, rows, weights)
     if not np.isfinite(objective):
         raise DivergenceError(
             f"training diverged: the loss ends at {objective}; lower lr (now {net.lr}) "
             "or alpha, or standardise X."
         )
-    if net.strategy_.estimates_multipliers:
-        multiplier = torch.as_tensor(_least_squares_multipliers(net, rows, violation))
-    kkt = None
-    if residuals:
-        kkt = _residuals(net, rows, violation, multiplier.to(violation))
-    signed = net.constraint_.columns.signed(multiplier.to(violation))
+    if estimated:
+        found = _least_squares_multipliers(net, rows, violation)
+        multiplier = torch.as_tensor(found).to(violation)
+        if residuals:
+            gradient = _pass(net, rows, _weights(net), multiplier)[-1]
+    kkt = _residuals(net, violation, multiplier, gradient) if residuals else None
+    signed = net.constraint_.columns.signed(multiplier)
+    # All of them are as long as the data.
+    del violation, multiplier
     return signed.cpu().double().numpy(), objective, kkt
 
 
-def _residuals(net, rows, violation, multiplier) -> KKTResiduals:
-    stationarity = _lagrangian_gradient(net, rows, multiplier)
+def _weights(net) -> list[Tensor]:
+    return [weight for weight in net.module_.parameters() if weight.requires_grad]
+
+
+def _residuals(net, violation, multiplier, gradient) -> KKTResiduals:
     if net.domain_constraint_ is not None:
-        violation = torch.cat([violation, _domains(net)[0].detach()])
-        multiplier = torch.cat([multiplier, _domains(net)[1]])
+        found, own = _domains(net)
+        # The mean is over all outputs, free ones included, as it is for the rows.
+        _add_gradient((own * found).sum() / len(net.targets.scale), gradient)
+        violation = torch.cat([violation, found.detach()])
+        multiplier = torch.cat([multiplier, own])
+    # Zeros count as well: there may be no columns.
+    zero = violation.new_zeros(1)
+    violation, multiplier = (
+        torch.cat([zero, part.ravel()]) for part in (violation, multiplier)
+    )
+    slack = (violation * multiplier).abs()
+    extremes = violation.amax(), multiplier.amin(), slack.amax()
+    largest, smallest, slack, *sums = fetched(*extremes, *gradient.values())
+    # In float64, which not every device has.
+    squares = [(part.double() ** 2).sum() for part in sums]
     return KKTResiduals(
-        stationarity=stationarity,
-        max_violation=_extreme(violation, max),
-        min_multiplier=_extreme(multiplier, min),
-        complementarity=_extreme((violation * multiplier).abs(), max),
+        stationarity=float(torch.sqrt(sum(squares))),
+        max_violation=float(largest),
+        min_multiplier=float(smallest),
+        complementarity=float(slack),
     )
 
 
-def _extreme(values: torch.Tensor, which) -> float:
-    if values.numel() == 0:
-        return 0.0
-    return which(0.0, float(values.amax() if which is max else values.amin()))
+def _pass(net, rows, weights: list[Tensor], multiplier: Tensor | None = None):
+    """Violations and multipliers of all rows, the objective, and a gradient.
 
-
-@torch.no_grad()
-def _pass(net, rows):
-    """Violations and multipliers of all rows, and the objective."""
+    That of ``mean(loss + lambda * g)`` with respect to weights, whose multipliers are
+    those of the strategy, unless others are given.
+    """
     # Filled in place, because joining the batches would leave holes in the memory.
     shape = len(rows), len(net.constraint_.columns)
     violations = rows.y.new_empty(shape, device=net.device)
-    multipliers, objective = torch.empty_like(violations), 0.0
-    for batch in BatchLoader(rows, rows_per_pass(rows.X)):
-        y_pred = net.infer(batch.X)
+    multipliers = torch.empty_like(violations)
+    loader = BatchLoader(rows, rows_per_forward(net.module_, rows.X))
+    means = violations.new_empty(len(loader))
+    shares = []
+    gradient = {weight: torch.zeros_like(weight) for weight in weights}
+    for number, batch in enumerate(loader):
+        with torch.set_grad_enabled(bool(weights)):
+            y_pred = net.infer(batch.X)
+            violation = net.constraint_.columns.violation(y_pred)
+            loss = net.objective(y_pred, batch.y, batch.loss_weight)
         index = batch.index.to(y_pred.device)
-        violations[index] = net.constraint_.columns.violation(y_pred)
-        multipliers[index] = net.strategy_.multipliers(violations[index], index)
-        mean = float(net.objective(y_pred, batch.y, batch.loss_weight))
-        objective += mean * len(y_pred) / len(rows)
-    return violations, multipliers, objective
+        violations[index] = violation.detach()
+        if multiplier is None:
+            own = net.strategy_.multipliers(violation.detach(), index)
+        else:
+            own = multiplier[index]
+        multipliers[index] = own
+        means[number] = loss.detach()
+        shares.append(len(y_pred) / len(rows))
+        # Batch by batch, so that only one graph is in memory at a time.
+        if weights:
+            factor = batch.weight.to(violation.device) * own
+            term = (factor * violation).sum() / y_pred.numel()
+            _add_gradient((loss + term) * len(y_pred) / len(rows), gradient)
+    (means,) = fetched(means)
+    objective = sum(m * share for m, share in zip(means.tolist(), shares, strict=True))
+    return violations, multipliers, objective, gradient
 
 
-def _lagrangian_gradient(net, rows, multiplier: torch.Tensor) -> float:
-    weights = [p for p in net.module_.parameters() if p.requires_grad]
-    total = [torch.zeros_like(weight) for weight in weights]
-    # Part by part, so that only one graph is in memory at a time.
-    for part in _lagrangian(net, rows, multiplier):
-        gradient = torch.autograd.grad(part, weights, allow_unused=True)
-        for sum_, own in zip(total, gradient, strict=True):
-            # A part need not depend on every weight.
-            if own is not None:
-                sum_ += own
-    return float(torch.sqrt(sum((part.cpu().double() ** 2).sum() for part in total)))
-
-
-def _lagrangian(net, rows, multiplier: torch.Tensor):
-    """Yield the parts of ``mean(loss + lambda * g)``: the batches, then the domains."""
-    for batch in BatchLoader(rows, rows_per_pass(rows.X)):
-        y_pred = net.infer(batch.X)
-        violation = net.constraint_.columns.violation(y_pred)
-        own = multiplier[batch.index.to(multiplier.device)]
-        term = (batch.weight.to(violation.device) * own * violation).sum()
-        loss = net.objective(y_pred, batch.y, batch.loss_weight) + term / y_pred.numel()
-        yield loss * len(y_pred) / len(rows)
-    if net.domain_constraint_ is not None:
-        violation, own = _domains(net)
-        # The mean is over all outputs, free ones included, as it is for the rows.
-        yield (own * violation).sum() / len(net.targets.scale)
+def _add_gradient(part: Tensor, gradient: dict[Tensor, Tensor]) -> None:
+    found = torch.autograd.grad(part, list(gradient), allow_unused=True)
+    for total, own in zip(gradient.values(), found, strict=True):
+        # A part need not depend on every weight.
+        if own is not None:
+            total += own
 
 
 def _domains(net) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,17 +183,19 @@ def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarr
 
     Minimises ``|| sum_i w_i (dloss_i/df - lambda_i) Phi_i ||`` for each output.
     """
-    features, slope = _features_and_slope(net, rows)
-    weight = rows.weight.cpu().double().numpy().ravel()
-    weighted = features * weight[:, None, None]
-    n_outputs = slope.shape[1] // features.shape[1]
     # Training ends near the bound, not on it: rows just inside count as active.
-    active = (violation > -tolerance).cpu().numpy()
+    active = violation > -tolerance
+    near = active.any(1)
+    found = fetched(active, near, rows.weight, *_pulls_and_features(net, rows, near))
+    active, near, weight, pulls, features = (part.numpy() for part in found)
+    weight = weight.astype(np.float64).ravel()
+    # Of each row, among those near a bound.
+    place = np.cumsum(near) - 1
     estimate = np.zeros(violation.shape)
     for output, row, column, sign in net.constraint_.columns.by_output(active):
-        own = weighted[:, output // n_outputs]
-        pull = own.T @ slope[:, output]
-        estimate[row, column], _ = nnls((sign * own[row]).T, pull)
+        head, own = divmod(output, pulls.shape[1])
+        system = sign * features[place[row], head]
+        estimate[row, column], _ = nnls(system.T, pulls[head, own])
     for column in np.flatnonzero(active.any(axis=0)):
         near = active[:, column]
         found = estimate[near, column]
@@ -185,14 +207,20 @@ def _least_squares_multipliers(net, rows, violation, tolerance=1e-2) -> np.ndarr
 def _shared(multiplier, X, weight) -> np.ndarray:
     """Share multipliers among equal rows, of which only the weighted sum is known."""
     # Least squares may give all of the sum to any one of them.
-    group = row_ranks(X.numpy())
+    # Sparse rows are never on a device.
+    group = row_ranks(X.cpu().numpy() if isinstance(X, Tensor) else X.numpy())
     return (np.bincount(group, weight * multiplier) / np.bincount(group, weight))[group]
 
 
-def _features_and_slope(net, rows):
-    """Features of each head of the module, and the slope of the loss in its outputs."""
-    features, slopes = [], []
-    for batch in BatchLoader(rows, rows_per_pass(rows.X)):
+def _pulls_and_features(net, rows, near: Tensor) -> tuple[Tensor, Tensor]:
+    """Pull of the loss on each head, and weighted features of the rows that are near.
+
+    Of shapes (n_heads, n_outputs, d1) and (n_near, n_heads, d1), in float64.
+    """
+    # Where the features are, unless that has no float64.
+    place = near.device if has_float64(near.device) else torch.device("cpu")
+    pulls, features = [], []
+    for batch in BatchLoader(rows, rows_per_forward(net.module_, rows.X)):
         entering, y_pred = _features_and_outputs(net, batch.X.to(net.device))
         y_pred.requires_grad_()
         # The caller applies the sample weights.
@@ -200,9 +228,14 @@ def _features_and_slope(net, rows):
         with torch.enable_grad():
             # A sum instead of a mean, so that each gradient is that of its own loss.
             loss = net.objective(y_pred, batch.y, weight) * y_pred.numel()
-        slopes.append(torch.autograd.grad(loss, y_pred)[0].cpu().double().numpy())
-        features.append(entering.cpu().double().numpy())
-    return np.concatenate(features), np.concatenate(slopes)
+        slope = torch.autograd.grad(loss, y_pred)[0]
+        parts = (part.to(place).double() for part in (entering, slope, batch.weight))
+        entering, slope, weight = parts
+        weighted = entering * weight[..., None]
+        slope = slope.unflatten(1, (weighted.shape[1], -1))
+        pulls.append(torch.einsum("rhd,rho->hod", weighted, slope))
+        features.append(weighted[near[batch.index].to(place)])
+    return sum(pulls), torch.cat(features)
 
 
 @torch.no_grad()

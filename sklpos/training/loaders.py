@@ -11,35 +11,21 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sklpos.nets.batch_norm import norm_over_rows
-from sklpos.nets.hints import did_you_mean, shown
+from sklpos.nets.hints import shown
 from sklpos.nets.items import ItemTensor
+from sklpos.nets.placement import sent
+from sklpos.training.fetching import check_fetching
 from sklpos.training.randomness import (
     borrowed_generator,
     derive_seed,
     make_generator,
+    order_of_rows,
 )
 from sklpos.training.rows import Batch, RowDataset
+from sklpos.training.shared_rows import SharedRows
 
 # Values of X that are copied at once: little memory, and they stay in the cache.
 _VALUES_PER_GATHER = 2**18
-#: Parameters of torch's ``DataLoader`` that say how its workers fetch items.
-FETCHING = {
-    "num_workers",
-    "pin_memory",
-    "worker_init_fn",
-    "prefetch_factor",
-    "persistent_workers",
-    "timeout",
-    "multiprocessing_context",
-    "pin_memory_device",
-    "in_order",
-}
-# What else torch's DataLoader takes, and why this loader does not.
-_REFUSED = {
-    "collate_fn": "rows must keep their numbers; change them in the __getitem__ of a "
-    "Dataset, or in the module",
-    "generator": "random_state decides the order of the rows",
-}
 
 
 class BatchLoader:
@@ -108,7 +94,7 @@ class BatchLoader:
         self.sampler = sampler
         self.batch_sampler = batch_sampler
         self.fetching = fetching
-        _check_fetching(fetching)
+        check_fetching(fetching)
         self._check_sampling()
         if drop_last and not len(self):
             raise ValueError(
@@ -160,30 +146,36 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         numbers = self._numbers()
         self.epoch += 1
-        # Batches that are gathered at once are cut afterwards, which needs a data set
-        # that returns all rows it is asked for, as `SharedRows` does not.
-        whole = type(self.dataset) is RowDataset and self.dataset.in_memory
-        if isinstance(numbers, Tensor) and whole:
-            yield from self._gathered(numbers)
-            return
         if isinstance(numbers, Tensor):
+            if self._at_once > 1:
+                yield from self._gathered(numbers)
+                return
             numbers = self._cut(numbers)
         for batch in self._fetched(numbers):
             yield batch.to(self.device)
 
+    @property
+    def _at_once(self) -> int:
+        """Number of batches to gather at once, as a call costs as much as many rows."""
+        # Another data set may do something else with the rows of a batch.
+        known = type(self.dataset) in (RowDataset, SharedRows)
+        if not (known and self.dataset.in_memory):
+            return 1
+        width = max(self.dataset.X[:1].numel(), 1)
+        return max(_VALUES_PER_GATHER // (width * self.batch_size), 1)
+
     def _gathered(self, numbers: Tensor) -> Iterator[Batch]:
         """Batches of rows in memory."""
-        # Several batches are gathered at once, since a call costs as much as many rows.
-        width = max(self.dataset.X[:1].numel(), 1)
-        at_once = max(_VALUES_PER_GATHER // (width * self.batch_size), 1)
+        # Once per epoch, rather than once per batch.
+        numbers = sent(numbers, self.dataset.index_device)
         whole, last = self._without_joined(numbers)
         # An empty tensor would be split into one empty part.
-        parts = whole.split(self.batch_size * at_once) if len(whole) else ()
+        parts = whole.split(self.batch_size * self._at_once) if len(whole) else ()
         for index in parts:
-            rows = self.dataset[index].to(self.device)
-            yield from rows.split(self.batch_size)
+            rows, sizes = self.dataset.gather(index.long(), self.batch_size)
+            yield from rows.to(self.device).split(sizes)
         if len(last):
-            yield self.dataset[last].to(self.device)
+            yield self.dataset[last.long()].to(self.device)
 
     def _fetched(self, numbers: Iterable[Tensor]) -> Iterable[Batch]:
         """Batches that are fetched one by one, by workers if that is asked for."""
@@ -210,11 +202,7 @@ class BatchLoader:
         n_rows = len(self.dataset)
         if self.may_repeat:
             return self._sampled()
-        if not self.shuffle:
-            order = torch.arange(n_rows)
-        else:
-            generator = make_generator(self.seed, 0, self.epoch)
-            order = torch.randperm(n_rows, generator=generator)
+        order = order_of_rows(n_rows, self.seed if self.shuffle else None, self.epoch)
         return order[: len(self) * self.batch_size] if self.drop_last else order
 
     def _sampled(self) -> Tensor | list[Tensor]:
@@ -260,7 +248,8 @@ class BatchLoader:
     def _cut(self, numbers: Tensor) -> list[Tensor]:
         whole, last = self._without_joined(numbers)
         batches = list(whole.split(self.batch_size)) if len(whole) else []
-        return [*batches, last] if len(last) else batches
+        batches = [*batches, last] if len(last) else batches
+        return [numbers.long() for numbers in batches]
 
     def _check_sampling(self) -> None:
         if self.sampler is not None and self.batch_sampler is not None:
@@ -276,19 +265,4 @@ class BatchLoader:
             raise ValueError(
                 f"{name}={shown(source)} must be iterable and have a length of at "
                 "least 1, as the samplers of torch.utils.data do."
-            )
-
-
-def _check_fetching(fetching: dict[str, Any]) -> None:
-    for name in fetching:
-        if name in _REFUSED:
-            raise TypeError(
-                f"the loader of the rows takes no {name}, because {_REFUSED[name]}."
-            )
-        if name not in FETCHING:
-            own = ["sampler", "batch_sampler", "shuffle", "drop_last", "batch_size"]
-            listed = f"; among others, it has {[*own, 'num_workers']}."
-            raise TypeError(
-                f"the loader of the rows has no parameter {shown(name)}"
-                f"{did_you_mean(name, [*own, *FETCHING]) or listed}"
             )

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from sklpos.nets.hints import in_one_line
 from sklpos.training.optimizer_state import check_optimizer_state
 from sklpos.training.schema import check_history, check_weight
-from sklpos.training.state import copied, load_state, trained_parts
+from sklpos.training.state import load_state, trained_parts
+from sklpos.training.trees import copied
 
 # Not about what a file holds: it is not there, for instance.
 _OTHER_ERRORS = (OSError, Warning, NotFittedError)

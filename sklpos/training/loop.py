@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import torch
 from skorch.helper import predefined_split
-from torch import Tensor
 
 from sklpos.nets.process import leaves_no_trace, n_interrupts
 from sklpos.training.backprop import Backprop
@@ -18,6 +18,11 @@ from sklpos.training.epoch import (
     close_validation,
 )
 from sklpos.training.fast import ignores_loss
+from sklpos.training.finite import (
+    check_weights,
+    flush_subnormals,
+    infinite_buffers,
+)
 from sklpos.training.loaders import BatchLoader
 from sklpos.training.monitors import check_validation_scores
 from sklpos.training.randomness import (
@@ -114,8 +119,7 @@ def fit_epochs(net, X, y=None, epochs: int | None = None, **fit_params):
         If the loss or a weight is not finite.
     """
     net.constraint_best_ = {}
-    # The mask of an attention layer, for instance, is infinite on purpose.
-    masks = {name for name, value in net.module_.named_buffers() if not _finite(value)}
+    masks = infinite_buffers(net)
     net.notify("on_train_begin", X=X, y=y)
     # After ``on_train_begin``, in which a checkpoint may have restored epochs.
     start = len(net.history)
@@ -140,7 +144,8 @@ def fit_epochs(net, X, y=None, epochs: int | None = None, **fit_params):
     run.epochs_run = run.epochs_resumed + len(net.history) - start
     net.notify("on_train_end", X=X, y=y)
     net.constraint_best_ = {}
-    _check_weights(net, masks)
+    check_weights(net, masks)
+    flush_subnormals(net)
     return net
 
 
@@ -162,20 +167,29 @@ def run_batches(net, iterator, training, prefix, step_fn, **fit_params) -> None:
         passes=_plain_passes(net, iterator) if training and not watched else None,
         need_losses=watched or not ignores_loss(net.optimizer_),
         may_repeat=iterator.may_repeat,
+        # Between the steps, a callback may change the optimizer.
+        groups=None if watched else [],
     )
-    records = net.history[-1]["batches"]
+    if training and net.cuda_graph:
+        net.run_.graphs.begin_epoch(net, iterator)
+        step_fn = partial(net.run_.graphs.step, net)
+    epoch = net.history[-1]
+    records = epoch["batches"]
     before = len(records)
     for batch in iterator:
         record = {}
         records.append(record)
-        net.notify("on_batch_begin", batch=batch, training=training)
+        if watched:
+            net.notify("on_batch_begin", batch=batch, training=training)
         step = step_fn(batch, **fit_params)
         # Reading a loss waits for the device, so do it only if a callback may look.
         if watched or not training:
-            record[f"{prefix}_loss"] = step["loss"].item()
+            loss = step["loss"]
+            record[f"{prefix}_loss"] = loss.item() if watched else loss
         record[f"{prefix}_batch_size"] = len(batch)
-        net.notify("on_batch_end", batch=batch, training=training, **step)
-    net.history.record(f"{prefix}_batch_count", len(records) - before)
+        if watched:
+            net.notify("on_batch_end", batch=batch, training=training, **step)
+    epoch[f"{prefix}_batch_count"] = len(records) - before
     if training:
         close_training(net, records)
     else:
@@ -217,17 +231,3 @@ def _plain_passes(net, iterator) -> Backprop | StackBackprop | None:
     if run.passes is not None and plain:
         run.passes.keep_rows(iterator.dataset.X)
     return run.passes
-
-
-def _check_weights(net, masks: set[str]) -> None:
-    """Raise if the last step left weights or buffers that are not finite."""
-    # Losses are computed before a step, so none of them shows the result of the last.
-    buffers = dict(net.module_.named_buffers())
-    changing = [buffers[name] for name in buffers.keys() - masks]
-    if not all(map(_finite, [*net.module_.parameters(), *changing])):
-        raise net.divergence("a weight is no longer a finite number after")
-
-
-def _finite(values: Tensor) -> bool:
-    # torch does not look into sparse tensors, which no step of training changes.
-    return values.layout is not torch.strided or bool(values.isfinite().all())

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sklpos.nets.any_rows import Rows, row_ranks, rows_per_pass
+from sklpos.nets.any_rows import Rows, row_ranks, rows_per_pass, slices_of
 from sklpos.nets.mixing import convex_shares
 from sklpos.nets.precision import full_precision
 from sklpos.nets.stack import Stack
@@ -37,25 +37,32 @@ def rows_for_members(rows: TrainingRows, module: nn.Module, seed: int) -> Traini
     """
     if not isinstance(module, Stack):
         return rows
-    fold = torch.as_tensor(deal(rows.train.X.numpy(), module.n_folds, seed))
-    seen = fold[:, None] != torch.arange(module.n_folds)
-    # The members of a fold that is left out count as much as without folds.
-    share = seen.to(rows.train.y) / seen.double().mean(dim=1, keepdim=True)
-    factor = share.to(rows.train.y).repeat_interleave(module.n_outputs, dim=1)
     return replace(
         rows,
-        train=_repeated(rows.train, module, factor.repeat(1, len(module.kinds))),
+        train=_repeated(rows.train, module, *_hidden_folds(rows.train, module, seed)),
         # No member has seen the rows that are held out from all of them.
-        valid=rows.valid and _repeated(rows.valid, module, None),
+        valid=rows.valid and _repeated(rows.valid, module),
     )
 
 
-def _repeated(rows: RowDataset, stack: Stack, factor: Tensor | None) -> RowDataset:
-    y = rows.y.repeat(1, stack.n_members)
-    return RowDataset(rows.X, y, rows.weight.ravel(), factor)
+def _repeated(rows: RowDataset, stack: Stack, *hidden: Tensor) -> RowDataset:
+    y = rows.y if stack.n_members == 1 else rows.y.repeat(1, stack.n_members)
+    return RowDataset(rows.X, y, rows.weight.ravel(), *hidden)
 
 
-def deal(X: Rows, n_folds: int, seed: int) -> NDArray:
+def _hidden_folds(rows: RowDataset, stack: Stack, seed: int) -> tuple[Tensor, ...]:
+    """Factor of each loss in each fold, and the fold of each row; nothing without."""
+    fold = deal(rows.X.numpy(), stack.n_folds, seed)
+    if fold is None:
+        return ()
+    seen = ~torch.eye(stack.n_folds, dtype=torch.bool)
+    # The members of a fold that is left out count as much as without folds.
+    share = seen.to(rows.y) / seen.double().mean(dim=1, keepdim=True)
+    factor = share.to(rows.y).repeat_interleave(stack.n_outputs, dim=1)
+    return factor.repeat(1, len(stack.kinds)), torch.as_tensor(fold)
+
+
+def deal(X: Rows, n_folds: int, seed: int) -> NDArray | None:
     """Deal rows into folds of about the same number of distinct rows.
 
     The targets play no part, and a row that occurs twice is in one fold.
@@ -68,8 +75,9 @@ def deal(X: Rows, n_folds: int, seed: int) -> NDArray:
 
     Returns
     -------
-    ndarray of int of shape (n_samples,)
-        -1 for all rows if there are fewer distinct rows than folds, or one fold.
+    ndarray of int of shape (n_samples,) or None
+        Number of the fold, in as few bytes as it takes. None if there are fewer
+        distinct rows than folds, or one fold.
 
     Examples
     --------
@@ -78,14 +86,15 @@ def deal(X: Rows, n_folds: int, seed: int) -> NDArray:
     True
     """
     if n_folds == 1:
-        return np.full(len(X), -1)
+        return None
     # They are sorted, so the order of the rows does not matter.
     which = row_ranks(X)
     n_distinct = which.max() + 1
     if n_distinct < n_folds:
-        return np.full(len(X), -1)
+        return None
     generator = np.random.default_rng(derive_seed(seed, 4))
-    return generator.permutation(n_distinct)[which] % n_folds
+    dealt = generator.permutation(n_distinct) % n_folds
+    return dealt.astype(np.int16 if n_folds < 2**15 else np.int64)[which]
 
 
 @torch.no_grad()
@@ -102,7 +111,7 @@ def weigh_members(net, rows: RowDataset) -> None:
     """
     stack = net.plain_module_
     # Without folds there is no row that some member has not seen.
-    if not isinstance(stack, Stack) or bool((rows.factor > 0).all()):
+    if not isinstance(stack, Stack) or rows.fold is None:
         return
     unseen, shape = [], (len(stack.kinds), stack.n_folds, stack.n_outputs)
     for batch in BatchLoader(rows, rows_per_pass(rows.X)):
@@ -148,4 +157,7 @@ def mixed_by_members(net, columns: NDArray) -> NDArray:
     stack = net.plain_module_
     if not isinstance(stack, Stack):
         return columns
-    return stack.mix(torch.as_tensor(columns)).numpy()
+    mixed = np.empty((len(columns), stack.n_outputs))
+    for rows in slices_of(columns):
+        mixed[rows] = stack.mix(torch.as_tensor(columns[rows])).numpy()
+    return mixed

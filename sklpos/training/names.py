@@ -16,11 +16,15 @@ from sklpos.strategies.base import ConstraintStrategy
 _PACKAGES = ("sklpos.", "torch.nn.", "torch.optim.")
 # A checkpoint writes to a path that the file would choose, so users must trust it.
 _TRUSTED_BY_USERS = ("sklpos.training.checkpoint.",)
-#: No other functions are stored; these are harmless.
-FUNCTIONS = (noop, print, finite_rows)
-_KNOWN = {
+# No other functions are stored; these are harmless.
+_FUNCTIONS = {
+    "skorch.utils.noop": noop,
+    "builtins.print": print,
+    "sklpos.nets.values.finite_rows": finite_rows,
+}
+_KNOWN = _FUNCTIONS | {
     f"{thing.__module__}.{thing.__qualname__}": thing
-    for thing in (EarlyStopping, EpochTimer, PassthroughScoring, *FUNCTIONS)
+    for thing in (EarlyStopping, EpochTimer, PassthroughScoring)
 }
 _OPENED = (nn.Module, Callback, ConstraintStrategy)
 
@@ -56,6 +60,29 @@ def find_name(name: str) -> Any:
         if isinstance(found, type) and found.__module__ == module:
             return found
     raise ValueError(f"{name!r} is not a class of sklpos, torch.nn, torch.optim.")
+
+
+def function_name(thing: Any) -> str | None:
+    """Name by which `find_name` finds a function.
+
+    Parameters
+    ----------
+    thing : object
+
+    Returns
+    -------
+    str or None
+        None for anything but a few harmless functions.
+
+    Examples
+    --------
+    >>> function_name(print)
+    'builtins.print'
+    """
+    # Ray, for instance, puts a function of its own in the place of ``print``.
+    if thing is print:
+        return "builtins.print"
+    return next((name for name, known in _FUNCTIONS.items() if known is thing), None)
 
 
 def is_known(cls: type) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EpochTimer
 from skorch.utils import is_dataset
 from torch import Tensor, nn
 
@@ -14,13 +14,15 @@ from sklpos.strategies.base import ConstraintStrategy
 from sklpos.training.callbacks import ConstraintHistory, MultiplierAscent
 from sklpos.training.criterion import make_criterion
 from sklpos.training.epoch import EACH_BATCH, EpochSteps, Listeners
+from sklpos.training.epoch_loss import EpochLoss
 from sklpos.training.fast import drop_gradients, is_fused, step_optimizer
-from sklpos.training.hooks import tell_callbacks
+from sklpos.training.hooks import tell_callbacks, tell_callbacks_after
 from sklpos.training.loaders import BatchLoader
 from sklpos.training.loading import LoadingNet
 from sklpos.training.loop import fit_epochs, run_batches, step_randomness
 from sklpos.training.print_log import QuietPrintLog
 from sklpos.training.randomness import derive_seed
+from sklpos.training.recordable import is_capturable
 from sklpos.training.rows import Batch, RowDataset
 from sklpos.training.run import TrainingRun
 from sklpos.training.state import training_state
@@ -62,6 +64,8 @@ class ConstrainedNet(PlainState, LoadingNet):
         Whether a training step draws from torch's global generator.
     autocast : {"bfloat16"} or None, default=None
         Lower dtype for the matrix products of training steps.
+    cuda_graph : bool, default=False
+        Whether training steps are recorded as a CUDA graph, see `StepGraphs`.
     criterion : type or callable
         See `make_criterion`.
     dataset, iterator_train, iterator_valid : type
@@ -93,6 +97,7 @@ class ConstrainedNet(PlainState, LoadingNet):
         seed=0,
         stochastic=False,
         autocast=None,
+        cuda_graph=False,
         criterion=torch.nn.MSELoss,
         dataset=RowDataset,
         iterator_train=BatchLoader,
@@ -107,6 +112,7 @@ class ConstrainedNet(PlainState, LoadingNet):
         self.seed = seed
         self.stochastic = stochastic
         self.autocast = autocast
+        self.cuda_graph = cuda_graph
         super().__init__(
             module,
             criterion=criterion,
@@ -120,10 +126,11 @@ class ConstrainedNet(PlainState, LoadingNet):
 
     @property
     def _default_callbacks(self):
-        own = [(n, cb) for n, cb in super()._default_callbacks if n != "print_log"]
         # The history first: the ascent then runs the schedule, which may raise alpha.
         return [
-            *own,
+            ("epoch_timer", EpochTimer()),
+            ("train_loss", EpochLoss("train_loss", on_train=True)),
+            ("valid_loss", EpochLoss("valid_loss")),
             ("print_log", QuietPrintLog()),
             ("constraint_history", ConstraintHistory()),
             ("multiplier_ascent", MultiplierAscent()),
@@ -154,10 +161,12 @@ class ConstrainedNet(PlainState, LoadingNet):
         return self
 
     def get_params_for_optimizer(self, prefix, named_parameters):
-        """Choose the fused kernel if torch has one and the user chose none."""
+        """Choose the fused kernel, unless the user did, and one that graphs take."""
         args, kwargs = super().get_params_for_optimizer(prefix, named_parameters)
         if is_fused(self.optimizer, self.device, kwargs):
             kwargs["fused"] = True
+        if self.cuda_graph and is_capturable(self.optimizer):
+            kwargs["capturable"] = True
         return args, kwargs
 
     def torch_compile(self, module, name):
@@ -316,7 +325,7 @@ class ConstrainedNet(PlainState, LoadingNet):
         self.steps_.dual_step_due = True
         with step_randomness(self):
             step = super().train_step(batch, **fit_params)
-        self.steps_.add(batch, step)
+        self.steps_.add(self, batch, step)
         return step
 
     def train_step_single(self, batch: Batch, **fit_params):
@@ -405,33 +414,23 @@ class ConstrainedNet(PlainState, LoadingNet):
         vars(self)["listeners_"] = None
         getattr(self, method_name)(self, **cb_kwargs)
         stop = tell_callbacks(self, method_name, **cb_kwargs)
+        if method_name == "on_epoch_end":
+            # The epoch is complete, so an interrupt has nothing to undo.
+            self.run_.undo = None
         if stop is not None:
-            # No ``after_epoch_end`` for the callbacks: a checkpoint that resumes there
-            # would miss the request, and train on.
-            self.after_epoch_end(self)
+            # No ``after_epoch_end``: a checkpoint that resumes there would miss the
+            # request, and train on.
             raise stop
-        for listener in self.listeners(method_name.replace("on_", "after_", 1)):
-            listener(self, **cb_kwargs)
+        tell_callbacks_after(self, method_name, **cb_kwargs)
 
     def on_batch_begin(self, net, **kwargs):
         """Do nothing: the loop writes the record of the batch."""
 
     def on_epoch_begin(self, net, **kwargs):
         """Keep the training state, to which Ctrl-C returns."""
-        self.run_.undo = training_state(self) if self.run_.keeps_state else {}
+        run = self.run_
+        run.undo = training_state(self, run.copies) if run.keeps_state else {}
         super().on_epoch_begin(net, **kwargs)
-
-    def after_epoch_end(self, net, **kwargs):
-        """Drop the kept state: the epoch is complete.
-
-        Parameters
-        ----------
-        net : ConstrainedNet
-            This net.
-        **kwargs : object
-            What skorch passes on; not used.
-        """
-        self.run_.undo = None
 
     def _set_training(self, training=True):
         """Switch the modes only if a callback has switched them during the epoch."""
@@ -444,4 +443,6 @@ class ConstrainedNet(PlainState, LoadingNet):
 
     def _step_optimizer(self, step_fn):
         for name in self._optimizers:
-            step_optimizer(getattr(self, f"{name}_"), step_fn)
+            # There is one optimizer, unless a subclass has more.
+            known = self.steps_.groups if name == "optimizer" else None
+            step_optimizer(getattr(self, f"{name}_"), step_fn, known)

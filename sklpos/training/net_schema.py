@@ -28,6 +28,7 @@ _ALWAYS = {
     "seed": int,
     "stochastic": bool,
     "autocast": Literal["bfloat16"] | None,
+    "cuda_graph": bool,
     "lr": float,
     "max_epochs": int,
     "batch_size": int,

@@ -10,7 +10,7 @@ from skorch.history import History
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from sklpos.training.names import FUNCTIONS, find_name, is_opened
+from sklpos.training.names import find_name, function_name, is_opened
 
 #: Key of a dict that stands for another object.
 KIND = "__sklpos__"
@@ -81,8 +81,10 @@ class Packer:
         if type(value) is OrderedDict:
             items = [[key, self(item)] for key, item in value.items()]
             return {KIND: "ordered", "items": items}
-        if isinstance(value, type) or any(value is known for known in FUNCTIONS):
+        if isinstance(value, type):
             return _pack_name(value)
+        if (name := function_name(value)) is not None:
+            return {KIND: "named", "name": name}
         if is_opened(type(value)):
             return self._pack_object(value)
         return value
@@ -122,13 +124,13 @@ def _pack_tensor(tensor: Tensor) -> dict:
     }
 
 
-def _pack_name(thing: Any) -> Any:
-    """Name of a class or function that can be found again, or else the object."""
-    name = f"{thing.__module__}.{thing.__qualname__}"
+def _pack_name(cls: type) -> Any:
+    """Name of a class that can be found again, or else the class."""
+    name = f"{cls.__module__}.{cls.__qualname__}"
     try:
-        return {KIND: "named", "name": name} if find_name(name) is thing else thing
+        return {KIND: "named", "name": name} if find_name(name) is cls else cls
     except (ValueError, ImportError):
-        return thing
+        return cls
 
 
 def _vars_of(thing: Any) -> dict:

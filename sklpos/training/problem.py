@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from sklpos.certificates.digests import hexdigest
@@ -17,6 +18,7 @@ _LEFT_OUT = {
     "compile",
     "constraint",
     "criterion",
+    "cuda_graph",
     "device",
     "domain_constraint",
     "head",
@@ -89,5 +91,6 @@ def _data(net, rows) -> list:
     parts = [targets.shift, targets.scale, *targets.bounds.arrays]
     for split in net.get_split_datasets(rows):
         if split is not None:
-            parts += [*stored_arrays(split.X.numpy()), split.y, split.weight]
+            X = split.X.cpu() if isinstance(split.X, Tensor) else split.X
+            parts += [*stored_arrays(X.numpy()), split.y, split.weight]
     return parts

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
+from sklpos.nets.copies import copy_module
 from sklpos.nets.mixing import plain_net
 from sklpos.nets.stack import Stack
 from sklpos.strategies.architecture import Architecture
@@ -33,7 +32,7 @@ def make_product(net) -> tuple[nn.Module, str | None]:
         module, head = plain_net(module), "head"
     else:
         _detach_outputs(module)
-        module = copy.deepcopy(module)
+        module = copy_module(module, {})
     if isinstance(net.strategy_, Architecture):
         module = net.strategy_.finalize(module, head, net.targets)
     else:

@@ -65,6 +65,28 @@ def make_generator(seed: int, *key: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, *key))
 
 
+def order_of_rows(n_rows: int, seed: int | None, epoch: int) -> torch.Tensor:
+    """Row numbers in the order of an epoch.
+
+    Parameters
+    ----------
+    n_rows : int
+    seed : int or None
+        None leaves the rows as they are.
+    epoch : int
+
+    Returns
+    -------
+    torch.Tensor of int of shape (n_rows,)
+    """
+    # Half of what torch needs for an index, which it gets part by part.
+    dtype = torch.int32 if n_rows < 2**31 else torch.int64
+    if seed is None:
+        return torch.arange(n_rows, dtype=dtype)
+    generator = make_generator(seed, 0, epoch)
+    return torch.randperm(n_rows, generator=generator, dtype=dtype)
+
+
 @contextmanager
 def borrowed_generator(seed: int, device="cpu") -> Iterator[None]:
     """Seed torch's global generators inside the context, restore them after it.
@@ -80,7 +102,9 @@ def borrowed_generator(seed: int, device="cpu") -> Iterator[None]:
     """
     generators = [torch.default_generator]
     if torch.device(device).type == "cuda":
-        index = torch.device(device).index or 0
+        index = torch.device(device).index
+        # "cuda" alone is the device that `torch.cuda.set_device` chose.
+        index = torch.cuda.current_device() if index is None else index
         generators.append(torch.cuda.default_generators[index])
     loan = _Loan(generators)
     try:

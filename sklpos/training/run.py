@@ -10,8 +10,10 @@ from skorch.callbacks import Callback
 
 from sklpos.nets.process import n_interrupts
 from sklpos.training.backprop import Backprop
+from sklpos.training.captured import StepGraphs
 from sklpos.training.files import OwnedFile
 from sklpos.training.stacked import StackBackprop
+from sklpos.training.trees import Copies
 from sklpos.training.world import Alone
 
 
@@ -25,6 +27,8 @@ class TrainingRun:
     undo : dict or None
         The training state at the end of the last epoch, while the next one runs; empty
         if it is not kept.
+    copies : Copies
+        Memory of `undo`.
     keeps_state : bool
         False where an interrupted epoch need not be undone, as the net is dropped.
     epochs_resumed : int
@@ -37,6 +41,8 @@ class TrainingRun:
         Whether Ctrl-C ended training, or an epoch was cut.
     passes : Backprop, StackBackprop or None
         Those of the last epoch that could do without a graph.
+    graphs : StepGraphs
+        Steps that were recorded, with ``cuda_graph=True``.
     resources : ExitStack
         Closed when training ends, in whatever way.
     files : dict of Callback to OwnedFile
@@ -45,12 +51,14 @@ class TrainingRun:
 
     world: Alone = field(default_factory=Alone)
     undo: dict[str, Any] | None = None
+    copies: Copies = field(default_factory=Copies)
     keeps_state: bool = True
     epochs_resumed: int = 0
     epochs_run: int = 0
     n_interrupts: int = 0
     interrupted: bool = False
     passes: Backprop | StackBackprop | None = None
+    graphs: StepGraphs = field(default_factory=StepGraphs)
     resources: ExitStack = field(default_factory=ExitStack)
     files: dict[Callback, OwnedFile] = field(default_factory=dict)
 

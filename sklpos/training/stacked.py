@@ -6,7 +6,6 @@ autograd, most of it because memory is used again.
 
 from __future__ import annotations
 
-import copy
 from itertools import zip_longest
 from math import inf
 from typing import Any
@@ -16,14 +15,16 @@ from torch import Tensor, nn
 
 from sklpos.nets.any_rows import TensorRows
 from sklpos.nets.blocks import Blocks
+from sklpos.nets.copies import copy_module
 from sklpos.nets.nonnegative import NonnegativeBlocks
 from sklpos.nets.stack import Stack
 from sklpos.training.backprop import Backprop, accumulate, is_watched
+from sklpos.training.seen import Seen
 
 # Encoded values that are kept, 128 MB in float64.
 _MOST_VALUES = 2**24
-# Sizes of batches whose memory is kept.
-_MOST_SIZES = 32
+# Blocks of memory that are kept.
+_MOST_BLOCKS = 32
 
 
 class StackBackprop:
@@ -56,8 +57,8 @@ class StackBackprop:
         self.heads, self.head_biases = zip(*heads, strict=True)
         self.head = _joined([kind.head for kind in stack.kinds])
         self.encoded: list[Tensor] | None = None
-        self._encoded_from: list[Tensor] | None = None
-        self._memory: dict[Any, Tensor] = {}
+        self._encoded_from: list[Seen] | None = None
+        self._memory: dict[Any, Any] = {}
 
     @classmethod
     def of(
@@ -105,13 +106,13 @@ class StackBackprop:
         if len(X) * width > _MOST_VALUES:
             self.encoded = self._encoded_from = None
             return
-        # Few enough values to be dense, and where the weights are.
-        X = X[:].to(self.weights[0].device)
+        X = X if isinstance(X, Tensor) else X[:]  # few enough values to be dense
         # A callback may have changed rows or encodings since the last epoch.
-        origin, known = [X, *self.stack.buffers()], self._encoded_from
-        if known is None or not all(map(torch.equal, known, origin)):
-            self.encoded = self.stack.inputs(X)
-            self._encoded_from = [value.clone() for value in origin]
+        origin = [X, self.stack.centre, self.stack.gain, *codes.buffers()]
+        known = self._encoded_from
+        if known is None or not all(map(Seen.still, known, origin)):
+            self.encoded = self.stack.inputs(X.to(self.weights[0].device))
+            self._encoded_from = [Seen.of(value) for value in origin]
 
     @torch.no_grad()
     def forward(self, X: Tensor, index: Tensor | None = None) -> Tensor:
@@ -128,7 +129,7 @@ class StackBackprop:
         torch.Tensor of shape (batch, n_members * n_outputs)
         """
         if self.encoded is None or index is None:
-            inputs = self.stack.inputs(X)
+            inputs = self._encode(X)
         else:
             inputs = [rows.index_select(0, index) for rows in self.encoded]
         self._inputs = [inputs[source] for source in self.stack.sources]
@@ -165,12 +166,24 @@ class StackBackprop:
         for weight, own, seen in zip(self.hidden, by_kind, self._inputs, strict=True):
             self._add_product(weight, own.t(), seen)
 
+    def _encode(self, X: Tensor) -> list[Tensor]:
+        """What `Stack.inputs` computes, in memory that is used in each step."""
+        features, inputs = self.stack.standardised(X), []
+        for number, code in enumerate(self.stack.encodings):
+            n, key = len(code.passed), ("inputs", number, len(X))
+            if key not in self._memory:
+                self._memory[key] = features.new_empty(len(X), n + len(code))
+            inputs.append(self._memory[key])
+            inputs[-1][:, :n] = features.index_select(1, code.passed)
+            code(X, out=inputs[-1][:, n:])
+        return inputs
+
     def _reused(self, name: str, like: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Memory for hidden units that is used in each step, whole and by kind."""
         # New memory takes longer than the arithmetic.
         key = name, len(like)
         if key not in self._memory:
-            if len(self._memory) > _MOST_SIZES:
+            if len(self._memory) > _MOST_BLOCKS:
                 self._memory.clear()
             units = like.new_empty(len(like), sum(map(len, self.hidden)))
             self._memory[key] = units, units.chunk(len(self.hidden), dim=1)
@@ -196,7 +209,7 @@ class StackBackprop:
 @torch.no_grad()
 def _joined(heads: list[NonnegativeBlocks]) -> NonnegativeBlocks:
     """One layer over the blocks of all heads, with parameters of its own."""
-    layer = copy.deepcopy(heads[0])
+    layer = copy_module(heads[0], {})
     for name, _ in [*layer.named_parameters(), *layer.named_buffers()]:
         value = torch.cat([getattr(head, name) for head in heads])
         is_weight = name in ("weight", "bias")

@@ -6,7 +6,6 @@ it to a file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,17 +14,21 @@ from skorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sklpos.training.trees import Copies, copied, map_leaves
+
 # Key of a tensor that stands for a numpy array.
 _ARRAY = "__ndarray__"
 _SCALARS = (bool, int, float, str, type(None))
 
 
-def training_state(net) -> dict[str, Any]:
+def training_state(net, copies: Copies | None = None) -> dict[str, Any]:
     """State from which training resumes.
 
     Parameters
     ----------
     net : ConstrainedNet
+    copies : Copies, optional
+        Memory for the copies of tensors, which holds one state at a time.
 
     Returns
     -------
@@ -36,11 +39,10 @@ def training_state(net) -> dict[str, Any]:
         ``"callbacks"`` the attributes of each callback. Tensors are copies.
     """
     weights = net.plain_module_.named_parameters()
-    # Copies of the tensors, because the optimizer changes them in place.
+    parts = {name: part.state_dict() for name, part in trained_parts(net).items()}
     return {
-        "parts": {
-            name: copied(part.state_dict()) for name, part in trained_parts(net).items()
-        },
+        # Copies of the tensors, because the optimizer changes them in place.
+        "parts": copied(parts) if copies is None else copies.hold(parts),
         "frozen": [name for name, weight in weights if not weight.requires_grad],
         "best": net.constraint_best_,
         "history": list(net.history),
@@ -159,39 +161,6 @@ def load_state(part, state: dict) -> None:
                 live[name] = value.to(live[name].device, copy=True)
 
 
-def map_leaves(function: Callable, tree):
-    """Apply a function to the leaves of nested dicts, lists and tuples.
-
-    Parameters
-    ----------
-    function : callable
-    tree : object
-        Anything that is not a dict, list or tuple is a leaf.
-
-    Returns
-    -------
-    object
-        New containers.
-
-    Examples
-    --------
-    >>> map_leaves(abs, {"a": [-1, (2, -3)]})
-    {'a': [1, (2, 3)]}
-    """
-    if isinstance(tree, dict):
-        return {key: map_leaves(function, item) for key, item in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        # The constructor of a subclass, such as a named tuple, may differ.
-        kind = tuple if isinstance(tree, tuple) else list
-        return kind(map_leaves(function, item) for item in tree)
-    return function(tree)
-
-
-def copied(tree):
-    """Copy the containers and the tensors of a tree; everything else is shared."""
-    return map_leaves(_copy_tensor, tree)
-
-
 def to_storable(tree):
     """Convert a tree to one that ``torch.load(weights_only=True)`` reads.
 
@@ -235,10 +204,6 @@ def from_storable(tree):
 
 def _is_array(tree: dict) -> bool:
     return tree.keys() == {_ARRAY} and isinstance(tree[_ARRAY], Tensor)
-
-
-def _copy_tensor(leaf):
-    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _compact(tensor: Tensor) -> Tensor:

@@ -46,7 +46,9 @@ def compute_step(net, batch: Batch, **fit_params) -> dict[str, Any]:
     y_pred = _forward(net, batch, **fit_params)
     outputs = y_pred.detach()
     violation = constraint.columns.violation(outputs)
-    domain_violation = _domain_violation(net)
+    domain_violation = None
+    if net.domain_constraint_ is not None:
+        domain_violation = _domain_violation(net)
     # Before the term, so that the weights feel the multipliers of this violation.
     _make_dual_step(net, batch.index, violation, domain_violation)
     # One of several processes may have no row in the batch.
@@ -75,7 +77,9 @@ def compute_step(net, batch: Batch, **fit_params) -> dict[str, Any]:
             _backward(net, y_pred, gradient)
             domain_violation.backward(slope)
         step |= {"domain_violation": known, "domain_term": term}
-    net.run_.world.average_gradients(net.module_, net.criterion_)
+    # A callback that looks at batches may keep the gradients of one.
+    fresh = net.steps_.need_losses
+    net.run_.world.average_gradients(net.module_, net.criterion_, fresh=fresh)
     if net.steps_.need_losses:
         step["loss"] = net.run_.world.mean(_loss(step, share))
     return step
@@ -142,9 +146,7 @@ def _precision(net) -> AbstractContextManager:
 
 
 @full_precision()
-def _domain_violation(net) -> Tensor | None:
-    if net.domain_constraint_ is None:
-        return None
+def _domain_violation(net) -> Tensor:
     return net.domain_constraint_.violation(net.plain_module_)
 
 

@@ -28,8 +28,9 @@ from sklpos.training.net_schema import check_net
 from sklpos.training.optimizer_state import check_optimizer_state
 from sklpos.training.packing import Packer
 from sklpos.training.schema import check_attribute_names, check_value
-from sklpos.training.state import copied, load_state
+from sklpos.training.state import load_state
 from sklpos.training.state_digest import state_digest
+from sklpos.training.trees import copied
 from sklpos.training.unpacking import Unpacker
 from sklpos.version import __version__
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
-from skorch.dataset import Dataset
 from torch import Tensor, nn
 
 from sklpos.training import collectives
+from sklpos.training.gradients import JointGradients
 from sklpos.training.rows import Batch, RowDataset, spread_out
+from sklpos.training.shared_rows import SharedRows
 
 
 class Alone:
@@ -95,12 +96,15 @@ class Alone:
         """
         return own
 
-    def average_gradients(self, *modules: nn.Module) -> None:
+    def average_gradients(self, *modules: nn.Module, fresh: bool = False) -> None:
         """Average the gradients of all weights over the processes, in place.
 
         Parameters
         ----------
         *modules : nn.Module
+        fresh : bool, default=False
+            Leave the gradients of the last step as they are; otherwise, the new ones
+            may be in the same memory.
         """
 
     def share(self, tensors: Iterable[Tensor]) -> None:
@@ -176,6 +180,10 @@ class Processes(Alone):
 
     grouped = True
 
+    @cached_property
+    def _gradients(self) -> JointGradients:
+        return JointGradients()
+
     @classmethod
     def from_totals(cls, totals: list[tuple[int, float]], rank: int) -> Processes:
         """Find the place of a process.
@@ -218,7 +226,7 @@ class Processes(Alone):
         """Mean of a tensor over the processes."""
         return collectives.mean(own)
 
-    def average_gradients(self, *modules: nn.Module) -> None:
+    def average_gradients(self, *modules: nn.Module, fresh: bool = False) -> None:
         """Average the gradients of all weights over the processes, in place.
 
         The weights are joined in the order of the modules in every step. torch's
@@ -227,17 +235,7 @@ class Processes(Alone):
         resumes.
         """
         weights = [w for part in modules for w in part.parameters() if w.requires_grad]
-        if not weights:
-            return
-        # A weight that no process used must stay without a gradient.
-        used = torch.tensor([float(weight.grad is not None) for weight in weights])
-        parts = [_flat_gradient(weight) for weight in weights]
-        joined = self.mean(torch.cat([*parts, used.to(parts[0])]))
-        sizes = [part.numel() for part in parts]
-        *means, used = joined.split([*sizes, len(weights)])
-        for weight, mean, share in zip(weights, means, used.tolist(), strict=True):
-            if share:
-                weight.grad = mean.view_as(weight).to(weight.dtype)
+        self._gradients.average(weights, collectives.average, fresh=fresh)
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Give all processes the values of the first one, in place."""
@@ -246,7 +244,7 @@ class Processes(Alone):
 
     def all_rows(self, rows: RowDataset) -> SharedRows:
         """View the rows of all processes; an index finds only those of this one."""
-        return SharedRows(rows, self)
+        return SharedRows(rows, self.first, self.n_samples, self.gain)
 
     def some_rows(self, rows: RowDataset, number: int) -> list[np.ndarray]:
         """Take rows that are spread over the rows of all processes."""
@@ -257,44 +255,5 @@ class Processes(Alone):
         return [np.concatenate(part) for part in parts]
 
 
-def _flat_gradient(weight: Tensor) -> Tensor:
-    gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
-    return gradient.detach().to_dense().reshape(-1)
-
-
-class SharedRows(Dataset):
-    """The rows of all processes; an index finds only those of this one.
-
-    The weights are such that the weighted mean over the rows found, averaged over the
-    processes, is the weighted mean over the rows asked for, however many each has.
-
-    Parameters
-    ----------
-    rows : RowDataset
-    world : Processes
-
-    Examples
-    --------
-    >>> import torch
-    >>> rows = RowDataset(torch.zeros(3, 2), torch.ones(3, 1), torch.ones(3))
-    >>> everyone = SharedRows(rows, Processes(first=2, n_samples=6, gain=2.0))
-    >>> everyone[torch.tensor([5, 0, 1, 3])].index.tolist()
-    [1]
-    """
-
-    def __init__(self, rows: RowDataset, world: Processes):
-        super().__init__(rows.X, rows.y, length=world.n_samples)
-        self.rows = rows
-        self.weight = rows.weight
-        self.world = world
-
-    def __getitem__(self, index: Tensor) -> Batch:
-        own = index - self.world.first
-        own = own[(own >= 0) & (own < len(self.rows))]
-        batch = self.rows[own]
-        gain = self.world.gain * len(own) / len(index)
-        return replace(batch, weight=batch.weight * gain)
-
-
 def _as_arrays(batch: Batch) -> list[np.ndarray]:
-    return [part.numpy(force=True) for part in (*batch, batch.weight.ravel())]
+    return [part.cpu().numpy() for part in (*batch, batch.weight.ravel())]

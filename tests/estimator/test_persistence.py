@@ -45,6 +45,16 @@ def assert_goes_on_alike(one, other, data):
     assert_same_bits(one.predict(data.X_new), other.predict(data.X_new))
 
 
+def test_a_program_may_replace_print(small, data, monkeypatch):
+    """As Ray does in its workers: what is stored there is loaded elsewhere."""
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.print", lambda *values, **kwargs: None)
+        model = small(verbose=1, early_stopping=True).fit(data.X, data.Y)
+        stored = pickle.dumps(model)
+    loaded = pickle.loads(stored)
+    assert dict(loaded.net_.callbacks_)["early_stopping"].sink is print
+
+
 @pytest.mark.parametrize("load", LOADERS)
 def test_every_strategy_goes_on_as_if_it_had_stayed(
     small, data, mostly_slow_strategy, load

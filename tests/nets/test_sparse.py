@@ -94,6 +94,17 @@ def test_rows_are_ranked_in_lexicographic_order(seed):
     assert count_rows(rows, 10) == len(np.unique(dense[:10], axis=0))
 
 
+@pytest.mark.parametrize("first", [np.arange(20.0), np.arange(20) // 2, np.zeros(20)])
+def test_rows_are_ranked_by_all_features_where_the_first_does_not_tell(first):
+    rng = np.random.default_rng(0)
+    X = np.c_[first, rng.integers(0, 3, (20, 2))][rng.permutation(20)]
+    distinct, expected = np.unique(X, axis=0, return_inverse=True)
+    assert row_ranks(X).tolist() == expected.ravel().tolist()
+    assert count_rows(X) == len(distinct)
+    # Images have more dimensions than two.
+    assert row_ranks(X[:, None]).tolist() == expected.ravel().tolist()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_columns_are_sorted_around_their_zeros(seed):
     dense = random_matrix(seed)

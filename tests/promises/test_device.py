@@ -1,5 +1,6 @@
 """On an imitated device everything is where it belongs, and equal to the CPU."""
 
+import os
 import pickle
 import warnings
 
@@ -24,7 +25,9 @@ from device_checks import (
     regressor,
     y,
 )
-from fake_device import AVAILABLE, DeviceTensor, runs_on_fake_device
+from device_uses import MAKERS, USES, check_default_device, check_stack, check_use
+from fake_device import AVAILABLE, DeviceTensor, fork, runs_on_fake_device
+from marks import mostly_slow
 from skorch.callbacks import EarlyStopping
 from skorch.exceptions import DeviceWarning
 from torch import nn
@@ -42,6 +45,45 @@ def test_strategy(device, name):
 @runs_on_fake_device
 def test_equals_the_cpu(device, name):
     CHECKS[name](device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STRATEGIES)
+@runs_on_fake_device
+def test_strategy_of_the_default_module(device, name):
+    check_stack(device, name)
+
+
+@pytest.mark.parametrize("module", mostly_slow(MAKERS, "MLP"))
+@pytest.mark.parametrize("use", mostly_slow(USES, "resumed"))
+@runs_on_fake_device
+def test_use(device, use, module):
+    check_use(device, use, module)
+
+
+@runs_on_fake_device
+def test_default_device_of_the_caller(device):
+    check_default_device(device)
+
+
+@runs_on_fake_device
+def test_a_forked_process_is_told_so(device):
+    torch.ones(1, device=device)
+    there, here = os.pipe()
+    child = fork()
+    if child == 0:
+        try:
+            regressor(device).fit(X, y)
+        except ValueError as error:
+            os.write(here, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(here)
+    with os.fdopen(there) as said:
+        assert (
+            "forked after CUDA had started; start processes by 'spawn'" in said.read()
+        )
 
 
 @pytest.mark.parametrize("monitor", MONITORS)

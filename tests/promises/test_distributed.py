@@ -1,18 +1,17 @@
 """The search of docs/how-to/scale-out.md, on two processes of which one is killed."""
 
 import os
-import re
 import signal
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from problems import make_data
+from scale_out_page import block
 from sklearn.base import clone
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "scale-out.md"
+from sklpos import MLP, PositiveOutputRegressor
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,9 +24,8 @@ pytestmark = [
 def page():
     """What the page defines."""
     pytest.importorskip("distributed")
-    code = re.search(r"```py\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)[1]
     names = {"__name__": "page"}
-    exec(code, names)
+    exec(block("py", "def search_on"), names)
     return names
 
 
@@ -66,7 +64,8 @@ def test_a_killed_worker_changes_nothing_in_a_search(page, client):
     victims = []
     killer = threading.Thread(target=kill_a_worker, args=(client, victims))
     killer.start()
-    search = page["search_on"](client, X, y)
+    model = PositiveOutputRegressor(MLP, max_epochs=20, random_state=0)
+    search = page["search_on"](client, X, y, model)
     killer.join()
     assert interrupted_tasks(client, *victims)
     serial = clone(search).fit(X, y)

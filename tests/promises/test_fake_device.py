@@ -1,6 +1,7 @@
 """The imitated device of `fake_device` behaves as an accelerator does."""
 
 import copy
+import os
 import pickle
 import sys
 from io import BytesIO
@@ -14,6 +15,7 @@ from fake_device import (
     DEVICE,
     DeviceTensor,
     fake_device,
+    fork,
     needs_fake_device,
     runs_on_fake_device,
 )
@@ -138,6 +140,40 @@ def test_cpu_generator_raises(device):
     with pytest.raises(RuntimeError, match="generator"):
         torch.rand(3, generator=generator, device=device)
     torch.rand(3, generator=generator)
+
+
+@runs_on_fake_device
+def test_refuses_what_cuda_refuses(device):
+    there = torch.ones(2, 2, device=device)
+    with pytest.raises(RuntimeError, match="cannot pin"):
+        there.pin_memory()
+    with pytest.raises(RuntimeError, match="non_blocking"):
+        there.to("cpu", non_blocking=True)
+    torch.ones(2).to(device, non_blocking=True)
+
+
+@runs_on_fake_device
+def test_fused_kernel_needs_gradients_laid_out_like_weights(device):
+    weight = nn.Parameter(torch.ones(2, 3, device=device))
+    optimizer = torch.optim.Adam([weight], fused=True)
+    weight.grad = torch.ones(2, 3, device=device)
+    optimizer.step()
+    weight.grad = torch.ones(3, 2, device=device).t()
+    with pytest.raises(RuntimeError, match="layout"):
+        optimizer.step()
+
+
+@runs_on_fake_device
+def test_cannot_be_used_in_a_fork(device):
+    layer = nn.Linear(2, 1).to(device)
+    child = fork()
+    if child == 0:
+        try:
+            layer.weight + 1
+        except RuntimeError:
+            os._exit(3)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 
 
 @runs_on_fake_device

@@ -11,6 +11,7 @@ from torch import nn
 
 from sklpos.nets.bounded import BoundedModel
 from sklpos.nets.bounds import Bounds
+from sklpos.repair import factor
 from sklpos.repair.factor import scale_to_mean
 
 RNG = np.random.default_rng(0)
@@ -132,3 +133,23 @@ def test_rounded_corrections_do_not_warn(dtype):
         model = make(0.0, gain=0.4, has_bias=False, dtype=dtype)
         _, after, _ = scaled(model, mean, lower=-1.0, upper=1.0)
         assert AVERAGE(after) == pytest.approx(mean, rel=1e-6)
+
+
+def test_features_that_take_much_memory_are_computed_again(monkeypatch):
+    _, kept, _ = scaled(make(2.1), 2.5, lower=2.0)
+    monkeypatch.setattr(factor, "_MAX_KEPT", 0)
+    _, again, _ = scaled(make(2.1), 2.5, lower=2.0)
+    assert (kept == again).all()
+
+
+def test_one_pass_finds_the_features(monkeypatch):
+    seen = []
+    module = make(2.1)
+    monkeypatch.setattr(nn.Hardtanh, "forward", counting(nn.Hardtanh.forward, seen))
+    model = BoundedModel(module, head="2", bounds=Bounds.read(2.0, None, 1))
+    scale_to_mean(model, X, np.full((200, 1), 2.5), AVERAGE)
+    assert seen == [200]
+
+
+def counting(forward, seen):
+    return lambda layer, rows: seen.append(len(rows)) or forward(layer, rows)

@@ -6,6 +6,7 @@ import sys
 
 import killed
 import pytest
+import torch.distributed as dist
 
 
 @pytest.fixture(scope="module")
@@ -18,3 +19,13 @@ def processes():
         context.set_forkserver_preload(["killed_warm"])
         context.Process(target=killed.torch.set_num_threads, args=(1,)).start()
     return context
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A group of one process."""
+    if sys.platform == "linux":
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from skorch.callbacks import Callback
 from skorch.utils import data_from_dataset, is_skorch_dataset
 
 from sklpos.training.loaders import BatchLoader
@@ -147,3 +148,26 @@ def test_the_global_generators_are_left_alone(rows):
     orders(BatchLoader(rows, 5, shuffle=True), 2)
     assert torch.equal(torch.get_rng_state(), before[0])
     np.testing.assert_array_equal(np.random.get_state()[1], before[1])
+
+
+def test_a_callback_may_change_the_weight_of_one_row(small, data):
+    class First(Callback):
+        def on_train_begin(self, net, X, **kwargs):
+            X.weight[0] = 3
+            self.seen_ = X.weight[:3].ravel().tolist()
+
+    model = small(callbacks=[First()]).fit(data.X, data.Y)
+    assert dict(model.net_.callbacks_)["First"].seen_ == [3, 1, 1]
+
+
+def test_weights_that_slow_down_every_pass_are_zero(small, data):
+    small_ones = torch.tensor([1e-310, 1e-300], dtype=torch.float64)
+
+    class Decayed(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            with torch.no_grad():
+                next(net.module_.parameters())[0, :2] = small_ones
+
+    model = small(callbacks=[Decayed()], dtype="float64").fit(data.X, data.Y)
+    weights = next(model.net_.module_.parameters())[0, :2].tolist()
+    assert weights == [0, 1e-300]

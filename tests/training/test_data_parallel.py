@@ -2,19 +2,17 @@
 
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
 from itertools import pairwise
-from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from properties import assert_obeys, assert_same_bits, assert_same_training_state
+from scale_out_page import LOCAL, assert_fitted_as_by_one, block, replaced, save_rows
 from sklearn.base import clone
 from skorch.callbacks import Callback, Checkpoint, EpochScoring, LRScheduler
 from torch import nn
@@ -29,11 +27,10 @@ from sklpos.estimator import pooled_repair
 from sklpos.nets.bounded import as_bounded_model
 from sklpos.strategies import Lagrangian
 from sklpos.training.loaders import BatchLoader
+from sklpos.training.randomness import make_generator
 from sklpos.training.rows import RowDataset
-from sklpos.training.world import Processes, SharedRows
+from sklpos.training.world import Processes
 
-ROOT = Path(__file__).parents[2]
-LOCAL = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 FIRST = 55  # rows of process 0; process 1 has 5, and sometimes none of a batch
 IN_ONE_PLACE = {name for name, s in STRATEGIES.items() if s.guarantee == "domain"}
 PLATEAU = LRScheduler("ReduceLROnPlateau", monitor="train_loss", patience=0)
@@ -234,7 +231,7 @@ def test_some_batches_were_empty_for_a_process():
     X, Y, weight = (array[make_data()[2] > 0] for array in make_data())
     first = len(X) - (60 - FIRST)
     rows = RowDataset(*map(torch.as_tensor, (X[first:], Y[first:], weight[first:])))
-    everyone = SharedRows(rows, Processes(first, len(X), 1.0))
+    everyone = Processes(first, len(X), 1.0).all_rows(rows)
     loader = BatchLoader(everyone, batch_size=16, shuffle=True, seed=0)
     assert any(len(part.index) == 0 for _ in range(6) for part in loader)
 
@@ -249,34 +246,17 @@ def test_the_model_lives_on_without_the_others(by_two):
 
 @pytest.mark.slow
 def test_the_script_of_the_page_fits_what_one_process_does(tmp_path):
-    page = (ROOT / "docs" / "how-to" / "scale-out.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```py\n(import joblib.*?)```", page, re.S)
-    assert code.count("random_state=0, verbose=int(rank == 0)") == 1
-    code = code.replace("verbose=int(rank == 0)", "max_epochs=20")
+    save_rows(tmp_path)
+    code = block("py", "import joblib\nimport numpy as np\nimport torch\n")
+    code = replaced(code, "random_state=0", "random_state=0, max_epochs=20")
     (tmp_path / "train.py").write_text(code, encoding="utf-8")
-    X, Y, _ = make_data()
-    X, y = np.tile(X, (4, 1)), np.tile(Y[:, 0], 4)
-    np.save(tmp_path / "X.npy", X)
-    np.save(tmp_path / "y.npy", y)
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [sys.executable, "-m", *torchrun, "train.py"]
     subprocess.run(command, cwd=tmp_path, env=os.environ | LOCAL, check=True)
-    model = joblib.load(tmp_path / "model.joblib")
-    whole = PositiveOutputRegressor(MLP, random_state=0, max_epochs=20).fit(X, y)
-    assert_close(model.predict(X), whole.predict(X), 1e-9)
-    assert_obeys(model, X)
+    assert_fitted_as_by_one(tmp_path)
 
 
 # A group of one, and none
-
-
-@pytest.fixture
-def alone(monkeypatch):
-    for name, value in LOCAL.items():
-        monkeypatch.setenv(name, value)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("params", [{}, {"criterion": nn.L1Loss}, STOPS], ids=str)
@@ -301,7 +281,7 @@ def test_means_over_parts_are_the_mean_over_the_batch(batch_size):
     loaders = []
     for rank, (start, stop) in enumerate(pairwise(cuts)):
         own = RowDataset(X[start:stop], Y[start:stop], weight[start:stop])
-        everyone = SharedRows(own, Processes.from_totals(totals, rank))
+        everyone = Processes.from_totals(totals, rank).all_rows(own)
         loaders.append(BatchLoader(everyone, batch_size, shuffle=True, seed=3))
     batches = BatchLoader(whole, batch_size, shuffle=True, seed=3)
     n_batches = 0
@@ -315,6 +295,19 @@ def test_means_over_parts_are_the_mean_over_the_batch(batch_size):
         torch.testing.assert_close(sum(means) / 3, expected)
         n_batches += 1
     assert n_batches == len(batches)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 60])
+def test_batches_that_are_gathered_at_once_are_those_of_one_at_a_time(batch_size):
+    X, Y, weight = (torch.as_tensor(array) for array in make_data())
+    rows = RowDataset(X[FIRST:], Y[FIRST:], weight[FIRST:])
+    everyone = Processes(first=FIRST, n_samples=60, gain=0.7).all_rows(rows)
+    loader = BatchLoader(everyone, batch_size, shuffle=True, seed=3)
+    numbers = torch.randperm(60, generator=make_generator(3, 0, 0)).split(batch_size)
+    for batch, index in zip(loader, numbers, strict=True):
+        one = everyone[index]
+        for name in ("X", "y", "index", "weight"):
+            assert torch.equal(getattr(batch, name), getattr(one, name))
 
 
 @pytest.mark.parametrize(

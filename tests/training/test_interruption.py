@@ -20,6 +20,7 @@ from skorch.callbacks import Callback, EarlyStopping
 from torch import nn
 
 from sklpos.training.decay import NoiseScaledDecay
+from sklpos.training.trees import Copies
 
 
 def _nan(X):
@@ -330,3 +331,21 @@ def test_an_interrupt_of_the_first_epoch_loses_nothing(small, data, method, hook
         getattr(model, method)(data.X, data.Y)
     assert_same_bits(training_state(model), kept)
     assert_same_bits(model.predict(data.X), predictions)
+
+
+def test_ctrl_c_between_two_epochs_keeps_the_complete_one(small, data, monkeypatch):
+    """It strikes when the memory that holds the state of the last one is filled."""
+    hold, calls = Copies.hold, []
+
+    def hold_and_press(self, tree):
+        calls.append(hold(self, tree))
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return self
+
+    whole = small(max_epochs=3).fit(data.X, data.Y)
+    monkeypatch.setattr(Copies, "hold", hold_and_press)
+    with pytest.warns(ConvergenceWarning, match="that of epoch 3"):
+        cut = small(max_epochs=9).fit(data.X, data.Y)
+    assert len(calls) == 4
+    assert_same_bits(cut.predict(data.X), whole.predict(data.X))

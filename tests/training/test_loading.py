@@ -10,7 +10,8 @@ from skorch.callbacks import LoadInitState, TrainEndCheckpoint
 from torch import nn
 
 from sklpos.training.loading import MisfitError
-from sklpos.training.state import copied, training_state
+from sklpos.training.state import training_state
+from sklpos.training.trees import copied
 
 MODULE = nn.Sequential(
     nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)

@@ -44,27 +44,34 @@ def test_the_seed_decides():
 @pytest.mark.parametrize("n_folds", [1, 3])
 def test_too_few_rows_have_no_folds(n_folds):
     repeated = np.repeat(X[:2], 5, axis=0)
-    assert np.array_equal(deal(repeated, n_folds, seed=0), np.full(10, -1))
+    assert deal(repeated, n_folds, seed=0) is None
 
 
 def test_each_member_sees_all_but_its_fold():
     rows = training_rows(X)
     made = rows_for_members(rows, make_stack(X), seed=0)
-    factor = made.train.factor.reshape(41, 3, 4, 2)
+    batch = made.train[np.arange(41)]
+    factor = batch.factor.reshape(41, 3, 4, 2)
     fold = deal(X, 4, seed=0)
     for row, own in enumerate(fold):
         hidden = (factor[row] == 0).numpy()
         assert hidden[:, own].all()
         assert hidden.sum() == 3 * 2
     # together, the members see each row as often as without folds
-    assert made.train.factor.mean(dim=1).numpy() == pytest.approx(1)
+    assert batch.factor.mean(dim=1).numpy() == pytest.approx(1)
+
+
+def test_a_fold_takes_few_bytes():
+    made = rows_for_members(training_rows(X), make_stack(X), seed=0)
+    assert made.train.fold.dtype == torch.int16
+    assert len(made.train.factor) == 4
 
 
 def test_targets_are_repeated_for_each_member():
     rows = training_rows(X)
     made = rows_for_members(rows, make_stack(X, n_folds=1), seed=0)
     assert torch.equal(made.train.y.reshape(41, 3, 2)[:, 2], rows.train.y)
-    assert bool((made.train.factor == 1).all())
+    assert made.train[[0]].factor is None
 
 
 def test_other_modules_keep_their_rows():
@@ -75,8 +82,8 @@ def test_other_modules_keep_their_rows():
 
 def test_a_batch_carries_its_factors():
     X_, y, weight = torch.zeros(4, 1), torch.zeros(4, 2), torch.tensor([1.0, 1, 1, 5])
-    factor = torch.arange(8.0).reshape(4, 2)
-    batch = RowDataset(X_, y, weight, factor)[torch.tensor([3, 1])]
+    factor, fold = torch.tensor([[2.0, 3], [6, 7]]), torch.tensor([0, 0, 0, 1])
+    batch = RowDataset(X_, y, weight, factor, fold)[torch.tensor([3, 1])]
     assert batch.loss_weight.tolist() == [[15.0, 17.5], [1.0, 1.5]]
     first, second = batch.split(1)
     assert first.factor.tolist() == [[6.0, 7.0]]

@@ -5,29 +5,22 @@ from one group to the next.
 """
 
 import io
-import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from killed import guarded, make_data
-from parallel import LOCAL, PATH, Group, fit_part, own_part
+from parallel import PATH, Group, fit_part, own_part
 from properties import assert_same_bits
 from skorch.callbacks import Callback
 
-from sklpos import MLP, PositiveOutputRegressor
 from sklpos.distributed import fit_data_parallel
 from sklpos.training.archive import read_archive, write_archive
 from sklpos.training.files import OwnedFile
-
-ROOT = Path(__file__).parents[2]
 
 can_kill = pytest.mark.skipif(
     not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL"
@@ -185,49 +178,3 @@ def test_refusals_are_the_same_in_all_processes(tmp_path):
     alone = guarded(group.path, "slack", max_epochs=4, scale_y=False)
     with pytest.raises(ValueError, match="differs in data, processes"):
         alone.fit(*make_data())
-
-
-DEATH = """
-import os, signal
-import torch.distributed as dist
-from skorch.callbacks import Callback
-
-class Once(Callback):
-    def on_epoch_begin(self, net, **kwargs):
-        rank = dist.get_rank()
-        print(len(net.history), file=open(f"epochs.{rank}", "a"))
-        if len(net.history) == 8 and rank and not os.path.exists("died"):
-            open("died", "w")
-            os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@can_kill
-@pytest.mark.slow
-def test_torchrun_restarts_the_script_of_the_page(tmp_path, monkeypatch):
-    page = (ROOT / "docs" / "how-to" / "scale-out.md").read_text(encoding="utf-8")
-    (script,) = re.findall(r"```py\n(import joblib.*?)```", page, re.S)
-    (guarded_fit,) = re.findall(r"```py\n(from sklpos import Tr.*?)```", page, re.S)
-    unguarded_fit = re.search(
-        r"model = .*?\)\nfit_data_parallel\(.*?\)\n", script, re.S
-    )
-    code = guarded_fit.replace("[checkpoint]", "[checkpoint, Once()], max_epochs=20")
-    code = script.replace(unguarded_fit[0], f"from death import Once\n{code}")
-    (tmp_path / "train.py").write_text(code)
-    (tmp_path / "death.py").write_text(DEATH)
-    X, Y, _ = make_data()
-    np.save(tmp_path / "X.npy", X)
-    np.save(tmp_path / "y.npy", Y[:, 0])
-    (command,) = re.findall(r"```bash\n(export.*?)```", page, re.S)
-    assert command.count("\ntorchrun --nproc") == 1
-    torchrun = f"\n{sys.executable} -m torch.distributed.run --standalone --nproc"
-    command = command.replace("\ntorchrun --nproc", torchrun)
-    process = ["bash", "-c", command]
-    subprocess.run(process, cwd=tmp_path, env=os.environ | LOCAL, check=True)
-    epochs = [int(epoch) for epoch in (tmp_path / "epochs.1").read_text().split()]
-    assert epochs == [*range(1, 9), *range(6, 21)]
-    monkeypatch.syspath_prepend(tmp_path)
-    model = joblib.load(tmp_path / "model.joblib")
-    whole = PositiveOutputRegressor(MLP, random_state=0, max_epochs=20)
-    expected = whole.fit(X, Y[:, 0]).predict(X)
-    np.testing.assert_allclose(model.predict(X), expected, rtol=0, atol=1e-9)

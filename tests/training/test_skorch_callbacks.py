@@ -2,10 +2,12 @@
 
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from properties import assert_same_bits
 from sklearn.base import clone
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
@@ -17,9 +19,11 @@ from skorch.callbacks import (
     Freezer,
     GradientNormClipping,
     LRScheduler,
+    PassthroughScoring,
     PrintLog,
     ProgressBar,
 )
+from skorch.history import History
 from watching import (
     COLUMNS,
     States,
@@ -34,6 +38,7 @@ from watching import (
 
 from sklpos.training.callbacks import ConstraintHistory, MultiplierAscent
 from sklpos.training.decay import NoiseScaledDecay
+from sklpos.training.epoch_loss import EpochLoss
 from sklpos.training.print_log import QuietPrintLog
 
 
@@ -330,3 +335,52 @@ def test_search_with_callbacks():
     grid = {"callbacks__multiplier_ascent__window": [5, 50], "strategy": ["slack"]}
     search = GridSearchCV(model, grid, cv=2).fit(X, y)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+class NewMoments(Callback):
+    """Replaces what the optimizer remembers, between two epochs."""
+
+    def on_epoch_begin(self, net, **kwargs):
+        if len(net.history) == 3:
+            net.optimizer_.load_state_dict(net.optimizer_.state_dict())
+            for state in net.optimizer_.state.values():
+                state["exp_avg"] = torch.zeros_like(state["exp_avg"])
+
+
+class Watching(NewMoments):
+    """Asks for each batch, so that nothing is kept between steps."""
+
+    def on_batch_end(self, net, **kwargs):
+        pass
+
+
+def test_an_optimizer_may_change_between_epochs(small, data):
+    params = {"optimizer": torch.optim.AdamW, "max_epochs": 5}
+    kept = small(callbacks=[NewMoments()], **params).fit(data.X, data.Y)
+    anew = small(callbacks=[Watching()], **params).fit(data.X, data.Y)
+    assert_same_bits(
+        dict(kept.net_.module_.state_dict()), dict(anew.net_.module_.state_dict())
+    )
+    untouched = small(**params).fit(data.X, data.Y)
+    weight = kept.module_.head.weight
+    assert not torch.equal(weight, untouched.module_.head.weight)
+
+
+@pytest.mark.parametrize("name", ["train_loss", "valid_loss"])
+@pytest.mark.parametrize("kind", [PassthroughScoring, EpochLoss])
+def test_the_loss_of_an_epoch_is_that_of_skorch(name, kind):
+    # Two epochs, the second of which is worse, with batches of the other kind.
+    net = SimpleNamespace(history=History())
+    score = kind(name, on_train=name == "train_loss").initialize()
+    rows = []
+    for losses in ([0.1, 0.7], [0.3, 0.9]):
+        net.history.new_epoch()
+        score.on_epoch_end(net)
+        size = name.replace("loss", "batch_size")
+        batches = [{name: loss, size: 3 + i} for i, loss in enumerate(losses)]
+        net.history[-1]["batches"] += [{"other": 1.0}, *batches]
+        score.on_epoch_end(net)
+        rows.append((net.history[-1][name], net.history[-1][f"{name}_best"]))
+    mean = [np.average(losses, weights=[3, 4]) for losses in ([0.1, 0.7], [0.3, 0.9])]
+    assert rows == [(mean[0], True), (mean[1], False)]
+    assert score.best_score_ == mean[0]

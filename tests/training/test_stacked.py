@@ -114,7 +114,7 @@ def test_encoded_rows_have_a_limit(monkeypatch):
 
 
 def test_memory_of_few_batch_sizes_is_kept(monkeypatch):
-    monkeypatch.setattr(stacked, "_MOST_SIZES", 4)
+    monkeypatch.setattr(stacked, "_MOST_BLOCKS", 4)
     passes = StackBackprop.of(make())
     for size in range(1, 20):
         passes.backward(torch.ones_like(passes.forward(ROWS[:size])))

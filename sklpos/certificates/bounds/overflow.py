@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sklpos.certificates.bounds.layers import Affine
 from sklpos.certificates.bounds.network import Network, read_network
+from sklpos.nets.default_device import tensors_on_cpu
 from sklpos.nets.input_map import InputMap
 from sklpos.nets.outputs import BoundedOutput
 
@@ -81,7 +82,9 @@ def largest_input_of(module: nn.Module, inputs: InputMap | None = None) -> float
         network = read_network(plain)
     except ValueError:
         return math.inf
-    largest = largest_input(network)
+    # A prediction asks for it, and does not change the default device itself.
+    with tensors_on_cpu():
+        largest = largest_input(network)
     return largest if inputs is None else inputs.largest_before(largest)
 
 
