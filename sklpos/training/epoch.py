@@ -28,7 +28,8 @@ from sklpos.training.stacked import StackBackprop
 EACH_BATCH = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 # What the figures of a batch are made of.
 _KEPT = ("violation", "losses", "term", "domain_violation", "domain_term")
-# Rows of steps that wait until figures are made of many of them at once.
+# Rows of steps that wait until figures are made of many of them at once. Few, because
+# what is kept between large tensors of a moment scatters the memory.
 _MOST_WAITING = 2**13
 
 

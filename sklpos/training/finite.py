@@ -54,7 +54,7 @@ def flush_subnormals(net: Any) -> None:
     """Set trained weights to 0 that are too small for the full speed of a processor.
 
     Decay brings the weights of units that never fire there, in tens of thousands of
-    steps. Passes through a net with such weights take ten times as long.
+    steps. Passes through a net with such weights take several times as long.
 
     Parameters
     ----------
